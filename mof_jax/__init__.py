@@ -1,0 +1,3 @@
+"""mof_jax: train, probe and mend the eyes of multimodal LLMs, in JAX and Flax NNX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Sources, mixtures and the global cursor: from files to batches."""

@@ -1,0 +1,49 @@
+"""Installs mof_jax and the `mof` command."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+
+setup(
+    name="mof_jax",
+    version="0.1.0",
+    description="Contrastive and multimodal-LLM pretraining on TPU pods, in JAX and Flax NNX.",
+    long_description=(here / "README.md").read_text() if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mof_jax", "mof_jax.*"]),
+    include_package_data=True,
+    package_data={"mof_jax": ["data/emoji5/*", "data/vocab/*"]},
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "pillow>=10",
+        "fsspec",
+        "jaxtyping",
+        "rich",
+        "tensorboardX",
+        "tokenizers>=0.20",
+        "sentencepiece",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "cloud": ["gcsfs", "s3fs"],
+        "fast": ["simplejpeg", "opencv-python-headless"],
+        "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
+        "pack": ["resvg-py==0.5.0"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib"],
+        "parity": ["torch==2.13.0", "transformers"],
+    },
+    entry_points={"console_scripts": ["mof=mof_jax.cli:main"]},
+)
