@@ -1,0 +1,1 @@
+"""Building blocks: parameters with their logical axes, layers, attention, the layer stack."""

@@ -1,0 +1,113 @@
+"""Text transformer: CLIP's causal tower and SigLIP's bidirectional one by config.
+
+    int32 [B, T] ─ embed + pos ─▶ blocks ─▶ norm ─▶ pool ─▶ [B, width] ─ project? ─▶ [B, embed_dim]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from flax import nnx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mof_jax.errors import lookup
+from mof_jax.models.vit import SIZES
+from mof_jax.nn import dropout as drop
+from mof_jax.nn.attention import Kernel
+from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
+from mof_jax.nn.module import normal, param
+from mof_jax.nn.stack import Remat, Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A text tower.
+
+    Attributes:
+      variant: a size of `vit.SIZES`; sets width, depth, heads and mlp_dim unless given.
+      vocab_size, context_length: of the tokenizer; 0 lets the run fill them in.
+      pool: `eos` (first end-of-text token), `last`, `first`, `gap` (mean of the real tokens) or `map`.
+      eos_id, pad_id: token ids; -1 lets the run fill them in from the tokenizer.
+      mask_padding: hide pad tokens from bidirectional attention (SigLIP does not).
+      embed_dim: width of the final projection, None for none; `embed_bias`: its bias (SigLIP has one).
+    """
+
+    variant: str | None = None
+    width: int = 0
+    depth: int = 0
+    heads: int = 0
+    mlp_dim: int = 0
+    vocab_size: int = 0
+    context_length: int = 0
+    causal: bool = True
+    pool: Literal["eos", "last", "first", "gap", "map"] = "eos"
+    eos_id: int = -1
+    pad_id: int = -1
+    mask_padding: bool = False
+    embed_dim: int | None = None
+    embed_bias: bool = False
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    kernel: Kernel = "xla"
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if self.variant:
+            width, depth, heads, mlp_dim = lookup(SIZES, self.variant, "text tower size")
+            for key, value in dict(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim).items():
+                object.__setattr__(self, key, getattr(self, key) or value)
+        object.__setattr__(self, "mlp_dim", self.mlp_dim or 4 * self.width)
+        for key in ("width", "heads"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be positive: set it, or a variant such as 'B'")
+
+    @property
+    def block(self) -> BlockConfig:
+        """The layers of the stack."""
+        return BlockConfig(self.width, self.heads, self.mlp_dim, self.activation, norm_eps=self.norm_eps,
+                           dropout=self.dropout, causal=self.causal, kernel=self.kernel)
+
+    @property
+    def output_dim(self) -> int:
+        return self.embed_dim or self.width
+
+
+class TextTower(nnx.Module):
+    """The tower; see the module's docstring for its shape diagram."""
+
+    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+        c = self.config = config
+        self.embed = param(rngs, normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"))
+        self.pos_embed = param(rngs, normal(0.01), (c.context_length, c.width), (None, "embed"))
+        self.blocks = Stack(lambda r: Block(c.block, r), c.depth, rngs, remat=c.remat, unroll=c.unroll)
+        self.final_norm = LayerNorm(rngs, c.width, c.norm_eps)
+        self.pool = AttentionPool(rngs, c.block) if c.pool == "map" else None
+        self.project = None if c.embed_dim is None else Linear(
+            rngs, c.width, c.embed_dim, ("embed", None), bias=c.embed_bias, init=normal(c.width**-0.5))
+
+    def __call__(
+        self, tokens: Int[Array, "batch context"], *, dtype: jnp.dtype = jnp.float32, keys: drop.Keys | None = None
+    ) -> Float[Array, "batch dim"]:
+        """Pooled features of `tokens`; one key per example turns dropout on."""
+        c = self.config
+        real = tokens != c.pad_id
+        x = self.embed[...][tokens].astype(dtype) + self.pos_embed[: tokens.shape[1]].astype(dtype)
+        x = self.blocks(x, real[:, None] if c.mask_padding else None, keys=keys)
+        pooled = self._pooled(self.final_norm(x), tokens, real)
+        return pooled if self.project is None else self.project(pooled)
+
+    def _pooled(self, x: Array, tokens: Array, real: Array) -> Array:
+        c = self.config
+        if c.pool == "map":
+            return self.pool(x, real if c.mask_padding else None)
+        if c.pool == "gap":
+            weight = real.astype(x.dtype)[..., None]
+            return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+        if c.pool == "eos":
+            position = jnp.argmax(tokens == c.eos_id, axis=-1)  # the first one: CLIP may pad with the same id
+            return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
+        return x[:, -1] if c.pool == "last" else x[:, 0]

@@ -1,0 +1,212 @@
+"""Vision transformer. CLIP, SigLIP, DINOv2 and plain ViT differ by config, not by copy.
+
+    uint8 [B, H, W, 3] ─ normalise ─▶ patches [B, h·w, p·p·3] ─ embed ─▶ (+pos) ─ drop ─▶ [cls | registers | patches]
+        ─ pre-norm? ─▶ blocks ─▶ norm ─▶ tokens [B, T, width] ─ pool ─▶ [B, width] ─ project? ─▶ [B, embed_dim]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from mof_jax.errors import lookup
+from mof_jax.nn import dropout as drop
+from mof_jax.nn.attention import Kernel
+from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
+from mof_jax.nn.module import lecun, normal, param, zeros
+from mof_jax.nn.stack import Remat, Stack
+
+# width, depth, heads, mlp_dim: ViT (arXiv 2010.11929, 2106.04560), So400m (arXiv 2305.13035), H and g as OpenCLIP has them.
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "M": (512, 12, 8, 2048),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "So400m": (1152, 27, 16, 4304),
+    "H": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+}
+
+Pool = Literal["cls", "gap", "map", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """A vision transformer.
+
+    Attributes:
+      variant: a size of `SIZES`, optionally with the patch size ("L/14"); sets the five fields below unless given.
+      image_size: height and width in pixels, divisible by `patch_size`.
+      mean, std: normalisation of pixels in [0, 1], applied on the device; CLIP's by default.
+      cls_token: a learned token in front of the patches.
+      registers: learned tokens after `cls` that no output reads (arXiv 2309.16588).
+      pool: `cls`, `gap` (mean of patches), `map` (attention pooling) or `none`.
+      pre_norm: LayerNorm before the first block (CLIP).
+      patch_bias: bias of the patch embedding (CLIP has none).
+      final_norm: LayerNorm after the last block.
+      embed_dim: width of a final linear projection, None for none. `embed_bias`: its bias.
+      patch_dropout: share of patches dropped in training (FLIP).
+      remat, unroll: see `mof_jax.nn.stack.Stack`.
+    """
+
+    variant: str | None = None
+    width: int = 0
+    depth: int = 0
+    heads: int = 0
+    mlp_dim: int = 0
+    patch_size: int = 0
+    image_size: int = 224
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    cls_token: bool = True
+    registers: int = 0
+    pool: Pool = "cls"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    final_norm: bool = True
+    embed_dim: int | None = None
+    embed_bias: bool = False
+    activation: Activation = "gelu"
+    swiglu: bool = False
+    layer_scale: float | None = None
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    patch_dropout: float = 0.0
+    kernel: Kernel = "xla"
+    remat: Remat = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if self.variant:
+            size, _, patch = self.variant.partition("/")
+            width, depth, heads, mlp_dim = lookup(SIZES, size, "ViT size")
+            preset = dict(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim, patch_size=int(patch or 0))
+            for key, value in preset.items():
+                object.__setattr__(self, key, getattr(self, key) or value)
+        object.__setattr__(self, "mlp_dim", self.mlp_dim or 4 * self.width)
+        for key in ("width", "depth", "heads", "patch_size"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be positive: set it, or a variant such as 'B/16'")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
+        if self.pool == "cls" and not self.cls_token:
+            raise ValueError("pool='cls' needs cls_token=True")
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def block(self) -> BlockConfig:
+        """The layers of the stack."""
+        return BlockConfig(self.width, self.heads, self.mlp_dim, self.activation, self.swiglu, self.layer_scale,
+                           self.norm_eps, self.dropout, causal=False, kernel=self.kernel)
+
+    @property
+    def output_dim(self) -> int:
+        return self.embed_dim or self.width
+
+
+class ViTOutput(NamedTuple):
+    """`pooled` [batch, output_dim]; `tokens` [batch, cls + registers + patches, width] after the final norm."""
+
+    pooled: Float[Array, "batch dim"] | None
+    tokens: Float[Array, "batch tokens width"]
+
+
+class ViT(nnx.Module):
+    """The tower; see the module's docstring for its shape diagram."""
+
+    def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
+        c = self.config = config
+        pixels = c.patch_size**2 * 3
+        self.patch_embed = Linear(rngs, pixels, c.width, (None, "embed"), bias=c.patch_bias, init=lecun())
+        positions = c.grid**2 + int(c.cls_token)
+        self.pos_embed = param(rngs, normal(c.width**-0.5), (positions, c.width), (None, "embed"))
+        self.cls = param(rngs, zeros, (c.width,), ("embed",)) if c.cls_token else None
+        self.registers = param(rngs, normal(0.02), (c.registers, c.width), (None, "embed")) if c.registers else None
+        self.pre_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.pre_norm else None
+        self.blocks = Stack(lambda r: Block(c.block, r), c.depth, rngs, remat=c.remat, unroll=c.unroll)
+        self.final_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.final_norm else None
+        self.pool = AttentionPool(rngs, c.block) if c.pool == "map" else None
+        self.project = None if c.embed_dim is None else Linear(
+            rngs, c.width, c.embed_dim, ("embed", None), bias=c.embed_bias, init=normal(c.width**-0.5))
+
+    def __call__(
+        self,
+        images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"],
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        keys: drop.Keys | None = None,
+    ) -> ViTOutput:
+        """Features of `images`.
+
+        Args:
+          images: uint8 pixels, normalised here; float images are taken as normalised already.
+          dtype: of the computation; parameters stay float32.
+          keys: one key per example turns patch dropout and dropout on.
+        """
+        c = self.config
+        x = self.patch_embed(patchify(normalise(images, c.mean, c.std), c.patch_size).astype(dtype))
+        pos = self.pos_embed[...].astype(dtype)
+        x = x + pos[int(c.cls_token):]
+        x = drop.patch_dropout(x, drop.fold(keys, 0), c.patch_dropout)
+        prefix = [] if self.cls is None else [(self.cls[...] + self.pos_embed[0])[None].astype(dtype)]
+        prefix += [] if self.registers is None else [self.registers[...].astype(dtype)]
+        if prefix:
+            prefix = jnp.concatenate(prefix)
+            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape)), x], axis=1)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
+        x = self.blocks(x, None, keys=drop.fold(keys, 1))
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return ViTOutput(self._pooled(x), x)
+
+    def _pooled(self, x: Array) -> Array | None:
+        c = self.config
+        if c.pool == "none":
+            return None
+        if c.pool == "cls":
+            pooled = x[:, 0]
+        elif c.pool == "gap":
+            pooled = x[:, int(c.cls_token) + c.registers:].mean(axis=1)
+        else:
+            pooled = self.pool(x)
+        return pooled if self.project is None else self.project(pooled)
+
+
+def normalise(
+    images: Array, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Float[Array, "batch height width 3"]:
+    """uint8 pixels to (x/255 - mean)/std in float32; float images pass through."""
+    if images.dtype != jnp.uint8:
+        return images
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return images.astype(jnp.float32) * (1 / (255 * std)) - mean / std
+
+
+def patchify(images: Float[Array, "batch height width 3"], patch: int) -> Float[Array, "batch patches pixels"]:
+    """Non-overlapping patches in row-major order, each flattened as (row, column, channel)."""
+    b, h, w, c = images.shape
+    x = images.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
+    return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def resample_pos_embed(
+    pos: Float[Array, "positions width"], grid: tuple[int, int], prefix: int = 0
+) -> Float[Array, "resampled width"]:
+    """Position embeddings for another resolution: the square grid is resized bicubically, `prefix` tokens are kept."""
+    side = round((pos.shape[0] - prefix) ** 0.5)
+    if side**2 != pos.shape[0] - prefix:
+        raise ValueError(f"{pos.shape[0] - prefix} positions are not a square grid")
+    patches = pos[prefix:].reshape(side, side, -1)
+    patches = jax.image.resize(patches, (*grid, pos.shape[1]), method="bicubic", antialias=True)
+    return jnp.concatenate([pos[:prefix], patches.reshape(grid[0] * grid[1], -1).astype(pos.dtype)])

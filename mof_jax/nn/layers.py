@@ -1,0 +1,204 @@
+"""Linear, LayerNorm, MLPs, multi-head attention and the pre-norm transformer block.
+
+Parameters are float32; compute follows the dtype of the activations that come in (bfloat16 on a pod), with norms and
+softmax in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Literal
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mof_jax.nn import dropout as drop
+from mof_jax.nn.attention import Kernel, attention
+from mof_jax.nn.module import Axes, Initializer, lecun, normal, ones, param, xavier, zeros
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+
+
+def quick_gelu(x: Array) -> Array:
+    """x·σ(1.702x), the approximation OpenAI's CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def erf_gelu(x: Array) -> Array:
+    """x·Φ(x), the exact Gaussian error linear unit."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": erf_gelu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+    "silu": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """A pre-norm transformer block.
+
+    Attributes:
+      width: of the residual stream.
+      heads: attention heads; `width` is divisible by it.
+      mlp_dim: hidden width of the MLP (of each half for SwiGLU).
+      activation: of the MLP; `gelu` is the exact one.
+      swiglu: gated MLP (DINOv2 giant); `activation` then gates.
+      layer_scale: initial value of a learned per-channel factor on both branches (DINOv2), None for none.
+      norm_eps: of the LayerNorms.
+      dropout: on both branches' outputs.
+      causal: whether a token sees only itself and earlier ones.
+      kernel: attention kernel.
+    """
+
+    width: int
+    heads: int
+    mlp_dim: int
+    activation: Activation = "gelu"
+    swiglu: bool = False
+    layer_scale: float | None = None
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    causal: bool = False
+    kernel: Kernel = "xla"
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
+
+
+class Linear(nnx.Module):
+    """x·kernel + bias over the last dimension."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, inputs: int, outputs: int, axes: Axes, *, bias: bool = True, init: Initializer | None = None
+    ):
+        self.kernel = param(rngs, init or lecun(), (inputs, outputs), axes)
+        self.bias = param(rngs, zeros, (outputs,), axes[1:]) if bias else None
+
+    def __call__(self, x: Float[Array, "*dims inputs"]) -> Float[Array, "*dims outputs"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last dimension, in float32."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, eps: float = 1e-6):
+        self.scale = param(rngs, ones, (width,), ("embed",))
+        self.bias = param(rngs, zeros, (width,), ("embed",))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*dims width"]) -> Float[Array, "*dims width"]:
+        y = x.astype(jnp.float32)
+        mean = y.mean(-1, keepdims=True)
+        centred = y - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class Mlp(nnx.Module):
+    """Two layers with an activation, or SwiGLU."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, hidden: int, activation: str = "gelu", swiglu: bool = False):
+        self.activation = activation
+        # `gate` is None rather than absent, so that both kinds share one forward pass.
+        self.gate = Linear(rngs, width, hidden, ("embed", "mlp"), init=xavier()) if swiglu else None
+        self.up = Linear(rngs, width, hidden, ("embed", "mlp"), init=xavier())
+        self.down = Linear(rngs, hidden, width, ("mlp", "embed"), init=xavier())
+
+    def __call__(self, x: Float[Array, "*dims width"]) -> Float[Array, "*dims width"]:
+        act = ACTIVATIONS[self.activation]
+        hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        return self.down(hidden)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with one fused projection of shape (embed, 3, heads, dim)."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, heads: int, *, causal: bool = False, kernel: Kernel = "xla"):
+        self.heads, self.causal, self.attention_kernel = heads, causal, kernel
+        shape = (width, 3, heads, width // heads)
+        init = lambda key, shape, dtype: xavier()(key, (3, width, width), dtype).swapaxes(0, 1).reshape(shape)
+        self.qkv = param(rngs, init, shape, ("embed", None, "heads", None))
+        self.qkv_bias = param(rngs, zeros, shape[1:], (None, "heads", None))
+        self.out = param(rngs, lambda k, s, d: xavier()(k, (width, width), d).reshape(s), shape[2:] + (width,),
+                         ("heads", None, "embed"))
+        self.out_bias = param(rngs, zeros, (width,), ("embed",))
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch #tokens tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        width = x.shape[-1]
+        shape = x.shape[:-1] + (3, self.heads, width // self.heads)
+        qkv = x @ self.qkv[...].astype(x.dtype).reshape(width, 3 * width)
+        qkv = (qkv + self.qkv_bias[...].astype(x.dtype).reshape(-1)).reshape(shape)
+        y = attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], mask=mask, causal=self.causal,
+                      kernel=self.attention_kernel)
+        y = y.reshape(x.shape) @ self.out[...].astype(x.dtype).reshape(width, width)
+        return y + self.out_bias[...].astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: BlockConfig, rngs: nnx.Rngs):
+        c = self.config = config
+        self.norm1 = LayerNorm(rngs, c.width, c.norm_eps)
+        self.attn = SelfAttention(rngs, c.width, c.heads, causal=c.causal, kernel=c.kernel)
+        self.norm2 = LayerNorm(rngs, c.width, c.norm_eps)
+        self.mlp = Mlp(rngs, c.width, c.mlp_dim, c.activation, c.swiglu)
+        scale = lambda: None if c.layer_scale is None else param(
+            rngs, nnx.initializers.constant(c.layer_scale), (c.width,), ("embed",))
+        self.scale1, self.scale2 = scale(), scale()
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch #tokens tokens"] | None = None,
+        keys: drop.Keys | None = None,
+    ) -> Float[Array, "batch tokens width"]:
+        x = x + self._branch(self.attn(self.norm1(x), mask), self.scale1, drop.fold(keys, 0))
+        return x + self._branch(self.mlp(self.norm2(x)), self.scale2, drop.fold(keys, 1))
+
+    def _branch(self, y: Array, scale: nnx.Param | None, keys: drop.Keys | None) -> Array:
+        y = drop.dropout(y, keys, self.config.dropout)
+        return y if scale is None else y * scale[...].astype(y.dtype)
+
+
+class AttentionPool(nnx.Module):
+    """MAP head: a learned probe attends to all tokens, then a residual MLP (SigLIP, arXiv 2303.15343)."""
+
+    def __init__(self, rngs: nnx.Rngs, config: BlockConfig):
+        width, heads = config.width, config.heads
+        self.heads = heads
+        self.probe = param(rngs, xavier(), (1, width), (None, "embed"))
+        self.q = Linear(rngs, width, width, ("embed", "heads"), init=xavier())
+        self.k = Linear(rngs, width, width, ("embed", "heads"), init=xavier())
+        self.v = Linear(rngs, width, width, ("embed", "heads"), init=xavier())
+        self.out = Linear(rngs, width, width, ("heads", "embed"), init=xavier())
+        self.norm = LayerNorm(rngs, width, config.norm_eps)
+        self.mlp = Mlp(rngs, width, config.mlp_dim, config.activation)
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch width"]:
+        split = lambda y: y.reshape(y.shape[:-1] + (self.heads, -1))
+        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        y = attention(split(self.q(probe)), split(self.k(x)), split(self.v(x)),
+                      mask=None if mask is None else mask[:, None])
+        y = self.out(y.reshape(probe.shape))
+        return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+def embedding_init(width: int) -> Initializer:
+    """N(0, 1/width): unit-norm rows, so that tied or pooled uses start at the scale of a normalised stream."""
+    return normal(width**-0.5)
