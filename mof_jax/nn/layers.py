@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel, attention
-from mof_jax.nn.module import Axes, Initializer, lecun, normal, ones, param, xavier, zeros
+from mof_jax.nn.module import Axes, Initializer, Matrix, lecun, normal, ones, param, xavier, zeros
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 
@@ -80,7 +80,7 @@ class Linear(nnx.Module):
     def __init__(
         self, rngs: nnx.Rngs, inputs: int, outputs: int, axes: Axes, *, bias: bool = True, init: Initializer | None = None
     ):
-        self.kernel = param(rngs, init or lecun(), (inputs, outputs), axes)
+        self.kernel = param(rngs, init or lecun(), (inputs, outputs), axes, matrix=Matrix())
         self.bias = param(rngs, zeros, (outputs,), axes[1:]) if bias else None
 
     def __call__(self, x: Float[Array, "*dims inputs"]) -> Float[Array, "*dims outputs"]:
@@ -128,10 +128,11 @@ class SelfAttention(nnx.Module):
         self.heads, self.causal, self.attention_kernel = heads, causal, kernel
         shape = (width, 3, heads, width // heads)
         init = lambda key, shape, dtype: xavier()(key, (3, width, width), dtype).swapaxes(0, 1).reshape(shape)
-        self.qkv = param(rngs, init, shape, ("embed", None, "heads", None))
+        # Query, key and value are three matrices, so "3" is a batch dimension of the parameter.
+        self.qkv = param(rngs, init, shape, ("embed", None, "heads", None), matrix=Matrix((-4,), (-2, -1)))
         self.qkv_bias = param(rngs, zeros, shape[1:], (None, "heads", None))
         self.out = param(rngs, lambda k, s, d: xavier()(k, (width, width), d).reshape(s), shape[2:] + (width,),
-                         ("heads", None, "embed"))
+                         ("heads", None, "embed"), matrix=Matrix((-3, -2), (-1,)))
         self.out_bias = param(rngs, zeros, (width,), ("embed",))
 
     def __call__(

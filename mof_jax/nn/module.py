@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -28,13 +28,21 @@ lecun = nnx.initializers.lecun_normal
 xavier = nnx.initializers.xavier_uniform
 
 
+class Matrix(NamedTuple):
+    """Which dimensions of a parameter are a matrix's inputs and outputs, counted from the last (so that they stay right
+    in a layer stack); the others are batch dimensions. Optimizers that work on matrices (Muon) read it."""
+
+    inputs: tuple[int, ...] = (-2,)
+    outputs: tuple[int, ...] = (-1,)
+
+
 def param(
-    rngs: nnx.Rngs, init: Initializer, shape: Sequence[int], axes: Axes, dtype: Any = jnp.float32
+    rngs: nnx.Rngs, init: Initializer, shape: Sequence[int], axes: Axes, *, matrix: Matrix | None = None
 ) -> nnx.Param:
-    """A float32 parameter of `shape` whose dimensions are called `axes`."""
+    """A float32 parameter of `shape` whose dimensions are called `axes`; `matrix` if it acts as a linear map."""
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names for shape {tuple(shape)}")
-    return nnx.Param(init(rngs.params(), tuple(shape), dtype), axes=axes)
+    return nnx.Param(init(rngs.params(), tuple(shape), jnp.float32), axes=axes, matrix=matrix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +52,12 @@ class Skeleton:
     Attributes:
       shapes: abstract value of each parameter, by path, in a fixed order.
       axes: logical axis names of each parameter; leading dimensions beyond the names belong to a layer stack.
+      matrices: the parameters that act as linear maps.
     """
 
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     axes: Mapping[str, Axes]
+    matrices: Mapping[str, Matrix]
     _graphdef: Any
     _treedef: Any
 
@@ -56,11 +66,13 @@ class Skeleton:
         """The skeleton of `build(rngs)`, without computing a single parameter."""
         model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, state = nnx.split(model, nnx.Param)
-        # `axes` is plain metadata, so the flat state has to be read before it turns into leaves.
-        axes = {"/".join(map(str, path)): p.get_metadata()["axes"] for path, p in nnx.to_flat_state(state)}
+        # Metadata lives on the Param, so it has to be read before the state turns into leaves.
+        meta = {"/".join(map(str, path)): p.get_metadata() for path, p in nnx.to_flat_state(state)}
         leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
         shapes = {_path(keys): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for keys, leaf in leaves}
-        return cls(shapes, {path: axes[path] for path in shapes}, graphdef, treedef)
+        axes = {path: meta[path]["axes"] for path in shapes}
+        matrices = {path: meta[path]["matrix"] for path in shapes if meta[path]["matrix"] is not None}
+        return cls(shapes, axes, matrices, graphdef, treedef)
 
     def merge(self, params: Mapping[str, Array]) -> nnx.Module:
         """The module holding `params`; every path of `shapes` must be there."""

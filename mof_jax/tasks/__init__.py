@@ -1,0 +1,1 @@
+"""Tasks, one short file each: model + loss + what evaluators may ask."""

@@ -1,0 +1,1 @@
+"""State, optimizer rules, one step, one loop, checkpoints, metrics."""

@@ -1,0 +1,125 @@
+"""The device mesh, and how parameters and batches are laid out on it.
+
+Three axes always exist, of size 1 where unused: `data` (replicas), `fsdp` (replicas whose parameters are split between them)
+and `tensor` (one layer's work split). The batch is spread over data × fsdp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+
+from mof_jax.errors import UserError
+from mof_jax.nn.module import Axes, Skeleton
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical dimension -> mesh axis. One table a submodule (by path prefix) can replace entries of it.
+LOGICAL = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "vocab": "tensor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 (at most one) takes what is left of the devices.
+
+    Attributes:
+      rules: logical axis -> mesh axis (or None), by path prefix: `{"text": {"embed": None}}` replicates the text tower's
+        embedding dimension; the prefix "" is everything.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
+
+
+def make_mesh(config: MeshConfig = MeshConfig(), devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices (or the given ones).
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+        raise UserError(f"config.mesh: sizes are positive, one may be -1; got {dict(zip(AXES, sizes))}")
+    known = math.prod(s for s in sizes if s != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {len(devices)} devices")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the global batch is split."""
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def check_batch(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None:
+    """Refuses a global batch that the mesh and the accumulation do not divide."""
+    parts = batch_shards(mesh) * microbatches
+    if batch_size % parts:
+        raise UserError(
+            f"config.batch_size: {batch_size} is not divisible by {batch_shards(mesh)} batch shards (data × fsdp)"
+            + (f" × {microbatches} micro-batches" if microbatches > 1 else ""))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over data × fsdp."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays from this process's rows of a batch."""
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def param_shardings(
+    mesh: Mesh, skeleton: Skeleton, rules: Mapping[str, Mapping[str, str | None]] | None = None
+) -> dict[str, NamedSharding]:
+    """Where each parameter lives.
+
+    Raises:
+      UserError: a dimension is not divisible by its mesh axis, or a rule names an axis the mesh lacks.
+    """
+    return {
+        path: NamedSharding(mesh, _spec(mesh, path, shape.shape, skeleton.axes[path], _table(path, rules or {})))
+        for path, shape in skeleton.shapes.items()
+    }
+
+
+def _table(path: str, rules: Mapping[str, Mapping[str, str | None]]) -> dict[str, str | None]:
+    table = dict(LOGICAL)
+    for prefix in sorted(rules, key=len):  # the longest prefix has the last word
+        if path.startswith(prefix):
+            table.update(rules[prefix])
+    return table
+
+
+def _spec(mesh: Mesh, path: str, shape: tuple[int, ...], axes: Axes, table: Mapping[str, str | None]) -> P:
+    axes = (None,) * (len(shape) - len(axes)) + tuple(axes)  # leading dimensions of a layer stack are not split
+    entries: list[str | None] = []
+    for size, logical in zip(shape, axes):
+        axis = table.get(logical) if logical else None
+        if axis is not None and axis not in mesh.shape:
+            raise UserError(f"config.mesh.rules: {logical!r} is mapped to {axis!r}; the mesh has {', '.join(AXES)}")
+        if axis in entries:
+            axis = None  # a mesh axis splits one dimension of an array at most
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"config.mesh: {path} has {size} {logical} entries, not divisible by {axis}={mesh.shape[axis]}; "
+                f"map {logical!r} elsewhere in config.mesh.rules or change the mesh")
+        entries.append(axis)
+    return P(*entries)

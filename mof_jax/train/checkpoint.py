@@ -1,0 +1,201 @@
+"""Checkpoints: Orbax writes them (asynchronously, atomically); we decide which one can be trusted.
+
+A step directory holds `state` and `meta` (JSON: step, config, preprocessing, tokenizer, shapes, fingerprints). A fingerprint
+is an integer a leaf computed on the devices, the same on any mesh. Restoring recomputes it: Orbax alone restores a file with
+a flipped byte without a word, and takes an empty directory for the newest step. A step that fails is passed over for the
+newest one that verifies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import logging
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, UInt32
+import orbax.checkpoint as ocp
+
+from mof_jax.errors import UserError
+
+SCHEMA = 1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save and what to keep.
+
+    Attributes:
+      every: steps between checkpoints, 0 for the last step only.
+      keep: newest checkpoints kept. keep_every: steps whose multiples are kept forever, None for none.
+      asynchronous: write in the background while training goes on.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    keep_every: int | None = None
+    asynchronous: bool = True
+
+
+class Checkpointer:
+    """Saves and restores states under one directory."""
+
+    def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig()):
+        self.directory = directory if "://" in directory else os.path.abspath(directory)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep, keep_period=config.keep_every, create=True,
+                enable_async_checkpointing=config.asynchronous, cleanup_tmp_directories=jax.process_count() == 1),
+            item_names=("state", "meta"),
+        )
+        self._pending: int | None = None
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Starts saving `state`; a failure of an earlier save surfaces here.
+
+        Raises:
+          UserError: the disk is full or not writable; earlier checkpoints are intact.
+        """
+        self.wait()
+        leaves = {name: [list(x.shape), str(x.dtype)] for name, x in _named(state).items()}
+        prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
+        meta = {**meta, "schema": SCHEMA, "step": step, "leaves": leaves, "fingerprints": prints}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._pending = step
+        self._guard(lambda: self._manager.save(step, args=args, force=True))
+
+    def wait(self) -> None:
+        """Until the save in progress is on disk."""
+        if self._pending is not None:
+            self._guard(self._manager.wait_until_finished)
+            self._pending = None
+
+    def steps(self) -> list[int]:
+        """Steps that look complete, newest first (an empty or half-written directory does not)."""
+        self._manager.reload()
+        complete = [s for s in self._manager.all_steps() if self._complete(s)]
+        return sorted(complete, reverse=True)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        meta = dict(restored.meta)
+        if meta.get("schema", 0) > SCHEMA:
+            raise UserError(f"{self.directory}/{step}: written by a newer version (schema {meta['schema']} > {SCHEMA})")
+        return meta
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+        """The newest state that verifies (or exactly `step`), laid out as `abstract` says; None if there is none at all.
+
+        Raises:
+          UserError: the model of the config differs from the saved one, or no checkpoint verifies.
+        """
+        steps = self.steps() if step is None else [step]
+        for candidate in steps:
+            try:
+                meta = self.meta(candidate)
+                _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                state = self._manager.restore(candidate, args=args).state
+            except (ValueError, OSError, KeyError) as error:
+                self._pass_over(candidate, str(error).splitlines()[0] if str(error) else type(error).__name__)
+                continue
+            prints = jax.device_get(fingerprints(state))
+            wrong = [name for name, value in prints.items() if int(value) != meta["fingerprints"].get(name)]
+            if not wrong:
+                return state, meta
+            self._pass_over(candidate, f"{wrong[0]} does not match its fingerprint (damaged file)")
+        if steps or step is not None:
+            raise UserError(f"{self.directory}: no checkpoint verifies (tried {', '.join(map(str, steps))})")
+        return None
+
+    def restore_params(self, step: int, shardings: Mapping[str, Any] | None = None, ema: bool = False) -> dict[str, Array]:
+        """Parameters by path of one checkpoint, trained and frozen, averaged if asked for and kept."""
+        meta = self.meta(step)
+        place = lambda path: None if shardings is None else shardings.get(path)
+        parts: dict[str, dict[str, Any]] = {}
+        for name, (shape, dtype) in meta["leaves"].items():
+            part, _, path = name.partition(":")
+            if part in ("params", "frozen", "ema"):
+                parts.setdefault(part, {})[path] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place(path))
+        wanted = {"frozen": parts.get("frozen", {}), "params": parts.get("params", {})}
+        if ema and "ema" in parts:
+            wanted = {"frozen": parts.get("frozen", {}), "ema": parts["ema"]}
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True))
+        with ocp.CheckpointManager(self.directory, item_handlers={"state": ocp.PyTreeCheckpointHandler()},
+                                   options=ocp.CheckpointManagerOptions(read_only=True)) as reader:
+            state = reader.restore(step, args=args).state
+        for part in wanted:
+            prints = jax.device_get(fingerprints(state[part]))
+            for path, value in prints.items():
+                if int(value) != meta["fingerprints"][f"{part}:{path}"]:
+                    raise UserError(f"{self.directory}/{step}: {path} does not match its fingerprint (damaged file)")
+        return {path: x for part in wanted for path, x in state[part].items()}
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _complete(self, step: int) -> bool:
+        root = ocp.path.step.find_step_path(self.directory, ocp.path.step.standard_name_format(), step=step)
+        return all((root / item).exists() for item in ("state", "meta"))
+
+    def _pass_over(self, step: int, reason: str) -> None:
+        logger.warning("checkpoint %s/%d passed over: %s", self.directory, step, reason)
+
+    def _guard(self, action: Any) -> None:
+        """Runs `action`; a storage failure becomes one line that says what is still good."""
+        try:
+            action()
+        except Exception as error:  # Orbax re-raises whatever its writers met: OSError, ValueError, XlaRuntimeError
+            text = str(error)
+            storage = isinstance(error, OSError) or any(s in text for s in ("No space left", "ENOSPC", "Permission denied",
+                                                                            "RESOURCE_EXHAUSTED"))
+            if not storage:
+                raise
+            good = [s for s in self.steps() if s != self._pending]
+            intact = f"; the checkpoint of step {good[0]} is intact" if good else "; there is no earlier checkpoint"
+            failed, self._pending = self._pending, None
+            reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else text.splitlines()[0]
+            raise UserError(f"{self.directory}: saving step {failed} failed: {reason}{intact}") from None
+
+
+@jax.jit
+def fingerprints(tree: Any) -> dict[str, UInt32[Array, ""]]:
+    """One integer a leaf: Σ bits·(2·index + 1) mod 2³². Order-free, so equal on every mesh; any flipped bit changes it."""
+    return {name: _fingerprint(x) for name, x in _named(tree).items()}
+
+
+def _fingerprint(x: Array) -> UInt32[Array, ""]:
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+    bits = x.astype(jnp.uint32) if x.dtype == bool else jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+    index, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    for axis in reversed(range(x.ndim)):  # an index from iotas: a reshape would gather a sharded array
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= x.shape[axis]
+    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _named(tree: Any) -> dict[str, Array]:
+    """Leaves by a readable name: `params:image/patch_embed/kernel`, `opt:0:mu:text/embed`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    label = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    return {":".join(label(k) for k in keys): leaf for keys, leaf in leaves}
+
+
+def _check_leaves(saved: Mapping[str, Any], abstract: Any, where: str) -> None:
+    """Same leaves, shapes and dtypes, or a line naming the first that differs (Orbax would cast dtypes silently)."""
+    wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named(abstract).items()}
+    for name in sorted(set(saved) | set(wanted)):
+        if saved.get(name) != wanted.get(name):
+            show = lambda v: "absent" if v is None else f"{v[1]}{v[0]}"
+            raise UserError(
+                f"{where}: {name} is {show(saved.get(name))} in the checkpoint and {show(wanted.get(name))} by the config; "
+                "use the config it was made with, or another workdir")

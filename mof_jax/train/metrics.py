@@ -1,0 +1,146 @@
+"""What a run leaves to look at: JSON lines, TensorBoard events, and the clock behind throughput, data wait and MFU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import math
+import os
+import time
+from typing import Any
+
+import jax
+
+# Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
+CLOCK_KEYS = (
+    "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
+    "skipped_examples")
+
+# Dense bf16 peak of one JAX device in FLOP/s, by `device_kind` prefix. TPU: Cloud TPU's system pages (v4 and v7x
+# show two devices a chip under some runtimes: the figure is a device's). NVIDIA: data sheets, without sparsity.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak FLOP/s of a device, None where we have no figure (a CPU)."""
+    matches = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def hbm_gb() -> float | None:
+    """Peak accelerator memory of this process's fullest device in GB, None where the runtime does not say."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(peaks) / 1e9 if peaks else None
+
+
+class JsonLines:
+    """An append-only file of JSON objects, one a line, written by process 0."""
+
+    def __init__(self, path: str, keep_until: int | None = None):
+        """Opens `path`; lines whose `step` lies beyond `keep_until` (a resumed run will write them again) are cut."""
+        self.path = path
+        self._active = jax.process_index() == 0
+        if self._active and keep_until is not None and os.path.exists(path):
+            kept = [line for line in read_lines(path) if line.get("step", 0) <= keep_until]
+            partial = path + ".partial"
+            with open(partial, "w") as f:
+                f.writelines(json.dumps(line) + "\n" for line in kept)
+            os.replace(partial, path)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        if self._active:
+            with open(self.path, "a") as f:
+                f.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
+
+
+def read_lines(path: str) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line cut off by a kill is dropped."""
+    lines = []
+    with open(path) as f:
+        for text in f:
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a non-finite float becomes its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, process 0 only."""
+
+    def __init__(self, directory: str):
+        self._writer = None
+        if jax.process_index() == 0:
+            from tensorboardX import SummaryWriter  # imported late: half a second of start-up
+
+            self._writer = SummaryWriter(directory, flush_secs=30)
+
+    def write(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
+        if self._writer is not None:
+            for key, value in values.items():
+                if isinstance(value, (int, float)) and key != "step":
+                    self._writer.add_scalar(f"{prefix}/{key}", value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Clock:
+    """Throughput between two log lines.
+
+    `data_wait` is the share of time in which the devices had nothing to do because the next batch was not there.
+    """
+
+    def __init__(self, batch_size: int, flops_per_step: float):
+        self._batch, self._flops = batch_size, flops_per_step
+        self._start = time.perf_counter()
+        self._stepping = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        self._mark, self._steps, self._wait = time.perf_counter(), 0, 0.0
+
+    def tick(self, waited: float) -> None:
+        """One more step, which waited `waited` seconds for its data with idle devices."""
+        self._steps += 1
+        self._wait += waited
+
+    def read(self) -> dict[str, Any]:
+        """Figures since the last reset, and resets."""
+        now = time.perf_counter()
+        seconds, devices = max(now - self._mark, 1e-9), jax.device_count()
+        self._stepping += seconds - self._wait
+        per_device = self._flops * self._steps / seconds / devices
+        peak = peak_flops(jax.local_devices()[0])
+        line = {
+            "time": round(now - self._start, 3),
+            "examples_per_s": round(self._batch * self._steps / seconds, 2),
+            "examples_per_s_per_device": round(self._batch * self._steps / seconds / devices, 2),
+            "tflops_per_device": round(per_device / 1e12, 4),
+            "mfu": None if peak is None else round(per_device / peak, 4),
+            "data_wait": round(self._wait / seconds, 4),
+            "hbm_gb": hbm_gb(),
+            "goodput": round(self._stepping / (now - self._start), 4),
+        }
+        self.reset()
+        return line
