@@ -1,0 +1,248 @@
+"""Random changes of a picture, one config entry each, keyed by the caller's draws.
+
+Geometry is resolved first, into one box or one affine map of the *source* picture, so that a crop costs one
+antialiased resize. Colour is one 3 x 4 matrix per picture: brightness, contrast, saturation, hue and grey are all
+linear in RGB. Nothing is on by default; a flip in particular changes what a picture says (left and right, letters).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from jaxtyping import Float
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps, ImageStat
+
+from mof_jax.data import images
+from mof_jax.data.keyed import Draws
+
+_GREY = np.array([0.299, 0.587, 0.114])
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ_INVERSE = np.linalg.inv(_YIQ)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """Random resized crop: area as a share of the picture, aspect ratio of the box."""
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+
+    def __post_init__(self):
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("crop needs 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """Small moves: zoom factor up to e^±zoom, shift up to ±shift of the side, rotation up to ±rotate degrees."""
+
+    zoom: float = 0.1
+    shift: float = 0.05
+    rotate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """Colour jitter: factors in 1 ± value; hue in turns of the colour circle."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.0
+    probability: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Blur:
+    """Gaussian blur with a radius drawn from `sigma` (pixels of the output)."""
+
+    probability: float = 0.5
+    sigma: tuple[float, float] = (0.1, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """`operations` draws from a list of simple changes (arXiv 1909.13719); `magnitude` runs from 0 to 10."""
+
+    operations: int = 2
+    magnitude: float = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What may happen to a picture. `None` and 0 mean never.
+
+    Attributes:
+      crop, affine: geometry. With `affine` the picture is squashed to the output's shape; both may be set.
+      flip: chance of a mirror image.
+      jitter, grayscale, blur, rand: colour and texture, in that order, on the resized picture.
+      fill: grey level outside the picture.
+    """
+
+    crop: Crop | None = None
+    affine: Affine | None = None
+    flip: float = 0.0
+    jitter: Jitter | None = None
+    grayscale: float = 0.0
+    blur: Blur | None = None
+    rand: RandAugment | None = None
+    fill: int = 255
+
+    @property
+    def oversample(self) -> float:
+        """How many times the output's side the source's short side should have, so that no crop is upsampled."""
+        zoom = math.exp(self.affine.zoom) if self.affine else 1.0
+        if self.crop is None:
+            return zoom
+        return zoom * math.sqrt(max(self.crop.ratio[1], 1 / self.crop.ratio[0]) / self.crop.scale[0])
+
+
+def augment(
+    image: Image.Image,
+    size: int,
+    config: AugmentConfig,
+    draws: Draws,
+    mode: images.Resize = "squash",
+    resample: images.Resample = "bicubic",
+) -> Image.Image:
+    """A random `size` x `size` version of `image`; without any entry, `images.resize`."""
+    if config.crop is None and config.affine is None:
+        image = images.resize(image, size, mode, resample, config.fill)
+    else:
+        image = _geometry(image, size, config, draws, resample)
+    if config.flip and draws.uniform() < config.flip:
+        image = ImageOps.mirror(image)
+    matrix = _colour(image, config, draws)
+    if matrix is not None:
+        image = image.convert("RGB", tuple(matrix.ravel().tolist()))
+    if config.blur and draws.uniform() < config.blur.probability:
+        image = image.filter(ImageFilter.GaussianBlur(draws.uniform(*config.blur.sigma)))
+    for _ in range(config.rand.operations if config.rand else 0):
+        image = _rand_operation(image, config, draws)
+    return image
+
+
+def _geometry(image: Image.Image, size: int, config: AugmentConfig, draws: Draws, resample: images.Resample):
+    left, top, width, height = 0.0, 0.0, *map(float, image.size)
+    if config.crop:
+        left, top, width, height = _crop_box(*image.size, config.crop, draws)
+    if config.affine is None:
+        box = (left, top, left + width, top + height)
+        return image.resize((size, size), images.RESAMPLE[resample], box=box)
+    move = config.affine
+    zoom = math.exp(draws.uniform(-move.zoom, move.zoom))
+    x = left + width * (0.5 + draws.uniform(-move.shift, move.shift))
+    y = top + height * (0.5 + draws.uniform(-move.shift, move.shift))
+    angle = math.radians(draws.uniform(-move.rotate, move.rotate)) if move.rotate else 0.0
+    return _affine(image, size, (x, y), (width / zoom, height / zoom), angle, config.fill, resample)
+
+
+def _crop_box(width: int, height: int, crop: Crop, draws: Draws) -> tuple[float, float, float, float]:
+    """(left, top, width, height) of a random box; after ten misses the largest centred box of a legal ratio."""
+    low, high = math.log(crop.ratio[0]), math.log(crop.ratio[1])
+    for _ in range(10):
+        area = width * height * draws.uniform(*crop.scale)
+        ratio = math.exp(draws.uniform(low, high))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            return draws.uniform(0, width - w), draws.uniform(0, height - h), w, h
+    ratio = min(max(width / height, crop.ratio[0]), crop.ratio[1])
+    w = min(width, height * ratio)
+    h = w / ratio
+    return (width - w) / 2, (height - h) / 2, w, h
+
+
+def _affine(image, size, centre, extent, angle, fill, resample):
+    """The box of `extent` around `centre`, turned by `angle` (radians), as size x size pixels."""
+    left, top = centre[0] - extent[0] / 2, centre[1] - extent[1] / 2
+    right, bottom = left + extent[0], top + extent[1]
+    inside = left >= 0 and top >= 0 and right <= image.width and bottom <= image.height
+    if not angle and inside:
+        return image.resize((size, size), images.RESAMPLE[resample], box=(left, top, right, bottom))
+    if not angle:  # resize the part that exists, leave the rest to the canvas
+        return _paste_box(image, size, (left, top, right, bottom), fill, resample)
+    # `transform` has no antialiasing: shrink to about the output's resolution first, then turn.
+    shrink = max(1.0, min(extent) / size)
+    small = image.resize(
+        (max(1, round(image.width / shrink)), max(1, round(image.height / shrink))), images.RESAMPLE[resample]
+    )
+    sx, sy = small.width / image.width, small.height / image.height
+    c, s = math.cos(angle), math.sin(angle)
+    ax, ay = extent[0] * sx / size, extent[1] * sy / size
+    x0, y0 = centre[0] * sx, centre[1] * sy
+    half = size / 2
+    data = (c * ax, -s * ax, x0 - half * (c - s) * ax, s * ay, c * ay, y0 - half * (s + c) * ay)
+    return small.transform(
+        (size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=(fill, fill, fill)
+    )
+
+
+def _paste_box(image, size, box, fill, resample):
+    left, top, right, bottom = box
+    sx, sy = size / (right - left), size / (bottom - top)
+    # Whole output pixels, so that the pasted part needs no blending at its border.
+    x0, x1 = round((max(left, 0) - left) * sx), round((min(right, image.width) - left) * sx)
+    y0, y1 = round((max(top, 0) - top) * sy), round((min(bottom, image.height) - top) * sy)
+    canvas = Image.new("RGB", (size, size), (fill, fill, fill))
+    if x1 > x0 and y1 > y0:
+        visible = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+        canvas.paste(image.resize((x1 - x0, y1 - y0), images.RESAMPLE[resample], box=visible), (x0, y0))
+    return canvas
+
+
+def _colour(image: Image.Image, config: AugmentConfig, draws: Draws) -> Float[np.ndarray, "3 4"] | None:
+    """The picture's colour change as a matrix on (r, g, b, 1), or None for no change."""
+    linear, offset = np.eye(3), np.zeros(3)
+    jitter = config.jitter
+    jittered = jitter is not None and draws.uniform() < jitter.probability
+    if jittered:
+        if jitter.hue:
+            turn = 2 * math.pi * draws.uniform(-jitter.hue, jitter.hue)
+            c, s = math.cos(turn), math.sin(turn)
+            linear = _YIQ_INVERSE @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ _YIQ
+        if jitter.saturation:
+            factor = draws.uniform(1 - jitter.saturation, 1 + jitter.saturation)
+            linear = (factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), _GREY)) @ linear
+        gain = 1.0
+        if jitter.contrast:
+            gain = draws.uniform(1 - jitter.contrast, 1 + jitter.contrast)
+            offset = offset + (1 - gain) * ImageStat.Stat(image.convert("L")).mean[0]
+        if jitter.brightness:
+            bright = draws.uniform(1 - jitter.brightness, 1 + jitter.brightness)
+            gain, offset = gain * bright, offset * bright
+        linear = gain * linear
+    grey = bool(config.grayscale) and draws.uniform() < config.grayscale
+    if grey:
+        linear, offset = np.outer(np.ones(3), _GREY @ linear), np.full(3, _GREY @ offset)
+    return np.concatenate([linear, offset[:, None]], axis=1) if jittered or grey else None
+
+
+def _rand_operation(image: Image.Image, config: AugmentConfig, draws: Draws) -> Image.Image:
+    strength = config.rand.magnitude / 10
+    signed = strength if draws.below(2) else -strength
+    fill, size, centre = config.fill, image.width, (image.width / 2, image.height / 2)
+    match draws.below(9):
+        case 0:
+            return ImageOps.autocontrast(image)
+        case 1:
+            return ImageOps.equalize(image)
+        case 2:
+            return ImageOps.posterize(image, max(1, 8 - round(4 * strength)))
+        case 3:
+            return ImageOps.solarize(image, round(256 * (1 - strength)))
+        case 4:
+            return _affine(image, size, centre, image.size, math.radians(30 * signed), fill, "bilinear")
+        case 5:
+            shifted = (centre[0] + 0.3 * signed * size, centre[1])
+            return _affine(image, size, shifted, image.size, 0.0, fill, "bilinear")
+        case 6:
+            shifted = (centre[0], centre[1] + 0.3 * signed * size)
+            return _affine(image, size, shifted, image.size, 0.0, fill, "bilinear")
+        case 7:
+            only = AugmentConfig(jitter=Jitter(0.0, 0.9 * strength, 0.9 * strength, 0.0))
+        case _:
+            only = AugmentConfig(jitter=Jitter(0.9 * strength, 0.0, 0.0, 0.0))
+    matrix = _colour(image, only, draws)
+    return image.convert("RGB", tuple(matrix.ravel().tolist()))

@@ -1,0 +1,97 @@
+"""Which words go with a picture this time.
+
+A record holds texts by kind (alt text, synthetic captions, tags). Each time an example is drawn, a kind is chosen with
+configured probabilities (VeCLIP draws alt text or a synthetic caption with equal chance), then one of its captions,
+then the caption is shortened, tagged, put into a template or dropped. All of it is keyed per (seed, epoch, example).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import re
+
+from mof_jax.data import keyed
+from mof_jax.data.record import Record
+from mof_jax.errors import BadExample
+
+TAGS = "tags"
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionConfig:
+    """How to choose a caption.
+
+    Attributes:
+      probabilities: chance of each kind, e.g. `{"alt": 0.5, "synthetic": 0.5}`. A kind that a record lacks gives its
+        share to the others; a kind of probability 0 is used only where nothing else is there. Empty: every kind the
+        record has, except tags, equally often.
+      dropout: chance of an empty caption (for training with missing text).
+      tags: append up to this many random entries of the record's `tags`: "label, tag, tag".
+      sentences: keep this many consecutive sentences of a longer caption, from a random start; 0 keeps all.
+      templates: phrases with `{}` for the caption, one drawn at random, e.g. `("a photo of {}",)`.
+    """
+
+    probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
+    dropout: float = 0.0
+    tags: int = 0
+    sentences: int = 0
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if any(not 0 <= p for p in self.probabilities.values()):
+            raise ValueError(f"probabilities must not be negative, got {self.probabilities}")
+        if self.probabilities and not sum(self.probabilities.values()) > 0:
+            raise ValueError("probabilities: at least one must be positive")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must lie in [0, 1], got {self.dropout}")
+        if min(self.tags, self.sentences) < 0:
+            raise ValueError("tags and sentences count, they cannot be negative")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"template {template!r} needs exactly one {{}}")
+
+
+def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: str = "source") -> str:
+    """One caption of `record`.
+
+    Raises:
+      BadExample: the record has no usable text of the configured kinds.
+    """
+    texts = {kind: [t for t in values if t.strip()] for kind, values in record.texts.items()}
+    kind = _kind({k: v for k, v in texts.items() if v}, config.probabilities, draws)
+    if kind is None:
+        wanted = ", ".join(config.probabilities) or "any kind"
+        has = ", ".join(k if texts[k] else f"{k} (empty)" for k in texts) or "no text"
+        raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}")
+    caption = draws.choice(texts[kind]).strip()
+    if config.sentences:
+        caption = _consecutive_sentences(caption, config.sentences, draws)
+    if config.tags:
+        tags = [t.strip() for t in texts.get(TAGS, ()) if t.strip() != caption]
+        caption = ", ".join([caption, *draws.sample(tags, draws.below(config.tags + 1))])
+    if config.templates:
+        caption = draws.choice(config.templates).replace("{}", caption)
+    # Drawn last, so that a run with dropout sees the captions of the run without it.
+    return "" if config.dropout and draws.uniform() < config.dropout else caption
+
+
+def _kind(texts: Mapping[str, list[str]], probabilities: Mapping[str, float], draws: keyed.Draws) -> str | None:
+    """The kind of text to use among those present, or None."""
+    if not probabilities:
+        kinds = sorted(k for k in texts if k.partition(":")[0] != TAGS) or sorted(texts)  # "tags:de" too
+        return draws.choice(kinds) if kinds else None
+    present = [k for k in probabilities if k in texts]
+    if not present:
+        return None
+    weights = [probabilities[k] for k in present]
+    return present[draws.weighted(weights)] if sum(weights) > 0 else present[0]
+
+
+def _consecutive_sentences(caption: str, n: int, draws: keyed.Draws) -> str:
+    sentences = [s for s in _SENTENCE.split(caption) if s]
+    if len(sentences) <= n:
+        return caption
+    start = draws.below(len(sentences) - n + 1)
+    return " ".join(sentences[start : start + n])

@@ -1,0 +1,196 @@
+"""From places in the stream to arrays: read, decode, augment, caption, tokenize; replace what is bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Literal
+
+from jaxtyping import Int
+import numpy as np
+from PIL import Image
+
+from mof_jax.data import augment, captions, filter as filters, images, keyed
+from mof_jax.data.mixture import Located
+from mof_jax.data.record import Record, Source
+from mof_jax.data.sources import open_source
+from mof_jax.data.sources.config import SourceConfig
+from mof_jax.errors import BadExample, UserError
+
+Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
+
+_ATTEMPTS = 32
+_IMAGE, _TEXT, _REPLACE = 1, 2, 3  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a run reads, and what it does to it on the host.
+
+    Attributes:
+      sources: the mixture.
+      image_size: side of the pictures that leave the host, pixels.
+      views: pictures per example, each augmented on its own; 0 for text only.
+      captions: captions per example; 0 for pictures only.
+      augment: random changes; none by default.
+      resize, resample: how a picture that is not cropped becomes square (see `images.resize`).
+      shuffle: False reads in stored order.
+      on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
+        never shift, and reports it.
+      cache: `decoded` keeps decoded pictures in memory, up to `cache_gb`; for small sources.
+      threads: loader threads; 0 loads in the caller's thread.
+      prefetch: batches loaded ahead.
+      workers: loader processes, on top of which each has `threads`; 0 for none. Worth it where decoding needs more
+        cores than one interpreter can use.
+      chunk: rows that one thread loads at a time.
+    """
+
+    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    image_size: int = 64
+    views: int = 1
+    captions: int = 1
+    augment: augment.AugmentConfig = augment.AugmentConfig()
+    resize: images.Resize = "squash"
+    resample: images.Resample = "bicubic"
+    shuffle: bool = True
+    on_error: Literal["raise", "skip"] = "raise"
+    cache: Literal["none", "decoded"] = "none"
+    cache_gb: float = 4.0
+    threads: int = 4
+    prefetch: int = 4
+    workers: int = 0
+    chunk: int = 32
+
+    def __post_init__(self):
+        if not self.sources:
+            raise ValueError("sources: at least one is needed")
+        if min(self.views, self.captions, self.threads, self.workers) < 0 or self.views + self.captions < 1:
+            raise ValueError("views, captions, threads and workers count; views and captions cannot both be 0")
+        if min(self.image_size, self.prefetch, self.chunk) < 1:
+            raise ValueError("image_size, prefetch and chunk must be positive")
+        labels = [source.label for source in self.sources]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"sources need names of their own, got {', '.join(labels)}")
+
+
+@dataclasses.dataclass
+class Rows:
+    """Some rows of a batch, and which examples had to be replaced: (id, reason)."""
+
+    arrays: dict[str, np.ndarray]
+    replaced: list[tuple[str, str]]
+
+    @staticmethod
+    def concatenate(parts: Sequence[Rows]) -> Rows:
+        """The parts' rows, in order."""
+        arrays = {key: np.concatenate([p.arrays[key] for p in parts]) for key in parts[0].arrays}
+        return Rows(arrays, [entry for part in parts for entry in part.replaced])
+
+
+class Loader:
+    """Opens the sources of a config and turns places in them into rows of a batch."""
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer | None, seed: int):
+        if config.captions and tokenizer is None:
+            raise UserError("captions need a tokenizer; set data.captions=0 to read pictures only")
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self.whole: list[Source] = [open_source(source) for source in config.sources]
+        self.sources: list[Source] = [
+            source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
+            for source, c in zip(self.whole, config.sources)
+        ]
+        self._at_least = int(np.ceil(config.image_size * config.augment.oversample))
+        self._cache: dict[tuple[int, int], tuple[Record, Image.Image]] = {}
+        self._room = config.cache_gb * 2**30 if config.cache == "decoded" else 0
+
+    def id(self, source: int, index: int) -> str:
+        """`SOURCE:RECORD`, unique in the run; the record is read only if its source cannot name it otherwise."""
+        name = self.config.sources[source].label
+        try:
+            return f"{name}:{filters.record_id(self.sources[source], index)}"
+        except BadExample as error:
+            return f"{name}:{error.record}"
+
+    def rows(self, located: Located) -> Rows:
+        """The examples at n places.
+
+        Returns:
+          `image` uint8 [n, views, size, size, 3], `text` int32 [n, captions, context], `group` int32 [n] (-1: none).
+
+        Raises:
+          BadExample: under `on_error="raise"`, the first bad one.
+          UserError: under `skip`, a source where replacements keep being bad.
+        """
+        c, n = self.config, len(located.source)
+        pixels = np.empty((n, c.views, c.image_size, c.image_size, 3), np.uint8)
+        group, texts, replaced = np.empty(n, np.int32), [], []
+        for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
+            pictures, words, group[row] = self._example(source, index, epoch, replaced)
+            texts += words
+            for view, picture in enumerate(pictures):
+                pixels[row, view] = picture
+        arrays = {"group": group}
+        if c.views:
+            arrays["image"] = pixels
+        if c.captions:
+            tokens = np.asarray(self.tokenizer(texts), np.int32)
+            arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
+        return Rows(arrays, replaced)
+
+    def _example(self, source: int, index: int, epoch: int, replaced: list[tuple[str, str]]):
+        """One example, or under `skip` the first good one of the hash sequence that starts at it."""
+        at = index
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._load(source, at, epoch)
+            except BadExample as error:
+                if self.config.on_error == "raise":
+                    raise
+                replaced.append((f"{self.config.sources[source].label}:{error.record}", error.reason))
+                reason = str(error)
+            at = keyed.hash64(self.seed, _REPLACE, source, index, attempt) % len(self.sources[source])
+        name = self.config.sources[source].label
+        raise UserError(f"{name}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
+
+    def _load(self, source: int, index: int, epoch: int):
+        """(views, captions, group) of one example."""
+        c = self.config
+        record, picture = self._decoded(source, index)
+        views = []
+        for view in range(c.views):
+            draws = keyed.Draws(self.seed, _IMAGE, source, index, epoch, view)
+            views.append(augment.augment(picture, c.image_size, c.augment, draws, c.resize, c.resample))
+        words, wanted = [], c.sources[source].captions
+        for caption in range(c.captions):
+            draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
+            words.append(captions.choose(record, wanted, draws, self.sources[source].name))
+        return views, words, self._group(record, source)
+
+    def _group(self, record: Record, source: int) -> int:
+        """A group number that no other source of the run uses: sources take turns."""
+        if record.group < 0:
+            return -1
+        group = record.group * len(self.sources) + source
+        if group >= 2**31:
+            raise BadExample(self.sources[source].name, record.id, f"group {record.group} is too large for 32 bits")
+        return group
+
+    def _decoded(self, source: int, index: int) -> tuple[Record, Image.Image | None]:
+        """The record and its picture, from memory if it was kept there."""
+        found = self._cache.get((source, index))
+        if found is not None:
+            return found
+        record = self.sources[source][index]
+        if not self.config.views:
+            return record, None
+        name = self.sources[source].name
+        if record.image is None:
+            raise BadExample(name, record.id, "no image")
+        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least)
+        # Two threads may both pass the check; the bound is then exceeded by one picture.
+        cost = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes
+        if cost <= self._room:
+            self._room -= cost
+            record = dataclasses.replace(record, image=None)
+            self._cache[source, index] = (record, picture)
+        return record, picture

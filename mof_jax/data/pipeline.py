@@ -1,0 +1,133 @@
+"""The input pipeline: a pure function of (config, seed, step), executed by Grain.
+
+    Stream.locate(step * batch + row)  ->  Loader.rows (read, decode, augment, caption, tokenize)  ->  batches
+
+The unit of work is a chunk: some rows of one step. Grain loads chunks in threads or worker processes, in order, and
+the chunks of a step are joined. There is no iterator state to save: the step is the position, so a run resumes on any
+number of hosts, threads and workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import logging
+
+import grain
+import numpy as np
+
+from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer
+from mof_jax.data.mixture import HostRows, Located, Stream
+
+__all__ = ["BatchInfo", "DataConfig", "Pipeline"]
+
+log = logging.getLogger("mof_jax.data")
+
+_FOREVER = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchInfo:
+    """What the host knows about a batch: its step, and the examples replaced in this host's rows as (id, reason)."""
+
+    step: int
+    replaced: list[tuple[str, str]]
+
+
+class Pipeline:
+    """Batches of a config, from any step.
+
+    Args:
+      config: what to read.
+      tokenizer: texts -> int32 [n, context]; None if `config.captions` is 0.
+      batch_size: rows of a step over all processes.
+      seed: names the order, the captions and the augmentations.
+      process_index, process_count: this process loads the contiguous rows
+        `[index * batch_size / count, (index + 1) * batch_size / count)` of every step.
+
+    Raises:
+      UserError: a source that cannot be opened, or a batch that the processes cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer | None,
+        batch_size: int,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.loader = Loader(config, tokenizer, seed)
+        sizes = [len(source) for source in self.loader.sources]
+        weights = [source.weight for source in config.sources]
+        self.stream = Stream(sizes, weights, seed, config.shuffle)
+        self.host = HostRows(self.stream, batch_size, process_index, process_count)
+        self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
+
+    def batches(self, start_step: int = 0) -> Iterator[tuple[dict[str, np.ndarray], BatchInfo]]:
+        """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""
+        chunks = self._chunks_per_step
+        dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(self._chunk)
+        ahead = self.config.prefetch * chunks
+        threads = min(self.config.threads, ahead)
+        dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+        if self.config.workers:
+            dataset = _in_processes(dataset, self.config.workers, max(1, ahead // self.config.workers))
+        iterator = iter(dataset.batch(chunks, batch_fn=Rows.concatenate))
+        step = start_step
+        while True:
+            rows = next(iterator)
+            self._report(rows.replaced)
+            yield rows.arrays, BatchInfo(step, rows.replaced)
+            step += 1
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This process's rows of one step, loaded in the caller's thread."""
+        chunks = range(step * self._chunks_per_step, (step + 1) * self._chunks_per_step)
+        return Rows.concatenate([self._chunk(i) for i in chunks]).arrays
+
+    def ids(self, step: int) -> list[str]:
+        """`SOURCE:RECORD` of every row of the global batch, before any replacement; no picture is decoded."""
+        located = self.stream.locate(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        return [self.loader.id(k, i) for k, i in zip(located.source.tolist(), located.index.tolist())]
+
+    def describe(self) -> list[dict[str, object]]:
+        """One row a source: its name, how many records it has and keeps, its weight and its share of the stream."""
+        rows = zip(self.config.sources, self.loader.whole, self.loader.sources, self.stream.shares)
+        return [
+            {
+                "name": source.label,
+                "records": len(whole),
+                "kept": len(kept),
+                "weight": source.weight,
+                "share": float(share),
+            }
+            for source, whole, kept, share in rows
+        ]
+
+    @property
+    def _chunks_per_step(self) -> int:
+        return -(-self.host.rows // self.config.chunk)
+
+    def _chunk(self, number: int) -> Rows:
+        """Rows of chunk `number`, counted from step 0."""
+        step, part = divmod(int(number), self._chunks_per_step)
+        rows = slice(part * self.config.chunk, (part + 1) * self.config.chunk)
+        return self.loader.rows(Located(*(column[rows] for column in self.host.locate(step))))
+
+    def _report(self, replaced: list[tuple[str, str]]) -> None:
+        for name, reason in replaced:
+            if name not in self.replaced:
+                log.warning("replaced bad example %s: %s", name, reason)
+            self.replaced[name] = self.replaced.get(name, 0) + 1
+
+
+def _in_processes(dataset: grain.IterDataset, workers: int, ahead: int) -> grain.IterDataset:
+    """`dataset` loaded by worker processes, in the same order."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which a notebook or a test never parses
+        flags.FLAGS.mark_as_parsed()
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead))

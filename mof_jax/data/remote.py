@@ -1,0 +1,243 @@
+"""Bytes from local disks and object stores, by the same calls.
+
+A path is local, or a URL that fsspec understands (`gs://`, `s3://`, `memory://` ...). Object stores fail now and then:
+every remote read is retried with growing pauses, and a read that comes back short counts as a failure. Nothing here
+keeps a connection open, so the functions may be called from any thread or process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import dataclasses
+import glob as local_glob
+import hashlib
+import io
+import os
+import random
+import tempfile
+import time
+from typing import Any, TypeVar
+
+import fsspec
+
+from mof_jax.errors import UserError
+
+T = TypeVar("T")
+
+_CHUNK = 8 << 20
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+    """How often and how patiently to try again.
+
+    Attributes:
+      attempts: tries in all.
+      pause: seconds before the second try; doubles each time, with up to 25 % of jitter so that hosts spread out.
+      longest: upper bound of one pause, seconds.
+    """
+
+    attempts: int = 6
+    pause: float = 0.5
+    longest: float = 30.0
+
+    def __call__(self, action: Callable[[], T], what: str) -> T:
+        """`action()`, repeated while it fails for reasons that may pass.
+
+        Raises:
+          UserError: it does not exist, is not allowed, or still fails at the last attempt.
+        """
+        for attempt in range(self.attempts):
+            try:
+                return action()
+            except _FINAL as error:
+                raise _explain(what, error) from None
+            except Exception as error:  # object stores raise classes of their own; all but the above may pass
+                if attempt + 1 == self.attempts:
+                    raise UserError(f"{what}: still failing after {self.attempts} attempts: {error}") from error
+                pause = min(self.longest, self.pause * 2**attempt)
+                time.sleep(pause * (1 + 0.25 * random.random()))
+        raise AssertionError("attempts must be positive")
+
+
+RETRY = Retry()
+
+
+def _explain(what: str, error: BaseException) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{what}: no such file")
+    if isinstance(error, ImportError):
+        return UserError(f"{what}: this kind of address needs another package ({error}); pip install 'mof_jax[cloud]'")
+    return UserError(f"{what}: {error or type(error).__name__}")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL (`gs://bucket/x`) rather than a local path."""
+    return "://" in path
+
+
+def join(root: str, *parts: str) -> str:
+    """`root/parts`, for local paths and URLs."""
+    return "/".join([root.rstrip("/"), *parts]) if is_remote(root) else os.path.join(root, *parts)
+
+
+def _fs(path: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise _explain(path, error) from None
+
+
+def size(path: str, retry: Retry = RETRY) -> int:
+    """Bytes in the file. Raises `UserError` if there is none."""
+    if not is_remote(path):
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such file")
+        return os.path.getsize(path)
+    fs, inner = _fs(path)
+    return int(retry(lambda: fs.size(inner), path))
+
+
+def exists(path: str, retry: Retry = RETRY) -> bool:
+    """Whether a file or folder is there."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    fs, inner = _fs(path)
+    return bool(retry(lambda: fs.exists(inner), path))
+
+
+def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
+    """Paths that match, sorted; the path itself if it has no `*`, `?` or `[`."""
+    if not any(c in pattern for c in "*?["):
+        return [pattern]
+    if not is_remote(pattern):
+        return sorted(local_glob.glob(pattern))
+    fs, inner = _fs(pattern)
+    return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(inner), pattern))
+
+
+def read(path: str, start: int = 0, stop: int | None = None, retry: Retry = RETRY) -> bytes:
+    """Bytes `start:stop` of a file (all of it by default).
+
+    Raises:
+      UserError: no such file, a range beyond its end, or a store that keeps failing.
+    """
+    if not is_remote(path):
+        try:
+            with open(path, "rb") as f:
+                f.seek(start)
+                data = f.read() if stop is None else f.read(stop - start)
+        except OSError as error:
+            raise _explain(path, error) from None
+        if stop is not None and len(data) != stop - start:
+            raise UserError(f"{path}: bytes {start}:{stop} lie beyond the end of the file")
+        return data
+    fs, inner = _fs(path)
+
+    def attempt() -> bytes:
+        data = fs.cat_file(inner, start=start or None, end=stop)
+        if stop is not None and len(data) != stop - start:
+            raise OSError(f"short read of bytes {start}:{stop} ({len(data)} bytes)")
+        return data
+
+    return retry(attempt, path)
+
+
+def stream(path: str, chunk: int = _CHUNK, ahead: int = 2, retry: Retry = RETRY) -> Iterator[bytes]:
+    """The file's bytes in order, `chunk` at a time, with `ahead` chunks being read meanwhile."""
+    total = size(path, retry)
+    starts = range(0, total, chunk)
+    with concurrent.futures.ThreadPoolExecutor(max(1, ahead)) as pool:
+        waiting = [pool.submit(read, path, s, min(s + chunk, total), retry) for s in starts[: ahead + 1]]
+        for i in range(len(starts)):
+            data = waiting.pop(0).result()
+            if i + ahead + 1 < len(starts):
+                s = starts[i + ahead + 1]
+                waiting.append(pool.submit(read, path, s, min(s + chunk, total), retry))
+            yield data
+
+
+class StreamFile(io.RawIOBase):
+    """A remote file read from front to back through `stream`, as a file object (for `tarfile` in `r|` mode)."""
+
+    def __init__(self, path: str, chunk: int = _CHUNK, ahead: int = 2, retry: Retry = RETRY):
+        self._chunks = stream(path, chunk, ahead, retry)
+        self._left = b""
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer) -> int:
+        """Fills `buffer` with the next bytes; 0 at the end."""
+        if not self._left:
+            self._left = next(self._chunks, b"")
+        n = min(len(buffer), len(self._left))
+        buffer[:n], self._left = self._left[:n], self._left[n:]
+        return n
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._chunks.close()
+        super().close()
+
+
+def open_stream(path: str, retry: Retry = RETRY) -> io.BufferedIOBase:
+    """A binary file object, local (seekable) or remote (front to back)."""
+    if is_remote(path):
+        return io.BufferedReader(StreamFile(path, retry=retry), 1 << 20)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise _explain(path, error) from None
+
+
+def fingerprint(path: str, retry: Retry = RETRY) -> str:
+    """Twelve hex digits that change when the file's name, size or version changes; its content is not read."""
+    if is_remote(path):
+        fs, inner = _fs(path)
+        info = retry(lambda: fs.info(inner), path)
+        version = [info.get(k) for k in ("size", "etag", "ETag", "md5Hash", "generation", "mtime", "LastModified")]
+    else:
+        stat = os.stat(path)
+        version = [stat.st_size, stat.st_mtime_ns]
+    return hashlib.sha256(repr([path, [str(v) for v in version]]).encode()).hexdigest()[:12]
+
+
+def default_cache() -> str:
+    """The folder for downloaded shards and indexes: $MOF_CACHE, else the user's cache folder."""
+    return os.environ.get("MOF_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "mof_jax")
+
+
+def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
+    """A local path with the file's bytes: `path` itself if local, else a copy under `cache_dir`.
+
+    The copy appears whole or not at all, also when several processes fetch it at once, and a changed remote file gets
+    a copy of its own.
+    """
+    if not is_remote(path):
+        return path
+    folder = cache_dir or default_cache()
+    os.makedirs(folder, exist_ok=True)
+    target = os.path.join(folder, f"{fingerprint(path, retry)}-{path.rsplit('/', 1)[-1]}")
+    if not os.path.exists(target):
+        write_atomic(target, stream(path, retry=retry))
+    return target
+
+
+def write_atomic(path: str, chunks: Iterator[bytes] | list[bytes]) -> None:
+    """Writes a local file through a temporary one beside it, so that no reader sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            for data in chunks:
+                f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

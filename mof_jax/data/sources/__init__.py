@@ -1,0 +1,69 @@
+"""The one place that turns a source's kind into a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mof_jax.data.record import Source
+from mof_jax.data.sources.config import SourceConfig
+from mof_jax.errors import UserError, lookup
+
+# Readers are imported when used: each may need a package that other runs do not.
+
+
+def _emoji5(config: SourceConfig) -> Source:
+    from mof_jax.data.embedded import Emoji5
+
+    return Emoji5(split=config.split, locales=config.locales)
+
+
+def _arrayrecord(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.arrayrecord import ArrayRecordSource
+
+    return ArrayRecordSource(config.path, config.label, cache_dir=config.cache_dir)
+
+
+def _tfds(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.tfds import TfdsSource
+
+    return TfdsSource(config.path, config.split, config.label, config.image_field, config.text_fields)
+
+
+def _webdataset(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.webdataset import WebDatasetSource
+
+    return WebDatasetSource(config.path, config.label, config.text_fields, cache_dir=config.cache_dir)
+
+
+def _jsonl(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.jsonl import TableSource
+
+    return TableSource(config.path, config.label, config.image_root, config.image_field, config.text_fields)
+
+
+def _synthetic(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.synthetic import SyntheticSource
+
+    return SyntheticSource(config.size, config.pixels, config.label)
+
+
+READERS: dict[str, Callable[[SourceConfig], Source]] = {
+    "emoji5": _emoji5,
+    "arrayrecord": _arrayrecord,
+    "tfds": _tfds,
+    "webdataset": _webdataset,
+    "jsonl": _jsonl,
+    "synthetic": _synthetic,
+}
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Opens a source, without its filter.
+
+    Raises:
+      UserError: unknown kind, nothing at the path, or no records in it.
+    """
+    source = lookup(READERS, config.kind, "source kind")(config)
+    if not len(source):
+        raise UserError(f"{config.path or config.label}: the source has no records")
+    return source

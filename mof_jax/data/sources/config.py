@@ -1,0 +1,61 @@
+"""What a config says about one source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from mof_jax.data.captions import CaptionConfig
+from mof_jax.data.filter import FilterConfig
+
+Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "synthetic"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture.
+
+    Attributes:
+      kind: which reader.
+      path: file, glob, `name@N`, folder or URL, as the reader documents; unused by emoji5 and synthetic.
+      name: name in tables, ids and messages; by default the kind and the last part of the path.
+      weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
+      split: split of emoji5 and TFDS.
+      locales: caption languages of emoji5.
+      image_field: column or feature with the image; by default the usual names.
+      text_fields: caption kind -> column or feature, e.g. `{"alt": "caption"}`; by default the usual names.
+      image_root: folder that JSONL image paths are relative to; by default the folder of the file.
+      size, pixels: number and side of synthetic pictures.
+      cache_dir: where indexes and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
+      captions: how to choose among the texts.
+      filter: which records to keep.
+    """
+
+    kind: Kind = "emoji5"
+    path: str = ""
+    name: str = ""
+    weight: float = 1.0
+    split: str = "train"
+    locales: tuple[str, ...] = ("en",)
+    image_field: str = ""
+    text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    image_root: str = ""
+    size: int = 1024
+    pixels: int = 64
+    cache_dir: str = ""
+    captions: CaptionConfig = CaptionConfig()
+    filter: FilterConfig | None = None
+
+    def __post_init__(self):
+        if self.weight < 0:
+            raise ValueError(f"weight must not be negative, got {self.weight}")
+        if self.kind not in ("emoji5", "synthetic") and not self.path:
+            raise ValueError(f"a source of kind {self.kind!r} needs a path")
+
+    @property
+    def label(self) -> str:
+        """The source's name."""
+        if self.name:
+            return self.name
+        last = self.path.rstrip("/").rsplit("/", 1)[-1]
+        return f"{self.kind}:{last}" if last else self.kind
