@@ -1,23 +1,25 @@
 """Random changes of a picture, one config entry each, keyed by the caller's draws.
 
 Geometry is resolved first, into one box or one affine map of the *source* picture, so that a crop costs one
-antialiased resize. Colour is one 3 x 4 matrix per picture: brightness, contrast, saturation, hue and grey are all
-linear in RGB. Nothing is on by default; a flip in particular changes what a picture says (left and right, letters).
+antialiased resize. Colour comes last and for many pictures at once: brightness, contrast, saturation, hue and grey are
+all linear in RGB, so they are one 3 x 3 matrix and an offset per picture. Nothing is on by default; a flip in particular changes what a picture says (left and right, letters).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, ImageStat
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mof_jax.data import images
 from mof_jax.data.keyed import Draws
 
 _GREY = np.array([0.299, 0.587, 0.114])
+_IDENTITY, _TO_GREY = np.eye(3), np.outer(np.ones(3), _GREY)
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_INVERSE = np.linalg.inv(_YIQ)
 
@@ -77,7 +79,7 @@ class AugmentConfig:
     Attributes:
       crop, affine: geometry. With `affine` the picture is squashed to the output's shape; both may be set.
       flip: chance of a mirror image.
-      jitter, grayscale, blur, rand: colour and texture, in that order, on the resized picture.
+      blur, rand, jitter, grayscale: texture and colour, in that order, on the resized picture.
       fill: grey level outside the picture.
     """
 
@@ -107,21 +109,34 @@ def augment(
     mode: images.Resize = "squash",
     resample: images.Resample = "bicubic",
 ) -> Image.Image:
-    """A random `size` x `size` version of `image`; without any entry, `images.resize`."""
+    """A random `size` x `size` version of `image`, all but its colour; without any entry, `images.resize`."""
     if config.crop is None and config.affine is None:
         image = images.resize(image, size, mode, resample, config.fill)
     else:
         image = _geometry(image, size, config, draws, resample)
     if config.flip and draws.uniform() < config.flip:
-        image = ImageOps.mirror(image)
-    matrix = _colour(image, config, draws)
-    if matrix is not None:
-        image = image.convert("RGB", tuple(matrix.ravel().tolist()))
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.blur and draws.uniform() < config.blur.probability:
         image = image.filter(ImageFilter.GaussianBlur(draws.uniform(*config.blur.sigma)))
     for _ in range(config.rand.operations if config.rand else 0):
         image = _rand_operation(image, config, draws)
     return image
+
+
+def colour(
+    pixels: UInt8[np.ndarray, "n height width 3"], config: AugmentConfig, draws: Sequence[Draws]
+) -> UInt8[np.ndarray, "n height width 3"]:
+    """Jitter and greyscale for n pictures at once, each by its own draws: one matrix product."""
+    if config.jitter is None and not config.grayscale:
+        return pixels
+    matrices = [_colour_matrix(config, d) for d in draws]
+    linear = np.array([m[0] for m in matrices], np.float32)
+    flat = pixels.reshape(len(pixels), -1, 3).astype(np.float32)
+    # Contrast pulls towards the picture's mean grey: out = linear x + pull * mean(grey).
+    pull = np.array([m[1] for m in matrices], np.float32) * (flat.mean(axis=1) @ _GREY.astype(np.float32))
+    out = flat @ linear.transpose(0, 2, 1)
+    out += pull[:, None, None] + 0.5
+    return np.clip(out, 0, 255, out=out).astype(np.uint8).reshape(pixels.shape)
 
 
 def _geometry(image: Image.Image, size: int, config: AugmentConfig, draws: Draws, resample: images.Resample):
@@ -192,38 +207,31 @@ def _paste_box(image, size, box, fill, resample):
     return canvas
 
 
-def _colour(image: Image.Image, config: AugmentConfig, draws: Draws) -> Float[np.ndarray, "3 4"] | None:
-    """The picture's colour change as a matrix on (r, g, b, 1), or None for no change."""
-    linear, offset = np.eye(3), np.zeros(3)
+def _colour_matrix(config: AugmentConfig, draws: Draws) -> tuple[Float[np.ndarray, "3 3"], float]:
+    """One picture's colour change: a matrix on (r, g, b), and what share of the mean grey is added to it."""
+    linear, pull = _IDENTITY, 0.0
     jitter = config.jitter
-    jittered = jitter is not None and draws.uniform() < jitter.probability
-    if jittered:
+    if jitter is not None and draws.uniform() < jitter.probability:
         if jitter.hue:
             turn = 2 * math.pi * draws.uniform(-jitter.hue, jitter.hue)
             c, s = math.cos(turn), math.sin(turn)
             linear = _YIQ_INVERSE @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ _YIQ
         if jitter.saturation:
             factor = draws.uniform(1 - jitter.saturation, 1 + jitter.saturation)
-            linear = (factor * np.eye(3) + (1 - factor) * np.outer(np.ones(3), _GREY)) @ linear
-        gain = 1.0
-        if jitter.contrast:
-            gain = draws.uniform(1 - jitter.contrast, 1 + jitter.contrast)
-            offset = offset + (1 - gain) * ImageStat.Stat(image.convert("L")).mean[0]
-        if jitter.brightness:
-            bright = draws.uniform(1 - jitter.brightness, 1 + jitter.brightness)
-            gain, offset = gain * bright, offset * bright
-        linear = gain * linear
-    grey = bool(config.grayscale) and draws.uniform() < config.grayscale
-    if grey:
-        linear, offset = np.outer(np.ones(3), _GREY @ linear), np.full(3, _GREY @ offset)
-    return np.concatenate([linear, offset[:, None]], axis=1) if jittered or grey else None
+            linear = (factor * _IDENTITY + (1 - factor) * _TO_GREY) @ linear
+        contrast = draws.uniform(1 - jitter.contrast, 1 + jitter.contrast)
+        bright = draws.uniform(1 - jitter.brightness, 1 + jitter.brightness)
+        linear, pull = contrast * bright * linear, (1 - contrast) * bright
+    if config.grayscale and draws.uniform() < config.grayscale:
+        linear = _TO_GREY @ linear
+    return linear, pull
 
 
 def _rand_operation(image: Image.Image, config: AugmentConfig, draws: Draws) -> Image.Image:
     strength = config.rand.magnitude / 10
     signed = strength if draws.below(2) else -strength
     fill, size, centre = config.fill, image.width, (image.width / 2, image.height / 2)
-    match draws.below(9):
+    match draws.below(10):
         case 0:
             return ImageOps.autocontrast(image)
         case 1:
@@ -241,8 +249,8 @@ def _rand_operation(image: Image.Image, config: AugmentConfig, draws: Draws) -> 
             shifted = (centre[0], centre[1] + 0.3 * signed * size)
             return _affine(image, size, shifted, image.size, 0.0, fill, "bilinear")
         case 7:
-            only = AugmentConfig(jitter=Jitter(0.0, 0.9 * strength, 0.9 * strength, 0.0))
+            return ImageEnhance.Contrast(image).enhance(1 + 0.9 * signed)
+        case 8:
+            return ImageEnhance.Color(image).enhance(1 + 0.9 * signed)
         case _:
-            only = AugmentConfig(jitter=Jitter(0.9 * strength, 0.0, 0.0, 0.0))
-    matrix = _colour(image, only, draws)
-    return image.convert("RGB", tuple(matrix.ravel().tolist()))
+            return ImageEnhance.Brightness(image).enhance(1 + 0.9 * signed)

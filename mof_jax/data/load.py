@@ -123,15 +123,17 @@ class Loader:
         """
         c, n = self.config, len(located.source)
         pixels = np.empty((n, c.views, c.image_size, c.image_size, 3), np.uint8)
-        group, texts, replaced = np.empty(n, np.int32), [], []
+        group, texts, replaced, draws = np.empty(n, np.int32), [], [], []
         for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
-            pictures, words, group[row] = self._example(source, index, epoch, replaced)
+            views, words, group[row] = self._example(source, index, epoch, replaced)
             texts += words
-            for view, picture in enumerate(pictures):
+            for view, (picture, draw) in enumerate(views):
                 pixels[row, view] = picture
+                draws.append(draw)
         arrays = {"group": group}
         if c.views:
-            arrays["image"] = pixels
+            flat = pixels.reshape(n * c.views, *pixels.shape[2:])
+            arrays["image"] = augment.colour(flat, c.augment, draws).reshape(pixels.shape)
         if c.captions:
             tokens = np.asarray(self.tokenizer(texts), np.int32)
             arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
@@ -153,13 +155,14 @@ class Loader:
         raise UserError(f"{name}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
 
     def _load(self, source: int, index: int, epoch: int):
-        """(views, captions, group) of one example."""
+        """(views, captions, group) of one example; a view comes with its draws, which its colours still need."""
         c = self.config
         record, picture = self._decoded(source, index)
         views = []
         for view in range(c.views):
             draws = keyed.Draws(self.seed, _IMAGE, source, index, epoch, view)
-            views.append(augment.augment(picture, c.image_size, c.augment, draws, c.resize, c.resample))
+            view_picture = augment.augment(picture, c.image_size, c.augment, draws, c.resize, c.resample)
+            views.append((view_picture, draws))
         words, wanted = [], c.sources[source].captions
         for caption in range(c.captions):
             draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
@@ -194,3 +197,6 @@ class Loader:
             record = dataclasses.replace(record, image=None)
             self._cache[source, index] = (record, picture)
         return record, picture
+
+    def __getstate__(self):  # decoded pictures stay in their process
+        return self.__dict__ | {"_cache": {}}

@@ -114,3 +114,10 @@ class HostRows:
         """This host's rows of `step`."""
         start = step * self.batch_size + self.first
         return self.stream.locate(np.arange(start, start + self.rows))
+
+    def __getstate__(self):  # the memory of the last steps stays in its process
+        return {k: v for k, v in self.__dict__.items() if k != "locate"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.locate = functools.lru_cache(maxsize=16)(self._locate)

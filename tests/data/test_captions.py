@@ -1,0 +1,86 @@
+"""Caption choice: probabilities, fallback, tags, sentences, templates."""
+
+import pytest
+
+from mof_jax.config import build
+from mof_jax.data.captions import CaptionConfig, choose
+from mof_jax.data.keyed import Draws
+from mof_jax.data.record import Record
+from mof_jax.errors import BadExample, UserError
+
+TEXTS = {"alt": ("an alt",), "synthetic": ("one", "two"), "tags": ("red", "blue", "green")}
+
+
+def record(**texts):
+    return Record("r1", None, texts)
+
+
+def many(config, texts=TEXTS, n=2000):
+    config = build(CaptionConfig, config)
+    return [choose(record(**texts), config, Draws(0, i)) for i in range(n)]
+
+
+def test_probability_zero_and_one_are_exact():
+    assert set(many({"probabilities": {"alt": 1.0, "synthetic": 0.0}})) == {"an alt"}
+    assert set(many({"probabilities": {"alt": 0.0, "synthetic": 1.0}})) == {"one", "two"}
+
+
+def test_half_is_within_binomial_bounds():
+    share = many({"probabilities": {"alt": 0.5, "synthetic": 0.5}}).count("an alt") / 2000
+    assert abs(share - 0.5) < 5 * (0.25 / 2000) ** 0.5
+    share = many({"probabilities": {"alt": 3.0, "synthetic": 1.0}}).count("an alt") / 2000
+    assert abs(share - 0.75) < 5 * (0.1875 / 2000) ** 0.5
+
+
+def test_default_uses_every_kind_but_tags():
+    assert set(many({})) == {"an alt", "one", "two"}
+    assert set(many({}, {"tags": ("red",), "tags:de": ("rot",)})) == {"red", "rot"}
+
+
+def test_missing_and_empty_kinds_fall_back():
+    config = {"probabilities": {"alt": 0.5, "synthetic": 0.5}}
+    assert set(many(config, {"alt": ("  ", ""), "synthetic": ("s",)})) == {"s"}
+    assert set(many({"probabilities": {"alt": 1.0, "synthetic": 0.0}}, {"synthetic": ("s",)})) == {"s"}
+
+
+def test_no_caption_is_a_bad_example_that_names_the_record():
+    with pytest.raises(BadExample, match=r"src: record r1: empty caption: wants alt, has alt \(empty\)"):
+        choose(record(alt=(" ",)), CaptionConfig({"alt": 1.0}), Draws(0), "src")
+    with pytest.raises(BadExample, match="wants any kind, has no text"):
+        choose(record(), CaptionConfig(), Draws(0), "src")
+
+
+def test_dropout():
+    assert set(many({"dropout": 1.0})) == {""}
+    kept = many({"probabilities": {"alt": 1.0}, "dropout": 0.25})
+    assert abs(kept.count("") / 2000 - 0.25) < 0.05 and set(kept) == {"", "an alt"}
+
+
+def test_tags_are_distinct_and_at_most_k():
+    seen = many({"probabilities": {"alt": 1.0}, "tags": 2}, n=400)
+    parts = [s.split(", ") for s in seen]
+    assert {len(p) for p in parts} == {1, 2, 3} and all(p[0] == "an alt" for p in parts)
+    assert all(len(set(p)) == len(p) for p in parts)
+    assert {t for p in parts for t in p[1:]} == {"red", "blue", "green"}
+
+
+def test_sentences_are_consecutive():
+    seen = set(many({"sentences": 2}, {"alt": ("One is. Two is! Three is? Four.",)}, n=200))
+    assert seen == {"One is. Two is!", "Two is! Three is?", "Three is? Four."}
+
+
+def test_templates():
+    assert set(many({"templates": ("a photo of {}", "{}!")}, {"alt": ("x",)}, n=50)) == {"a photo of x", "x!"}
+
+
+def test_key_changes_the_choice():
+    config = CaptionConfig({"alt": 0.5, "synthetic": 0.5})
+    by_epoch = {choose(record(**TEXTS), config, Draws(0, 7, epoch)) for epoch in range(30)}
+    assert by_epoch == {"an alt", "one", "two"}
+    assert choose(record(**TEXTS), config, Draws(0, 7, 3)) == choose(record(**TEXTS), config, Draws(0, 7, 3))
+
+
+@pytest.mark.parametrize("bad", [{"probabilities": {"alt": -1.0}}, {"probabilities": {"alt": 0.0}}, {"dropout": 2.0}, {"templates": ("x",)}])
+def test_config_is_checked(bad):
+    with pytest.raises(UserError):
+        build(CaptionConfig, bad)

@@ -1,0 +1,182 @@
+"""Decoding hostile and odd pictures, resizing, augmenting."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from mof_jax.config import build
+from mof_jax.data import augment, images
+from mof_jax.data.keyed import Draws
+from mof_jax.errors import BadExample
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def bomb(side: int = 60_000) -> bytes:
+    """A PNG of a few bytes that claims side x side pixels."""
+
+    def chunk(tag, data):
+        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+RED = Image.new("RGB", (8, 6), (200, 30, 40))
+JPEG = saved(Image.effect_noise((64, 48), 50).convert("RGB"), "JPEG")
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "not a PNG, JPEG, WebP or GIF"),
+        (b"hello there", "not a PNG, JPEG, WebP or GIF"),
+        (saved(RED, "BMP"), "not a PNG, JPEG, WebP or GIF"),
+        (saved(RED, "PPM"), "not a PNG, JPEG, WebP or GIF"),
+        (JPEG[: len(JPEG) // 2], "broken JPEG"),
+        (saved(Image.effect_noise((64, 48), 50), "PNG")[:900], "broken PNG"),
+        (saved(RED, "WEBP")[:30], "not a PNG|broken WEBP"),
+        (bomb(), "pixels|bomb"),
+        (bomb(9_000), "9000x9000 exceeds"),
+    ],
+)
+def test_bad_bytes_are_one_line(data, reason):
+    with pytest.raises(BadExample, match=reason) as caught:
+        images.decode(data, source="shard.tar", record="000017")
+    assert str(caught.value).startswith("shard.tar: record 000017: ") and "\n" not in str(caught.value)
+
+
+def test_formats_and_modes_become_rgb():
+    for kind in ("PNG", "JPEG", "WEBP"):
+        out = np.asarray(images.decode(saved(RED, kind)), int)
+        assert out.shape == (6, 8, 3) and np.abs(out - (200, 30, 40)).max() < 12
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert np.all(np.asarray(images.decode(saved(clear, "PNG"))) == 255)  # transparent is white
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert abs(int(np.asarray(images.decode(saved(half, "PNG")))[0, 0, 0]) - 127) <= 1
+    palette = RED.quantize(4)
+    assert np.abs(np.asarray(images.decode(saved(palette, "PNG")), int) - (200, 30, 40)).max() < 4
+    see_through = Image.new("P", (4, 4), 0)
+    see_through.putpalette([0, 0, 0, 255, 0, 0])
+    assert np.all(np.asarray(images.decode(saved(see_through, "PNG", transparency=0))) == 255)
+    cmyk = saved(RED.convert("CMYK"), "JPEG")
+    assert np.abs(np.asarray(images.decode(cmyk), int) - (200, 30, 40)).max() < 12
+    deep = Image.fromarray(np.full((4, 4), 0x8000, np.uint16))
+    assert np.all(np.asarray(images.decode(saved(deep, "PNG"))) == 128)
+
+
+def test_first_frame_and_orientation():
+    frames = [Image.new("RGB", (5, 5), c) for c in ("red", "blue")]
+    gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(images.decode(gif))[0, 0].tolist() == [255, 0, 0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    for kind in ("JPEG", "PNG"):
+        assert images.decode(saved(RED, kind, exif=exif)).size == (6, 8)
+
+
+def test_scaled_jpeg_decoding_keeps_the_short_side():
+    data = saved(Image.effect_noise((640, 480), 60).convert("RGB"), "JPEG")
+    assert images.decode(data).size == (640, 480)
+    assert images.decode(data, at_least=60).size == (80, 60)
+    assert min(images.decode(data, at_least=100).size) >= 100
+    full = np.asarray(images.resize(images.decode(data), 32), int)
+    fast = np.asarray(images.resize(images.decode(data, at_least=32), 32), int)
+    assert np.abs(full - fast).mean() < 3
+
+
+def test_resize_modes():
+    wide = Image.fromarray(np.repeat(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2))  # 40 x 20
+    for mode in ("squash", "shortest", "longest"):
+        for resample in ("bicubic", "bilinear"):
+            assert images.resize(wide, 10, mode, resample).size == (10, 10)
+    padded = np.asarray(images.resize(wide, 20, "longest"))
+    assert np.all(padded[:5] == 255) and np.all(padded[-5:] == 255) and np.all(padded[6:14, :10] < 200)
+    cropped = np.asarray(images.resize(wide, 20, "shortest"))
+    assert np.array_equal(cropped, np.asarray(wide)[:, 10:30])
+    # antialiasing: a fine checkerboard becomes grey, not a pattern
+    board = Image.fromarray(((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)).convert("RGB")
+    assert np.asarray(images.resize(board, 16)).std() < 12
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+
+
+def run(config, key=1, image=NOISE, size=32):
+    draws = Draws(key)
+    out = np.asarray(augment.augment(image, size, config, draws))
+    return augment.colour(out[None], config, [draws])[0]
+
+
+def test_no_augmentation_is_plain_resize_and_flip_is_off():
+    config = build(augment.AugmentConfig, {})
+    assert config.flip == 0
+    assert np.array_equal(run(config), np.asarray(images.resize(NOISE, 32)))
+    flipped = run(build(augment.AugmentConfig, {"flip": 1.0}))
+    assert np.array_equal(flipped, np.asarray(images.resize(NOISE, 32))[:, ::-1])
+
+
+@pytest.mark.parametrize("entry", ["crop", "affine", "jitter", "blur", "rand"])
+def test_each_entry_changes_the_picture_by_key_only(entry):
+    config = build(augment.AugmentConfig, {entry: {"probability": 1.0} if entry == "blur" else {}})
+    assert np.array_equal(run(config, 1), run(config, 1))
+    assert any(not np.array_equal(run(config, 1), run(config, k)) for k in range(2, 6))
+    for k in range(20):
+        assert run(config, k).shape == (32, 32, 3)
+        assert run(config, k, NOISE.resize((90, 30))).dtype == np.uint8
+
+
+def test_affine_at_zero_strength_is_the_identity():
+    still = build(augment.AugmentConfig, {"affine": {"zoom": 0.0, "shift": 0.0}})
+    assert np.array_equal(run(still), np.asarray(images.resize(NOISE, 32)))
+    smooth = Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).convert("RGB")
+    turned = run(build(augment.AugmentConfig, {"affine": {"zoom": 0.0, "shift": 0.0, "rotate": 1e-6}}), image=smooth)
+    plain = np.asarray(images.resize(smooth, 32), int)
+    assert np.abs(turned.astype(int) - plain)[2:-2, 2:-2].max() <= 2
+
+
+def test_affine_moves_by_the_stated_amount():
+    dot = np.full((64, 64, 3), 255, np.uint8)
+    dot[30:34, 30:34] = 0
+    config = build(augment.AugmentConfig, {"affine": {"zoom": 0.0, "shift": 0.25}})
+    offsets = []
+    for key in range(60):
+        dark = 255 - run(config, key, Image.fromarray(dot))[..., 0].astype(float)
+        offsets.append((dark.sum(0) @ np.arange(32) / dark.sum() - 15.5) / 32)
+    assert 0.18 < np.max(np.abs(offsets)) <= 0.27
+
+
+def test_outside_is_filled():
+    black = Image.new("RGB", (64, 64))
+    for rotate in (0.0, 30.0):
+        config = build(augment.AugmentConfig, {"affine": {"zoom": 0.5, "shift": 0.3, "rotate": rotate}, "fill": 255})
+        seen = [run(config, key, black) for key in range(20)]
+        assert any(s.max() == 255 for s in seen) and all(s.min() == 0 for s in seen)
+
+
+def test_colour_closed_forms():
+    plain = np.asarray(images.resize(NOISE, 32), float)
+    grey = run(build(augment.AugmentConfig, {"grayscale": 1.0})).astype(float)
+    assert np.abs(grey - (plain @ [0.299, 0.587, 0.114])[..., None]).max() < 1.01
+    flat = Image.new("RGB", (32, 32), (100, 100, 100))
+    only = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    for name in ("contrast", "saturation", "hue"):  # none of them moves a flat grey picture
+        config = build(augment.AugmentConfig, {"jitter": only | {name: 0.4}})
+        assert np.abs(run(config, 3, flat).astype(int) - 100).max() <= 1
+    bright = build(augment.AugmentConfig, {"jitter": only | {"brightness": 0.4}})
+    values = [int(run(bright, k, flat)[0, 0, 0]) for k in range(60)]
+    assert 60 <= min(values) < 72 and 128 < max(values) <= 140
+
+
+def test_oversample_covers_the_smallest_crop():
+    assert augment.AugmentConfig().oversample == 1.0
+    config = build(augment.AugmentConfig, {"crop": {"scale": (0.25, 1.0), "ratio": (1.0, 1.0)}})
+    assert config.oversample == pytest.approx(2.0)

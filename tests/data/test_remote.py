@@ -1,0 +1,117 @@
+"""Object stores: range reads, retries, read-ahead, cache."""
+
+import os
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+import pytest
+
+from mof_jax.data import remote
+from mof_jax.data.remote import Retry
+from mof_jax.errors import UserError
+
+FAST = Retry(attempts=4, pause=0.001, longest=0.002)
+
+
+class Flaky(MemoryFileSystem):
+    """A store that fails, or returns too little, at chosen calls."""
+
+    protocol = "flaky"
+    cachable = False
+    store, pseudo_dirs = {}, [""]
+    calls, fail, short = 0, set(), set()
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        cls = type(self)
+        cls.calls += 1
+        if cls.calls in cls.fail:
+            raise ConnectionResetError("the store hung up")
+        data = super().cat_file(path, start=start, end=end, **kwargs)
+        return data[:-1] if cls.calls in cls.short else data
+
+
+@pytest.fixture
+def store():
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    Flaky.store.clear()
+    Flaky.calls, Flaky.fail, Flaky.short = 0, set(), set()
+    with fsspec.open("flaky://bucket/x.bin", "wb") as f:
+        f.write(bytes(range(256)) * 40)
+    return "flaky://bucket/x.bin"
+
+
+WHOLE = bytes(range(256)) * 40
+
+
+def test_local_and_remote_answer_alike(store, tmp_path):
+    local = tmp_path / "x.bin"
+    local.write_bytes(WHOLE)
+    for path in (store, str(local)):
+        assert remote.size(path) == len(WHOLE) and remote.exists(path)
+        assert remote.read(path, retry=FAST) == WHOLE and remote.read(path, 100, 300, FAST) == WHOLE[100:300]
+        assert b"".join(remote.stream(path, chunk=999, retry=FAST)) == WHOLE
+        assert [p.rsplit("/", 1)[-1] for p in remote.glob(path.replace("x.bin", "*.bin"))] == ["x.bin"]
+        with pytest.raises(UserError, match="x.bin"):
+            remote.read(path, 0, len(WHOLE) + 5, FAST)
+        with pytest.raises(UserError, match="nothing.bin: no such file"):
+            remote.read(path.replace("x.bin", "nothing.bin"), retry=FAST)
+
+
+def test_failures_and_short_reads_are_retried(store):
+    Flaky.fail, Flaky.short = {1, 2}, {3}
+    assert remote.read(store, 5, 50, FAST) == WHOLE[5:50] and Flaky.calls == 4
+    Flaky.calls, Flaky.fail, Flaky.short = 0, {2, 5, 6}, {3}
+    assert b"".join(remote.stream(store, chunk=1000, retry=FAST)) == WHOLE
+
+
+def test_lasting_failure_is_one_line(store):
+    Flaky.fail = set(range(100))
+    with pytest.raises(UserError, match="flaky://bucket/x.bin: still failing after 4 attempts: the store hung up"):
+        remote.read(store, retry=FAST)
+    assert Flaky.calls == 4
+
+
+def test_a_missing_file_is_not_retried(store):
+    with pytest.raises(UserError, match="no such file"):
+        remote.read("flaky://bucket/none", retry=FAST)
+    assert Flaky.calls == 1
+
+
+def test_pauses_grow_and_are_bounded(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+
+    def fail():
+        raise TimeoutError("slow")
+
+    with pytest.raises(UserError):
+        Retry(attempts=6, pause=1, longest=5)(fail, "x")
+    assert len(pauses) == 5 and all(w <= p <= 1.25 * w for p, w in zip(pauses, [1, 2, 4, 5, 5]))
+
+
+def test_stream_file_reads_front_to_back(store):
+    Flaky.fail = {2}
+    with remote.open_stream(store, FAST) as f:
+        assert f.read(300) == WHOLE[:300] and f.read() == WHOLE[300:]
+
+
+def test_cache_copies_once_atomically_and_notices_changes(store, tmp_path):
+    first = remote.local_copy(store, str(tmp_path), FAST)
+    calls = Flaky.calls
+    assert open(first, "rb").read() == WHOLE
+    assert remote.local_copy(store, str(tmp_path), FAST) == first and Flaky.calls == calls
+    with fsspec.open(store, "wb") as f:
+        f.write(b"new")
+    second = remote.local_copy(store, str(tmp_path), FAST)
+    assert second != first and open(second, "rb").read() == b"new"
+    Flaky.fail = set(range(1000))
+    with fsspec.open("flaky://bucket/y.bin", "wb") as f:
+        f.write(b"y")
+    with pytest.raises(UserError):
+        remote.local_copy("flaky://bucket/y.bin", str(tmp_path), FAST)
+    assert sorted(os.listdir(tmp_path)) == sorted(os.path.basename(p) for p in (first, second))  # no half file
+
+
+def test_unknown_protocol_is_named():
+    with pytest.raises(UserError, match="nostore://x"):
+        remote.size("nostore://x")
