@@ -316,13 +316,18 @@ def build(out: pathlib.Path, packages: pathlib.Path, cache: pathlib.Path | None)
         "locales": ["en", *captions],
         "packages": {vendor: f"{package}@{version}" for vendor, (package, version) in PACKAGES.items()},
         "renderer": renderer(),
-        "files": {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(files.items())},
+        "files": {name: entry(content) for name, content in sorted(files.items())},
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (out / name).write_bytes(content)
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     print({vendor: len(table) for vendor, table in images.items()}, f"{sum(map(len, files.values()))} bytes in {out}")
+
+
+def entry(content: bytes) -> dict[str, int | str]:
+    """What the manifest says of a file."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def renderer() -> dict[str, str]:

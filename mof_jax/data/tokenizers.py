@@ -21,29 +21,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
-import html
-import json
 import pathlib
-import string
-from typing import Any, Literal, Protocol
-import unicodedata
-import zlib
+from typing import Any, Literal
 
 from jaxtyping import Int32
 import numpy as np
-import sentencepiece
-import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
 
 from mof_jax import config as configs
+from mof_jax.data import vocabularies
+from mof_jax.data.canonical import canonical, tidy
 from mof_jax.errors import UserError
 
 SCHEMA = 1
 CLIP_VOCABULARY = pathlib.Path(__file__).parent / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
-CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-CLIP_MERGES = 49152 - 256 - 2
-SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")  # ids 0 to 3 of the trained kinds
-MAX_FILE = 64 << 20  # bytes of a vocabulary file, unpacked
 
 _DEFAULTS = {  # context length, lower-case, strip punctuation, bos, eos; None: as the vocabulary file says
     "wordlevel": (32, True, False, False, True),
@@ -81,27 +71,14 @@ class TokenizerConfig:
     def __post_init__(self):
         if self.context_length is not None and self.context_length < 1:
             raise ValueError(f"context_length {self.context_length}: at least 1")
-        if self.kind in ("wordlevel", "bpe") and self.vocab_size <= len(SPECIAL):
-            raise ValueError(f"vocab_size {self.vocab_size}: at least {len(SPECIAL) + 1}")
+        if self.kind in ("wordlevel", "bpe") and self.vocab_size <= len(vocabularies.SPECIAL):
+            raise ValueError(f"vocab_size {self.vocab_size}: at least {len(vocabularies.SPECIAL) + 1}")
 
     def resolved(self) -> TokenizerConfig:
         """The config with the kind's defaults filled in."""
         names = ("context_length", "lowercase", "strip_punctuation", "bos", "eos")
         missing = {n: v for n, v in zip(names, _DEFAULTS[self.kind]) if getattr(self, n) is None}
         return dataclasses.replace(self, **missing)
-
-
-class Vocabulary(Protocol):
-    """Splits canonical text into ids. `data` is the vocabulary's file, from which `_vocabulary` makes it again."""
-
-    data: bytes
-    size: int
-    special: tuple[int | None, int | None, int | None]  # bos, eos, pad: as far as the file knows them
-    template: tuple[tuple[int, ...], tuple[int, ...]]  # what the file itself puts before and after a text
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Tokenizer:
@@ -115,7 +92,7 @@ class Tokenizer:
       bos_id, eos_id: ids around the text, None where the kind has no such token.
     """
 
-    def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
+    def __init__(self, config: TokenizerConfig, vocabulary: vocabularies.Vocabulary):
         self.config = config = config.resolved()
         self._vocabulary = vocabulary
         self.vocab_size, self.context_length = vocabulary.size, config.context_length
@@ -175,7 +152,7 @@ class Tokenizer:
             "config": configs.to_dict(dataclasses.replace(self.config, path=None)),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        if not (self.config.kind == "clip" and saved["sha256"] == _digest(CLIP_VOCABULARY)):
+        if not (self.config.kind == "clip" and saved["sha256"] == hashlib.sha256(vocabularies.read(CLIP_VOCABULARY)).hexdigest()):
             saved["vocabulary"] = base64.b64encode(data).decode("ascii")
         return saved
 
@@ -202,7 +179,7 @@ def make(config: TokenizerConfig | Mapping[str, Any], texts: Iterable[str] | Non
     if config.path is None and config.kind != "clip":
         raise UserError(f"tokenizer: kind {config.kind!r} needs path, the vocabulary file")
     path = pathlib.Path(config.path) if config.path else CLIP_VOCABULARY
-    return Tokenizer(config, _vocabulary(config.kind, _read(path), str(path)))
+    return Tokenizer(config, vocabularies.parse(config.kind, vocabularies.read(path), str(path)))
 
 
 def train(
@@ -224,7 +201,7 @@ def train(
     """
     config = config or TokenizerConfig(kind=kind, vocab_size=vocab_size, context_length=context_length)
     config = config.resolved()
-    split = _pre_tokenizer(config.kind)
+    split = vocabularies.splitter(config.kind)
     counts: Counter[str] = Counter()
     for text in texts:
         clean = canonical(text, config.lowercase, config.strip_punctuation)
@@ -232,13 +209,8 @@ def train(
     if not counts:
         raise UserError("tokenizer: no words in the captions to train on")
     words = sorted(counts, key=lambda word: (-counts[word], word))
-    if config.kind == "wordlevel":
-        words = [*SPECIAL, *words][: config.vocab_size]
-        tokenizer = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=SPECIAL[1]))
-    else:
-        tokenizer = _train_pairs(words, counts, config.vocab_size)
-    tokenizer.pre_tokenizer = split
-    return Tokenizer(config, _vocabulary(config.kind, tokenizer.to_str().encode(), "trained vocabulary"))
+    data = vocabularies.train(config.kind, words, counts, config.vocab_size)
+    return Tokenizer(config, vocabularies.parse(config.kind, data, "trained vocabulary"))
 
 
 def load(saved: Mapping[str, Any]) -> Tokenizer:
@@ -252,172 +224,9 @@ def load(saved: Mapping[str, Any]) -> Tokenizer:
             raise ValueError(f"schema {saved['schema']}, this version reads {SCHEMA}")
         config = configs.build(TokenizerConfig, saved["config"], "tokenizer")
         shipped = "vocabulary" not in saved and config.kind == "clip"
-        data = _read(CLIP_VOCABULARY) if shipped else base64.b64decode(saved["vocabulary"], validate=True)
+        data = vocabularies.read(CLIP_VOCABULARY) if shipped else base64.b64decode(saved["vocabulary"], validate=True)
         if hashlib.sha256(data).hexdigest() != saved["sha256"]:
             raise ValueError("wrong checksum")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"saved tokenizer: damaged ({type(error).__name__}: {error})") from None
-    return Tokenizer(config, _vocabulary(config.kind, data, "saved tokenizer"))
-
-
-# --- text -------------------------------------------------------------------------------------------------------------
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_TIDY = {
-    **dict.fromkeys([0x2BC, *range(0x2018, 0x201C)], "'"),
-    **dict.fromkeys(range(0x201C, 0x2020), '"'),
-    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
-    **{ord(char): unicodedata.normalize("NFKC", char) for char in "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬅﬆ"},
-    0x3000: " ",
-}
-
-
-def canonical(text: str, lowercase: bool, strip_punctuation: bool) -> str:
-    """Single spaces, and as asked lower-case and without ASCII punctuation (`_` becomes a space), as in SigLIP."""
-    if strip_punctuation:
-        text = text.replace("_", " ").translate(_PUNCTUATION)
-    if lowercase:
-        text = text.lower()
-    return " ".join(text.split())
-
-
-def tidy(text: str) -> str:
-    """Straight quotes, plain letters for ligatures and full-width forms, NFC, no HTML entities: CLIP's cleaning."""
-    text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)).translate(_TIDY))
-    return "".join(char for char in text if char.isspace() or unicodedata.category(char) != "Cc")
-
-
-# --- vocabularies -----------------------------------------------------------------------------------------------------
-
-
-class _Fast:
-    """A vocabulary of Hugging Face's `tokenizers`."""
-
-    def __init__(self, data: bytes, tokenizer: tokenizers.Tokenizer, special: Sequence[str | int | None]):
-        self.data, self._tokenizer = data, tokenizer
-        tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # "</s>" in a caption is four characters
-        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.special = tuple(tokenizer.token_to_id(s) if isinstance(s, str) else s for s in special)
-        probe = tokenizer.encode("a")
-        inside = [i for i, masked in enumerate(probe.special_tokens_mask) if not masked] or [len(probe.ids)]
-        self.template = (tuple(probe.ids[: inside[0]]), tuple(probe.ids[inside[-1] + 1 :]))
-
-    def encode(self, texts):
-        return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids):
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
-
-
-class _SentencePiece:
-    """A SentencePiece model."""
-
-    template = ((), ())
-
-    def __init__(self, data: bytes):
-        self.data = data
-        self._model = sentencepiece.SentencePieceProcessor()
-        self._model.LoadFromSerializedProto(data)
-        self.size = self._model.vocab_size()
-        # Not the model's own pad id: SigLIP pads with eos, although its model has a <pad>.
-        self.special = (*(i if i >= 0 else None for i in (self._model.bos_id(), self._model.eos_id())), None)
-
-    def encode(self, texts):
-        return self._model.encode(list(texts), out_type=int)
-
-    def decode(self, ids):
-        return self._model.decode(list(ids))
-
-
-def _vocabulary(kind: str, data: bytes, where: str) -> Vocabulary:
-    """The vocabulary in a file's bytes; `where` is named if they are not one."""
-    try:
-        if kind == "sentencepiece":
-            return _SentencePiece(data)
-        if kind == "clip":
-            return _Fast(data, _clip(data), ("<start_of_text>", "<end_of_text>", 0))
-        tokenizer = tokenizers.Tokenizer.from_str(data.decode())
-        if kind in ("wordlevel", "bpe"):
-            return _Fast(data, tokenizer, (SPECIAL[2], SPECIAL[3], SPECIAL[0]))
-        bos, eos, pad = _named(tokenizer, _BOS, _EOS, _PAD)
-        pad = (tokenizer.padding or {}).get("pad_id", pad)
-        tokenizer.no_padding()
-        return _Fast(data, tokenizer, (bos, eos, pad))
-    except Exception as error:  # noqa: BLE001  `tokenizers` raises bare Exception
-        raise UserError(f"{where}: not a {kind} vocabulary ({str(error).strip()[:200]})") from None
-
-
-_BOS = ("<s>", "<bos>", "[CLS]", "<|begin_of_text|>", "<|startoftext|>")
-_EOS = ("</s>", "<eos>", "[SEP]", "<|end_of_text|>", "<|endoftext|>")
-_PAD = ("<pad>", "[PAD]", "<|pad|>")
-
-
-def _named(tokenizer: tokenizers.Tokenizer, *names: Sequence[str]) -> list[int | None]:
-    """The id of the first name a vocabulary has, for each list of names."""
-    ids = [[tokenizer.token_to_id(name) for name in group] for group in names]
-    return [next((i for i in group if i is not None), None) for group in ids]
-
-
-def _pre_tokenizer(kind: str) -> pre_tokenizers.PreTokenizer:
-    """Words and punctuation marks; for `bpe` words with the space before them, as bytes."""
-    return pre_tokenizers.Whitespace() if kind == "wordlevel" else pre_tokenizers.ByteLevel(add_prefix_space=True)
-
-
-def _train_pairs(words: Sequence[str], counts: Mapping[str, int], vocab_size: int) -> tokenizers.Tokenizer:
-    """Byte pairs over counted words (already written in the byte alphabet)."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size < len(SPECIAL) + len(alphabet):
-        raise UserError(f"tokenizer: vocab_size {vocab_size}: bpe needs {len(SPECIAL) + len(alphabet)} for bytes alone")
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator((word for word in words for _ in range(counts[word])), trainer)
-    plain = json.loads(tokenizer.to_str())["model"]  # without the trainer's "added tokens", which would split captions
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in plain["merges"]]
-    tokenizer = tokenizers.Tokenizer(models.BPE(plain["vocab"], merges))
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    return tokenizer
-
-
-def _clip(data: bytes) -> tokenizers.Tokenizer:
-    """CLIP's byte pairs: bytes, bytes that end a word, the merges in order, start and end of text."""
-    lines = _gunzip(data).decode().split("\n")[1 : CLIP_MERGES + 1]
-    merges = [tuple(line.split()) for line in lines]
-    if len(merges) != CLIP_MERGES or any(len(merge) != 2 for merge in merges):
-        raise ValueError(f"{CLIP_MERGES} merges expected")
-    # The order of the byte alphabet: printable Latin-1 by code, then the stand-ins of the other bytes by theirs.
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=ord)
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
-    tokens += ["<start_of_text>", "<end_of_text>"]
-    model = models.BPE({token: i for i, token in enumerate(tokens)}, merges, end_of_word_suffix="</w>")
-    tokenizer = tokenizers.Tokenizer(model)
-    words = pre_tokenizers.Split(tokenizers.Regex(CLIP_PATTERN), behavior="removed", invert=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    suffix = tokenizers.decoders.Replace("</w>", " ")
-    tokenizer.decoder = tokenizers.decoders.Sequence([suffix, tokenizers.decoders.ByteLevel()])
-    return tokenizer
-
-
-def _gunzip(data: bytes) -> bytes:
-    """The content of a gzip file, refused if it is larger than `MAX_FILE`."""
-    unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    text = unpack.decompress(data, MAX_FILE)
-    if not unpack.eof:
-        raise ValueError("cut short, or too large")
-    return text
-
-
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE:
-            raise UserError(f"{path}: {size} bytes, too large for a vocabulary")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error} (vocabulary file)") from None
-
-
-def _digest(path: pathlib.Path) -> str:
-    return hashlib.sha256(_read(path)).hexdigest()
+    return Tokenizer(config, vocabularies.parse(config.kind, data, "saved tokenizer"))

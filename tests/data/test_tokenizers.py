@@ -14,7 +14,8 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 
-from mof_jax.data import tokenizers as tk
+from mof_jax.data import vocabularies
+from mof_jax.data.canonical import canonical
 from mof_jax.data.tokenizers import TokenizerConfig, load, make, train
 from mof_jax.errors import UserError
 
@@ -82,8 +83,8 @@ def test_clip_properties(clip):
 
 def test_canonical_equals_open_clip():
     for text, expected in FIXTURE["canonical"]:
-        assert tk.canonical(text, lowercase=True, strip_punctuation=True) == expected
-    assert tk.canonical(" A  b_c. ", lowercase=False, strip_punctuation=False) == "A b_c."
+        assert canonical(text, lowercase=True, strip_punctuation=True) == expected
+    assert canonical(" A  b_c. ", lowercase=False, strip_punctuation=False) == "A b_c."
 
 
 def test_wordlevel_ids_are_pinned():
@@ -135,6 +136,15 @@ def test_sentencepiece_is_siglip_style(spm):
     assert two.decode(two(["red apple"])[0]) == "red apple"
     with pytest.raises(UserError, match="no bos token"):
         make({"kind": "sentencepiece", "path": str(spm), "bos": True})
+
+
+def test_sentencepiece_equals_transformers(spm):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.SiglipTokenizer(vocab_file=str(spm), pad_token="</s>")
+    ours = make({"kind": "sentencepiece", "path": str(spm)})
+    for text in ("red apple", "Red, APPLE!  it's 12", "", "zebra", "blue cat " * 50, "hello-world", "日本"):
+        expected = theirs([text], padding="max_length", max_length=64, truncation=True)["input_ids"]
+        assert ours([text]).tolist() == expected
 
 
 def test_hf_file_says_what_goes_around(hf_json):
@@ -194,7 +204,7 @@ def test_bad_vocabulary_is_named(tmp_path, kind, content):
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tk, "MAX_FILE", 1 << 16)
+    monkeypatch.setattr(vocabularies, "MAX_FILE", 1 << 16)
     path = tmp_path / "merges.gz"
     path.write_bytes(gzip.compress(b"a b\n" * (1 << 18)))
     with pytest.raises(UserError, match="merges.gz"):

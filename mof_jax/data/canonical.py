@@ -1,0 +1,31 @@
+"""The canonical form of a caption: what is done to text before any vocabulary sees it."""
+
+from __future__ import annotations
+
+import html
+import string
+import unicodedata
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_TIDY = {
+    **dict.fromkeys([0x2BC, *range(0x2018, 0x201C)], "'"),
+    **dict.fromkeys(range(0x201C, 0x2020), '"'),
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
+    **{ord(char): unicodedata.normalize("NFKC", char) for char in "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬅﬆ"},
+    0x3000: " ",
+}
+
+
+def canonical(text: str, lowercase: bool, strip_punctuation: bool) -> str:
+    """Single spaces, and as asked lower-case and without ASCII punctuation (`_` becomes a space), as in SigLIP."""
+    if strip_punctuation:
+        text = text.replace("_", " ").translate(_PUNCTUATION)
+    if lowercase:
+        text = text.lower()
+    return " ".join(text.split())
+
+
+def tidy(text: str) -> str:
+    """Straight quotes, plain letters for ligatures and full-width forms, NFC, no HTML entities: CLIP's cleaning."""
+    text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)).translate(_TIDY))
+    return "".join(char for char in text if char.isspace() or unicodedata.category(char) != "Cc")
