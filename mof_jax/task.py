@@ -17,7 +17,7 @@ class Loss(NamedTuple):
     Attributes:
       sum: total loss of the batch; the mean is sum / weight.
       weight: what the sum is over (pairs, tokens).
-      metrics: scalars to log.
+      metrics: further sums over the same weight; the log shows them divided by it.
     """
 
     sum: Float[Array, ""]

@@ -68,14 +68,13 @@ class ContrastiveTask:
 
     def loss(self, model: TwoTower, batch: Batch, key: Key[Array, ""] | None) -> Loss:
         images, texts = self.embed(model, batch, key)
-        group = batch.get("group") if self.objective.multi_positive else None
-        pairs = [(image, text) for image in images for text in texts]
-        losses = [self._pair_loss(model, image, text, group) for image, text in pairs]
-        metrics = {k: sum(loss.metrics[k] for loss in losses) / len(losses) for k in losses[0].metrics}
-        metrics["logit_scale"] = model.scale
+        group = batch["group"] if self.objective.multi_positive or self.objective.loss == "decoupled" else None
+        losses = [self._pair_loss(model, image, text, group) for image in images for text in texts]
+        total = jax.tree.map(lambda *parts: sum(parts), *losses)
+        scalars = {"logit_scale": model.scale}
         if model.logit_bias is not None:
-            metrics["logit_bias"] = model.logit_bias[...]
-        return Loss(sum(loss.sum for loss in losses), sum(loss.weight for loss in losses), metrics)
+            scalars["logit_bias"] = model.logit_bias[...]
+        return total._replace(metrics=total.metrics | {name: x * total.weight for name, x in scalars.items()})
 
     def embed(
         self, model: TwoTower, batch: Batch, key: Key[Array, ""] | None
@@ -96,12 +95,14 @@ class ContrastiveTask:
 
     def _pair_loss(self, model: TwoTower, image: Array, text: Array, group: Array | None) -> Loss:
         o = self.objective
-        where = dict(mesh=self.mesh, batch_axes=BATCH_AXES if self.mesh is not None else (), strip=o.strip, group=group)
+        where: dict[str, Any] = dict(strip=o.strip, group=group)
+        if self.mesh is not None:
+            where |= dict(mesh=self.mesh, batch_axes=BATCH_AXES)
         if o.loss == "sigmoid":
             return objectives.sigmoid_loss(image, text, model.scale, model.logit_bias[...], **where)
         if o.loss == "softmax":
             return objectives.softmax_loss(image, text, model.scale, label_smoothing=o.label_smoothing, **where)
-        loss = {"dcl": objectives.dcl_loss, "decoupled": objectives.decoupled_softmax_loss}[o.loss]
+        loss = {"dcl": objectives.decoupled_loss, "decoupled": objectives.decoupled_softmax_loss}[o.loss]
         return loss(image, text, model.scale, **where)
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:

@@ -1,0 +1,116 @@
+"""Embeddings of whole sources, over all devices: what evaluators ask a model for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+import numpy as np
+
+from mof_jax.data import images
+from mof_jax.data.record import Record, Source
+from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.errors import BadExample
+from mof_jax.mesh import batch_sharding, batch_shards, put_batch, replicated
+from mof_jax.nn.module import Params, Skeleton
+
+# Decoded pictures kept between evaluations of one run, in bytes.
+_CACHE_BYTES = 2 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the model's input, in training, evaluation and export alike; saved with the checkpoint.
+
+    (Normalisation is a part of the model: pixels stay uint8 until they are on the device.)
+    """
+
+    image_size: int
+    resize: images.Resize = "squash"
+    resample: images.Resample = "bicubic"
+
+
+class Encoder:
+    """A model as evaluators see it. `bind` gives it parameters; `images` and `texts` embed."""
+
+    def __init__(
+        self,
+        predict: Mapping[str, Callable[[Any, Array], Array]],
+        skeleton: Skeleton,
+        mesh: Mesh,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer | None,
+        batch_size: int = 256,
+    ):
+        shards = batch_shards(mesh)
+        self.mesh, self.preprocess, self.tokenizer = mesh, preprocess, tokenizer
+        self.batch_size = -(-batch_size // shards) * shards
+        self._params: Params | None = None
+        self._cache: dict[tuple[str, int], np.ndarray] = {}
+        jit = lambda fn: jax.jit(lambda params, x: fn(skeleton.merge(params), x), out_shardings=replicated(mesh),
+                                 in_shardings=(None, batch_sharding(mesh)))
+        self._predict = {name: jit(fn) for name, fn in predict.items()}
+
+    def bind(self, params: Params) -> Encoder:
+        """This encoder with the given parameters (all of them, by path)."""
+        self._params = params
+        return self
+
+    def images(self, source: Source) -> Float[np.ndarray, "records dim"]:
+        """One embedding a record, in the source's order. A record that cannot be decoded is an error: see `BadExample`."""
+        size = self.preprocess.image_size
+        key = (source.name, size)
+        if key in self._cache:
+            return self._embed("image", lambda rows: self._cache[key][rows], len(source))
+        keep = len(source) * size * size * 3 <= _CACHE_BYTES and jax.process_count() == 1
+        pixels = np.empty((len(source) if keep else 0, size, size, 3), np.uint8)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+
+            def load(rows: np.ndarray) -> np.ndarray:
+                batch = np.stack(list(pool.map(lambda i: self._picture(source, int(i)), rows)))
+                if keep:
+                    pixels[rows] = batch
+                return batch
+
+            result = self._embed("image", load, len(source))
+        if keep:
+            self._cache[key] = pixels
+        return result
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+        """One embedding a text."""
+        tokens = self.tokenizer(texts)
+        return self._embed("text", lambda rows: tokens[rows], len(texts))
+
+    def _picture(self, source: Source, index: int) -> np.ndarray:
+        record = source[index]
+        if record.image is None:
+            raise BadExample(source.name, record.id, "no image")
+        p = self.preprocess
+        picture = images.decode(record.image, source=source.name, record=record.id, at_least=p.image_size)
+        return np.asarray(images.resize(picture, p.image_size, p.resize, p.resample))
+
+    def _embed(self, name: str, load: Callable[[np.ndarray], np.ndarray], count: int) -> Float[np.ndarray, "count dim"]:
+        """Batches of a fixed size (one compiled program); each process loads only its own rows of a batch."""
+        outputs = []
+        for rows, real in self._blocks(count):
+            batch = put_batch(self.mesh, {"x": load(rows)})["x"]
+            outputs.append(self._predict[name](self._params, batch)[:real])
+        return np.concatenate([np.asarray(x, np.float32) for x in outputs])
+
+    def _blocks(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
+        local = self.batch_size // jax.process_count()
+        for start in range(0, count, self.batch_size):
+            first = start + local * jax.process_index()
+            # The last block is padded by repeating the last row; its results are cut off.
+            yield np.minimum(np.arange(first, first + local), count - 1), min(self.batch_size, count - start)
+
+
+def records(source: Source) -> list[Record]:
+    """All records of a source, to read labels and texts from."""
+    return [source[i] for i in range(len(source))]
