@@ -101,10 +101,12 @@ def resize(
       mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre (CLIP);
         `longest` scales the long side and pads both ends with grey level `fill`.
     """
+    if image.size == (size, size):
+        return image
     filter_ = RESAMPLE[resample]
     width, height = image.size
     if mode == "squash":
-        return image if image.size == (size, size) else image.resize((size, size), filter_)
+        return image.resize((size, size), filter_)
     if mode == "shortest":
         # The centre square straight from the source: cropping first and resizing after, in one pass.
         side = min(width, height)

@@ -190,6 +190,9 @@ class Loader:
         if record.image is None:
             raise BadExample(name, record.id, "no image")
         picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least)
+        c = self.config
+        if c.augment.crop is None and c.augment.affine is None:  # then every view starts from the same resized picture
+            picture = images.resize(picture, c.image_size, c.resize, c.resample, c.augment.fill)
         # Two threads may both pass the check; the bound is then exceeded by one picture.
         cost = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes
         if cost <= self._room:

@@ -44,7 +44,9 @@ def guess(path: str, **options) -> SourceConfig:
         if remote.glob(remote.join(path, f"*.{ending}")):
             return SourceConfig(kind=kind, path=path, **options)
     missing = "" if remote.exists(path) else "no such file or folder; "
-    raise UserError(f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them or of TFDS")
+    raise UserError(
+        f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them or of TFDS"
+    )
 
 
 def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int = 200, console: Console | None = None):

@@ -80,7 +80,9 @@ def test_key_changes_the_choice():
     assert choose(record(**TEXTS), config, Draws(0, 7, 3)) == choose(record(**TEXTS), config, Draws(0, 7, 3))
 
 
-@pytest.mark.parametrize("bad", [{"probabilities": {"alt": -1.0}}, {"probabilities": {"alt": 0.0}}, {"dropout": 2.0}, {"templates": ("x",)}])
+@pytest.mark.parametrize(
+    "bad", [{"probabilities": {"alt": -1.0}}, {"probabilities": {"alt": 0.0}}, {"dropout": 2.0}, {"templates": ("x",)}]
+)
 def test_config_is_checked(bad):
     with pytest.raises(UserError):
         build(CaptionConfig, bad)

@@ -82,7 +82,15 @@ def test_sidecar_mistakes_are_named(table, tmp_path):
         filters.read_scores(str(tmp_path / "p.npy"), source)
 
 
-@pytest.mark.parametrize("bad", [{"rules": {}}, {"rules": {"a": {}}}, {"rules": {"a": {"fraction": 1.5}}}, {"rules": {"a": {"fraction": 0.1, "minimum": 1}}}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rules": {}},
+        {"rules": {"a": {}}},
+        {"rules": {"a": {"fraction": 1.5}}},
+        {"rules": {"a": {"fraction": 0.1, "minimum": 1}}},
+    ],
+)
 def test_config_is_checked(bad):
     with pytest.raises(UserError):
         build(FilterConfig, bad)

@@ -27,7 +27,9 @@ def bomb(side: int = 60_000) -> bytes:
         return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 RED = Image.new("RGB", (8, 6), (200, 30, 40))
@@ -94,7 +96,9 @@ def test_scaled_jpeg_decoding_keeps_the_short_side():
 
 
 def test_resize_modes():
-    wide = Image.fromarray(np.repeat(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2))  # 40 x 20
+    wide = Image.fromarray(
+        np.repeat(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2)
+    )  # 40 x 20
     for mode in ("squash", "shortest", "longest"):
         for resample in ("bicubic", "bilinear"):
             assert images.resize(wide, 10, mode, resample).size == (10, 10)

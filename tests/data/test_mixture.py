@@ -36,7 +36,7 @@ def test_hash_is_the_same_for_scalars_and_arrays(parts):
 
 def test_hashes_and_orders_are_pinned():
     """A change here changes every run: checkpoints would resume on other data."""
-    assert keyed.hash64(1, 2, 3) == 0xb0797ee63a90a031
+    assert keyed.hash64(1, 2, 3) == 0xB0797EE63A90A031
     assert keyed.permute(np.arange(6), 6, keyed.hash64_array(7)).tolist() == [5, 3, 0, 4, 2, 1]
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 
-from conftest import lengths, picture
+from data_samples import lengths, picture
 import numpy as np
 import pytest
 
@@ -99,6 +99,9 @@ def test_cache_changes_nothing_but_speed():
     slow, fast = pipeline(augment=AUGMENT), pipeline(cache="decoded")
     for step in range(6):
         assert equal(slow.batch(step), fast.batch(step))
+    for mode in ("squash", "shortest", "longest"):
+        plain = [pipeline(augment={"flip": 0.5}, resize=mode, cache=c) for c in ("none", "decoded")]
+        assert all(equal(plain[0].batch(s), plain[1].batch(s)) for s in range(6))
     assert fast.loader._cache and not slow.loader._cache
     tiny = pipeline(cache="decoded", cache_gb=24 * 24 * 4 * 3.5 / 2**30)
     tiny.batch(0)
@@ -206,6 +209,16 @@ def test_uneven_hosts_are_refused():
 def test_loader_is_picklable_for_worker_processes(table, tars):
     import pickle
 
-    config = build(DataConfig, {**BASE, "sources": [{"kind": "jsonl", "path": str(table)}, {"kind": "webdataset", "path": str(tars)}]})
+    config = build(
+        DataConfig,
+        {**BASE, "sources": [{"kind": "jsonl", "path": str(table)}, {"kind": "webdataset", "path": str(tars)}]},
+    )
     loader = pickle.loads(pickle.dumps(Loader(config, lengths, 0)))
     assert [len(s) for s in loader.sources] == [10, 6] and loader.sources[0][2].id == "r2"
+
+
+def test_the_default_config_reads_the_embedded_pictures():
+    pipe = Pipeline(build(DataConfig, {}), lengths, 32)
+    batch = pipe.batch(0)
+    assert batch["image"].shape == (32, 1, 64, 64, 3) and batch["text"].shape == (32, 1, 2)
+    assert batch["group"].min() >= 0 and pipe.ids(0)[0].startswith("emoji5:")

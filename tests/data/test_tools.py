@@ -1,6 +1,6 @@
 """`mof data inspect` and `mof data convert`."""
 
-from conftest import picture
+from data_samples import picture
 import pytest
 from rich.console import Console
 
@@ -16,7 +16,13 @@ def same(source, target):
     assert len(source) == len(target)
     for i in range(len(source)):
         a, b = source[i], target[i]
-        assert (a.id, a.image, dict(a.texts), dict(a.scores), a.group) == (b.id, b.image, dict(b.texts), dict(b.scores), b.group)
+        assert (a.id, a.image, dict(a.texts), dict(a.scores), a.group) == (
+            b.id,
+            b.image,
+            dict(b.texts),
+            dict(b.scores),
+            b.group,
+        )
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "webdataset", "synthetic", "arrayrecord"])

@@ -1,7 +1,7 @@
 """WebDataset tars in img2dataset's layout (`KEY.jpg`, `KEY.txt`, `KEY.json`), read in any order.
 
 A tar is scanned once for where each member's bytes lie; that index is kept in the cache folder, and from then on a
-record is three range reads, local or remote. Nothing is ever unpacked to disk. A tar may come from anywhere, so links,
+record is one range read, local or remote. Nothing is ever unpacked to disk. A tar may come from anywhere, so links,
 devices, sparse members and names that leave the archive are refused.
 """
 
@@ -24,6 +24,7 @@ from mof_jax.errors import BadExample, UserError
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 _KINDS = ("image", "txt", "json")
 _VERSION = 1
+_GAP = 16 << 10  # bytes of headers and padding that are cheaper to read than to skip
 
 
 class WebDatasetSource:
@@ -73,13 +74,8 @@ class WebDatasetSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         tar = self._paths[int(np.searchsorted(self._ends, index, side="right"))]
-        key, members = self._keys[index], {}
-        for kind, (offset, size) in zip(_KINDS, self._spans[index].tolist()):
-            if size >= 0:
-                try:
-                    members[kind] = remote.read(tar, offset, offset + size)
-                except UserError as error:
-                    raise BadExample(os.path.basename(tar), key, f"{kind}: {error}") from None
+        key = self._keys[index]
+        members = self._members(tar, self._spans[index].tolist(), key)
         if "image" not in members:
             raise BadExample(os.path.basename(tar), key, "no image member")
         row = self._row(members, os.path.basename(tar), key)
@@ -90,6 +86,19 @@ class WebDatasetSource:
             scores=fields.scores(row),
             group=fields.group(row),
         )
+
+    def _members(self, tar: str, spans: list[list[int]], key: str) -> dict[str, bytes]:
+        """The bytes of a sample's members: one read if they lie side by side, as they do, else one each."""
+        present = {kind: (offset, offset + size) for kind, (offset, size) in zip(_KINDS, spans) if size >= 0}
+        start, stop = min(a for a, _ in present.values()), max(b for _, b in present.values())
+        apart = stop - start - sum(b - a for a, b in present.values()) > _GAP
+        try:
+            if apart:
+                return {kind: remote.read(tar, a, b) for kind, (a, b) in present.items()}
+            data = remote.read(tar, start, stop)
+        except UserError as error:
+            raise BadExample(os.path.basename(tar), key, str(error)) from None
+        return {kind: data[a - start : b - start] for kind, (a, b) in present.items()}
 
     def _row(self, members: Mapping[str, bytes], tar: str, key: str) -> dict:
         try:
@@ -104,7 +113,9 @@ class WebDatasetSource:
             return fields.texts({**row, "txt": alt}, self._text_fields)
         found = fields.texts(row, {})
         if txt is not None:
-            found = {kind: values for kind, values in found.items() if kind != "caption"}  # img2dataset repeats it there
+            found = {
+                kind: values for kind, values in found.items() if kind != "caption"
+            }  # img2dataset repeats it there
             found = {"alt": alt, **found}
         return found
 

@@ -1,0 +1,13 @@
+"""The benchmark runs, on a handful of pictures."""
+
+from rich.console import Console
+
+from mof_jax.bench import data
+
+
+def test_bench_returns_one_row_a_loader():
+    rows = data.run(
+        count=6, width=64, height=48, image_size=16, batch_size=4, threads=1, repeats=1, console=Console(quiet=True)
+    )
+    assert [row["name"] for row in rows][:3] == ["plain Pillow loop", "mof_jax, no threads", "mof_jax, 1 threads"]
+    assert rows[0]["ratio"] == 1 and all(row["images_per_s"] > 0 for row in rows)
