@@ -2,7 +2,8 @@
 
 Geometry is resolved first, into one box or one affine map of the *source* picture, so that a crop costs one
 antialiased resize. Colour comes last and for many pictures at once: brightness, contrast, saturation, hue and grey are
-all linear in RGB, so they are one 3 x 3 matrix and an offset per picture. Nothing is on by default; a flip in particular changes what a picture says (left and right, letters).
+all linear in RGB, so they are one 3 x 3 matrix and an offset per picture. Nothing is on by default; a flip in
+particular changes what a picture says (left and right, letters).
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ def record_id(source: Source, index: int) -> str:
 def threshold(scores: Float[np.ndarray, "n"], rule: ScoreRule) -> float:
     """The lowest score that is kept.
 
-    For a fraction f: element floor(n f) of the scores in descending order (DataComp), NaN left out; ties are kept. f = 1
-    keeps every score.
+    For a fraction f: element floor(n f) of the scores in descending order (DataComp), NaN left out; ties are kept, and
+    f = 1 keeps every score.
     """
     if rule.minimum is not None:
         return rule.minimum
@@ -163,7 +163,8 @@ def _stored(path: str, digest: str, print_: str) -> Int[np.ndarray, "n"] | None:
 
 
 def _store(path: str, indices: Int[np.ndarray, "n"], manifest: dict) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if not remote.is_remote(path):
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     out = io.BytesIO()
     np.save(out, indices, allow_pickle=False)
     remote.write_atomic(path.removesuffix(".json") + ".npy", [out.getvalue()])

@@ -10,13 +10,15 @@ from jaxtyping import Int
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import augment, captions, filter as filters, images, keyed
+from mof_jax.data import augment, captions, images, keyed
+from mof_jax.data import filter as filters
 from mof_jax.data.mixture import Located
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import BadExample, UserError
 
+# Called from several threads at once.
 Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
 
 _ATTEMPTS = 32

@@ -7,7 +7,7 @@ keeps a connection open, so the functions may be called from any thread or proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import dataclasses
 import glob as local_glob
@@ -227,9 +227,20 @@ def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
     return target
 
 
-def write_atomic(path: str, chunks: Iterator[bytes] | list[bytes]) -> None:
-    """Writes a local file through a temporary one beside it, so that no reader sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".part")
+def write_atomic(path: str, chunks: Iterable[bytes], retry: Retry = RETRY) -> None:
+    """Writes a file so that no reader sees half of it.
+
+    A local file goes through a temporary one beside it; an object store shows an object once it is complete.
+    """
+    if is_remote(path):
+        fs, inner = _fs(path)
+        data = b"".join(chunks)
+        retry(lambda: fs.pipe_file(inner, data), path)
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".part")
+    except OSError as error:
+        raise _explain(path, error) from None
     try:
         with os.fdopen(handle, "wb") as f:
             for data in chunks:

@@ -47,3 +47,33 @@ def tars(tmp_path):
                 add(tar, f"{key}.txt", f"caption {key}".encode())
                 add(tar, f"{key}.json", json.dumps({"caption": f"caption {key}", "synthetic": f"made {key}"}).encode())
     return folder
+
+
+@pytest.fixture(scope="session")
+def tfds_folder(tmp_path_factory):
+    """A tiny TFDS data set, prepared without TensorFlow (images are given as encoded bytes)."""
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tmp_path_factory.mktemp("package")  # TFDS would look for the package of this file
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                "caption": tfds.features.Text(),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
+
+        def _generate_examples(self, n):
+            for i in range(n):
+                yield i, {"image": picture(i), "caption": f"text {i}", "label": i % 2}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    builder = Tiny(data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+    return str(builder.data_path)

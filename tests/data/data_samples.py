@@ -25,3 +25,12 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def lengths(texts) -> np.ndarray:
     """A tokenizer: length and character sum of each text, int32 [n, 2]."""
     return np.array([[len(t), sum(map(ord, t)) % 2**31] for t in texts], np.int32)
+
+
+def damage(data: bytes, cut: int, flips: list[tuple[int, int]]) -> bytes:
+    """`data` without its last `cut` bytes, and with bytes at some places XORed."""
+    data = bytearray(data[: max(0, len(data) - cut)])
+    for place, mask in flips:
+        if data:
+            data[place % len(data)] ^= mask
+    return bytes(data)

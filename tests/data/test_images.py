@@ -4,6 +4,9 @@ import io
 import struct
 import zlib
 
+from data_samples import damage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 import pytest
@@ -54,6 +57,20 @@ def test_bad_bytes_are_one_line(data, reason):
     with pytest.raises(BadExample, match=reason) as caught:
         images.decode(data, source="shard.tar", record="000017")
     assert str(caught.value).startswith("shard.tar: record 000017: ") and "\n" not in str(caught.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]),
+    cut=st.integers(0, 300),
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=5),
+)
+def test_damaged_pictures_never_escape(kind, cut, flips):
+    data = damage(saved(Image.effect_noise((24, 16), 60).convert("RGB"), kind), cut, flips)
+    try:
+        assert images.decode(data, at_least=4, max_pixels=10**6).mode == "RGB"
+    except BadExample as error:
+        assert "\n" not in str(error)
 
 
 def test_formats_and_modes_become_rgb():

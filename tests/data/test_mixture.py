@@ -1,6 +1,7 @@
 """The global cursor: permutations, shares, random access."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 

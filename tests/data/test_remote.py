@@ -115,3 +115,11 @@ def test_cache_copies_once_atomically_and_notices_changes(store, tmp_path):
 def test_unknown_protocol_is_named():
     with pytest.raises(UserError, match="nostore://x"):
         remote.size("nostore://x")
+
+
+def test_writing(store, tmp_path):
+    for path in ("flaky://bucket/new.bin", str(tmp_path / "new.bin")):
+        remote.write_atomic(path, iter([b"ab", b"c"]))
+        assert remote.read(path, retry=FAST) == b"abc"
+    with pytest.raises(UserError, match="none/x.bin: no such file"):
+        remote.write_atomic(str(tmp_path / "none" / "x.bin"), [b""])

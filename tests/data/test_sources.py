@@ -5,8 +5,10 @@ import json
 import tarfile
 
 from array_record.python import array_record_module
-from data_samples import add, picture
+from data_samples import add, damage, picture
 import fsspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -48,6 +50,20 @@ def test_open_clip_style_tsv_and_csv(table):
     assert TableSource(str(table / "x.csv"))[0].texts == {"alt": ("two\nlines, quoted",)}
 
 
+def test_absurd_numbers_are_ignored(table):
+    (table / "x.jsonl").write_text(
+        '{"image": "1.jpg", "group": Infinity, "scores": {"a": 1%s, "b": 2, "c": "3"}}' % ("0" * 400)
+    )
+    record = TableSource(str(table / "x.jsonl"))[0]
+    assert record.group == -1 and record.scores == {"b": 2.0}
+
+
+def test_blank_lines_and_carriage_returns(table):
+    (table / "x.jsonl").write_bytes(b'\r\n{"image": "1.jpg"}\r\n\r\n\n{"image": "2.jpg"}')
+    source = TableSource(str(table / "x.jsonl"))
+    assert [source[i].id for i in range(len(source))] == ["1.jpg", "2.jpg"]
+
+
 def test_table_in_an_object_store():
     with fsspec.open("memory://set/metadata.jsonl", "wt") as f:
         f.write('{"image": "p/1.jpg", "alt": "one"}\n')
@@ -67,6 +83,7 @@ def test_table_in_an_object_store():
         ('{"image": "none.jpg"}', "line 1: image 'none.jpg': no such file"),
         ("{broken", "record line 1: not JSON"),
         ("[1, 2]", "record line 1: not a JSON object"),
+        ("[" * 100_000, "record line 1: not JSON"),
     ],
 )
 def test_bad_rows_name_file_and_line(table, tmp_path, row, says):
@@ -288,36 +305,6 @@ def test_writer_leaves_nothing_after_an_error(tmp_path):
 # TFDS
 
 
-@pytest.fixture(scope="module")
-def tfds_folder(tmp_path_factory):
-    """A tiny TFDS data set, prepared without TensorFlow (images are given as encoded bytes)."""
-    import tensorflow_datasets as tfds
-
-    class Tiny(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = tmp_path_factory.mktemp("package")  # TFDS would look for the package of this file
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                "caption": tfds.features.Text(),
-                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
-
-        def _generate_examples(self, n):
-            for i in range(n):
-                yield i, {"image": picture(i), "caption": f"text {i}", "label": i % 2}
-
-    folder = tmp_path_factory.mktemp("tfds")
-    builder = Tiny(data_dir=str(folder), file_format="array_record")
-    builder.download_and_prepare()
-    return str(builder.data_path)
-
-
 def test_tfds_records_stay_encoded(tfds_folder):
     source = opened(kind="tfds", path=tfds_folder)
     assert len(source) == 6 and len(opened(kind="tfds", path=tfds_folder, split="test")) == 2
@@ -353,3 +340,33 @@ def test_synthetic_is_keyed_by_index():
     assert all(a[i] == b[i] for i in range(9)) and a[0].image != a[1].image
     with pytest.raises(IndexError):
         a[9]
+
+
+# Fuzz: whatever the bytes, one of our errors or a record
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 400), flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=4))
+def test_damaged_records_never_escape(cut, flips):
+    data = arrayrecord.encode(Record("k", b"12345", {"alt": ("a", "b")}, {"s": 0.5}, 3, {"x": "y"}))
+    try:
+        assert isinstance(arrayrecord.parse(damage(data, cut, flips), "file", 0), Record)
+    except BadExample as error:
+        assert str(error).startswith("file: record ")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 20_000), flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=4))
+def test_damaged_tars_never_escape(tars, tmp_path, cut, flips):
+    path = tmp_path / f"{cut}.tar"
+    path.write_bytes(damage((tars / "00000.tar").read_bytes(), cut, flips))
+    try:
+        source = opened(kind="webdataset", path=str(path))
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    for i in range(len(source)):
+        try:
+            assert isinstance(source[i], Record)
+        except BadExample as error:
+            assert path.name in str(error)

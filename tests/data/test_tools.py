@@ -25,9 +25,10 @@ def same(source, target):
         )
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "webdataset", "synthetic", "arrayrecord"])
-def test_convert_round_trip(kind, table, tars, tmp_path):
-    path = {"jsonl": str(table), "webdataset": str(tars), "synthetic": "synthetic"}.get(kind)
+@pytest.mark.parametrize("kind", ["jsonl", "webdataset", "synthetic", "tfds", "emoji5", "arrayrecord"])
+def test_convert_round_trip(kind, table, tars, tfds_folder, tmp_path):
+    paths = {"jsonl": str(table), "webdataset": str(tars), "tfds": tfds_folder}
+    path = paths.get(kind, "emoji5/unseen" if kind == "emoji5" else kind)
     if kind == "arrayrecord":
         tools.convert(str(table), str(tmp_path / "first"), console=QUIET)
         path = str(tmp_path / "first")

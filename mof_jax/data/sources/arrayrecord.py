@@ -71,7 +71,7 @@ def parse(data: bytes, source: str, position: int) -> Record:
             group=int(header["group"]),
             attributes=header["attributes"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BadExample(source, position, f"broken record header: {error!r}") from None
 
 
@@ -194,6 +194,8 @@ def writer(folder: str, name: str, shards: int) -> Iterator[Callable[[int, Recor
     Yields a function `(shard, record)`. Shards are written under temporary names and renamed at the end, the index
     last; after an error nothing is left.
     """
+    if remote.is_remote(folder):
+        raise UserError(f"{folder}: ArrayRecord shards are written to a local folder; copy it to the store afterwards")
     os.makedirs(folder, exist_ok=True)
     final = [f"{name}-{i:05d}-of-{shards:05d}{SUFFIX}" for i in range(shards)]
     for file in (*final, INDEX):

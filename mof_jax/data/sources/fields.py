@@ -44,14 +44,15 @@ def scores(row: Mapping[str, Any]) -> dict[str, float]:
     found = row.get("scores")
     if not isinstance(found, Mapping):
         return {}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {str(k): v for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return {k: float(v) for k, v in numbers.items() if abs(v) < 1e300}
 
 
 def group(row: Mapping[str, Any]) -> int:
     """The column `group` if it is a non-negative integer, else -1."""
     try:
         return max(-1, int(row.get("group", -1)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return -1
 
 

@@ -112,8 +112,10 @@ class _JsonLines:
         ends = np.flatnonzero(np.frombuffer(self._data, np.uint8) == ord("\n")) if len(self._data) else np.zeros(0, int)
         starts = np.concatenate([[0], ends + 1])
         stops = np.concatenate([ends, [len(self._data)]])
-        keep = [i for i, (a, b) in enumerate(zip(starts, stops)) if b - a > 1 or self._data[a:b].strip()]
-        self._lines = np.array(keep, np.int64)
+        kept = stops - starts > 0
+        for i in np.flatnonzero(stops - starts == 1):  # the blank lines of a file that ends its lines with \r\n
+            kept[i] = self._data[int(starts[i]) : int(stops[i])] != b"\r"
+        self._lines = np.flatnonzero(kept)
         self._starts, self._stops = starts[self._lines], stops[self._lines]
 
     def __len__(self) -> int:
@@ -123,7 +125,7 @@ class _JsonLines:
         line = int(self._lines[index]) + 1
         try:
             row = json.loads(self._data[int(self._starts[index]) : int(self._stops[index])])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadExample(self._path, f"line {line}", f"not JSON: {error}") from None
         if not isinstance(row, dict):
             raise BadExample(self._path, f"line {line}", "not a JSON object")

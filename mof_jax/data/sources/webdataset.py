@@ -103,7 +103,7 @@ class WebDatasetSource:
     def _row(self, members: Mapping[str, bytes], tar: str, key: str) -> dict:
         try:
             row = json.loads(members.get("json", b"{}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadExample(tar, key, f"its .json member is not JSON: {error}") from None
         return row if isinstance(row, dict) else {}
 
