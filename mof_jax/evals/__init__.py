@@ -10,6 +10,7 @@ from mof_jax import config as configs
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.fewshot import FewShot
+from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.knn import Knn
 from mof_jax.evals.retrieval import Retrieval
 from mof_jax.evals.zeroshot import ZeroShot
@@ -23,7 +24,7 @@ class Evaluator(Protocol):
     def run(self, encoder: Encoder) -> dict[str, float]: ...
 
 
-KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot}
+KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "gallery": Gallery}
 
 
 def build(section: Mapping[str, Any], where: str) -> Evaluator:

@@ -46,9 +46,11 @@ class Encoder:
         preprocess: Preprocess,
         tokenizer: Tokenizer | None,
         batch_size: int = 256,
+        pictures: str | None = None,
     ):
         shards = batch_shards(mesh)
         self.mesh, self.preprocess, self.tokenizer = mesh, preprocess, tokenizer
+        self.pictures = pictures  # folder for pictures that an evaluator wants to leave, None for none
         self.batch_size = -(-batch_size // shards) * shards
         self._params: Params | None = None
         self._cache: dict[tuple[str, int], np.ndarray] = {}
@@ -62,37 +64,48 @@ class Encoder:
         return self
 
     def images(self, source: Source) -> Float[np.ndarray, "records dim"]:
-        """One embedding a record, in the source's order. A record that cannot be decoded is an error: see `BadExample`."""
-        size = self.preprocess.image_size
-        key = (source.name, size)
+        """One embedding a record, in the source's order; decoded pictures of a small source are kept for the next time.
+
+        Raises:
+          BadExample: a record that cannot be decoded.
+        """
+        key = (source.name, len(source))
         if key in self._cache:
             return self._embed("image", lambda rows: self._cache[key][rows], len(source))
-        keep = len(source) * size * size * 3 <= _CACHE_BYTES and jax.process_count() == 1
-        pixels = np.empty((len(source) if keep else 0, size, size, 3), np.uint8)
+        size = self.preprocess.image_size
+        if len(source) * size * size * 3 > _CACHE_BYTES or jax.process_count() > 1:
+            return self.pictures_of(lambda i: source[i], source.name, len(source))
+        pixels = self._cache[key] = np.empty((len(source), size, size, 3), np.uint8)
+        try:
+            return self.pictures_of(lambda i: source[i], source.name, len(source), keep=pixels)
+        except BadExample:
+            del self._cache[key]
+            raise
+
+    def pictures_of(
+        self, record: Callable[[int], Record], name: str, count: int, keep: np.ndarray | None = None
+    ) -> Float[np.ndarray, "count dim"]:
+        """Image embeddings of `record(0)` … `record(count - 1)`; their pixels are written to `keep` if given."""
         with ThreadPoolExecutor(max_workers=4) as pool:
 
             def load(rows: np.ndarray) -> np.ndarray:
-                batch = np.stack(list(pool.map(lambda i: self._picture(source, int(i)), rows)))
-                if keep:
-                    pixels[rows] = batch
+                batch = np.stack(list(pool.map(lambda i: self._picture(record(int(i)), name), rows)))
+                if keep is not None:
+                    keep[rows] = batch
                 return batch
 
-            result = self._embed("image", load, len(source))
-        if keep:
-            self._cache[key] = pixels
-        return result
+            return self._embed("image", load, count)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """One embedding a text."""
         tokens = self.tokenizer(texts)
         return self._embed("text", lambda rows: tokens[rows], len(texts))
 
-    def _picture(self, source: Source, index: int) -> np.ndarray:
-        record = source[index]
+    def _picture(self, record: Record, source: str) -> np.ndarray:
         if record.image is None:
-            raise BadExample(source.name, record.id, "no image")
+            raise BadExample(source, record.id, "no image")
         p = self.preprocess
-        picture = images.decode(record.image, source=source.name, record=record.id, at_least=p.image_size)
+        picture = images.decode(record.image, source=source, record=record.id, at_least=p.image_size)
         return np.asarray(images.resize(picture, p.image_size, p.resize, p.resample))
 
     def _embed(self, name: str, load: Callable[[np.ndarray], np.ndarray], count: int) -> Float[np.ndarray, "count dim"]:

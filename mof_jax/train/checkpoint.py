@@ -43,17 +43,17 @@ class CheckpointConfig:
 
 
 class Checkpointer:
-    """Saves and restores states under one directory."""
+    """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
-    def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig()):
+    def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
         self.directory = directory if "://" in directory else os.path.abspath(directory)
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep, keep_period=config.keep_every, create=True,
-                enable_async_checkpointing=config.asynchronous, cleanup_tmp_directories=jax.process_count() == 1),
-            item_names=("state", "meta"),
-        )
+        if read_only and "://" not in directory and not os.path.isdir(directory):
+            raise UserError(f"{directory}: no such checkpoint directory")
+        options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep, keep_period=config.keep_every, create=True,
+            enable_async_checkpointing=config.asynchronous,
+            cleanup_tmp_directories=jax.process_count() == 1)  # what a kill left half-written
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
         self._pending: int | None = None
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:

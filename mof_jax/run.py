@@ -1,0 +1,402 @@
+"""From a config to objects: the one place that knows tasks, data, mesh, evaluators and the loop together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+import os
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from mof_jax import config as configs, evals as evaluators
+from mof_jax.data.load import DataConfig
+from mof_jax.data.pipeline import Pipeline
+from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, load as load_tokenizer, make as make_tokenizer
+from mof_jax.errors import UserError, lookup
+from mof_jax.evals.encoder import Encoder, Preprocess
+from mof_jax.mesh import MeshConfig, batch_sharding, check_batch, make_mesh, param_shardings, put_batch, replicated
+from mof_jax.models.two_tower import TwoTowerConfig
+from mof_jax.nn.module import Params, Skeleton
+from mof_jax.rules import Rule, resolve as resolve_rules, user_rules
+from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.train import display
+from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.loop import Loop, LoopConfig
+from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
+from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
+from mof_jax.train.schedule import make_schedule
+from mof_jax.train.state import TrainState, init_fn, state_shardings
+from mof_jax.train.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskKind:
+    """A task and the config sections it reads."""
+
+    task: type
+    model: type
+    objective: type
+
+
+TASKS = {"contrastive": TaskKind(ContrastiveTask, TwoTowerConfig, ContrastiveConfig)}
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where a new run takes parameters from.
+
+    Attributes:
+      path: work dir or checkpoint of another run.
+      take: rules `(regex, True | False)`: which of our parameters come from there; all by default.
+      ema: take the averaged parameters if there are any.
+    """
+
+    path: str
+    take: tuple[Any, ...] = ()
+    ema: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run. `model` and `objective` are sections of the task's own types.
+
+    Attributes:
+      seed: of initial values, data order, augmentation and dropout.
+      evals: sections with a `kind`, see `mof_jax.evals`.
+      eval_ema: evaluate the moving average where one is kept.
+      precision: of float32 matmuls (`highest` for parity; TPUs take bf16 passes by default), None for JAX's default.
+      compilation_cache: folder of compiled programs, None for none.
+      others: see the classes.
+    """
+
+    model: Any
+    steps: int
+    task: str = "contrastive"
+    seed: int = 0
+    batch_size: int = 256
+    objective: Any = dataclasses.field(default_factory=dict)
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    init_from: InitConfig | None = None
+    evals: tuple[Any, ...] = ()
+    eval_every: int | None = 0
+    eval_ema: bool = True
+    eval_batch_size: int = 256
+    log_every: int = 50
+    profile: tuple[int, int] | None = None
+    precision: str | None = None
+    compilation_cache: str | None = "~/.cache/mof_jax/xla"
+
+
+def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """The typed config, every section checked.
+
+    Raises:
+      UserError: naming the key.
+    """
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
+    model = configs.build(kind.model, values.get("model"), "config.model")
+    size = model.image.image_size
+    data = values["data"] = dict(values.get("data") or {})
+    if data.setdefault("image_size", size) != size:
+        raise UserError(f"config.data.image_size: {data['image_size']} differs from config.model.image.image_size, {size}")
+    run = configs.build(RunConfig, values)
+    objective = configs.build(kind.objective, run.objective, "config.objective")
+    for i, section in enumerate(run.evals):
+        evaluators.build(section, f"config.evals.{i}")
+    return dataclasses.replace(run, model=model, objective=objective)
+
+
+def set_up_jax(config: RunConfig) -> None:
+    """Process-wide settings: matmul precision and the persistent compilation cache."""
+    jax.config.update("jax_default_matmul_precision", config.precision)
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
+
+
+class Run:
+    """The objects of a config, without data or state: task, mesh, skeleton, optimizer, encoder."""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer, workdir: str | None = None):
+        self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
+        set_up_jax(config)
+        self.mesh = make_mesh(config.mesh)
+        kind = TASKS[config.task]
+        self.task = kind.task(fill_tokenizer(config.model, tokenizer), config.objective, self.mesh)
+        self.skeleton = Skeleton.of(self.task.build)
+        self.decisions = decide(config.optimizer, self.skeleton, self.task.rules)
+        self.shardings = param_shardings(self.mesh, self.skeleton, config.mesh.rules)
+        self.preprocess = Preprocess(config.model.image.image_size, config.data.resize, config.data.resample)
+
+    def encoder(self) -> Encoder:
+        """What evaluators embed with; bind parameters to it."""
+        return Encoder(self.task.predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer,
+                       self.config.eval_batch_size, pictures=self.workdir)
+
+    def meta(self) -> dict[str, Any]:
+        """What travels in every checkpoint beside the state."""
+        return {"config": configs.to_dict(self.config), "preprocess": configs.to_dict(self.preprocess),
+                "tokenizer": self.tokenizer.save()}
+
+
+def fill_tokenizer(model: TwoTowerConfig, tokenizer: Tokenizer) -> TwoTowerConfig:
+    """The model config with what its text tower takes from the tokenizer (where the config leaves it open)."""
+    text = model.text
+    if text.pool == "eos" and text.eos_id < 0 and tokenizer.eos_id is None:
+        raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
+    if 0 < text.vocab_size < tokenizer.vocab_size:
+        raise UserError(f"config.model.text.vocab_size: {text.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
+    if text.context_length and text.context_length < tokenizer.context_length:
+        raise UserError(f"config.model.text.context_length: {text.context_length} is less than the tokenizer's "
+                        f"{tokenizer.context_length}")
+    eos = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+    text = dataclasses.replace(
+        text, vocab_size=text.vocab_size or tokenizer.vocab_size,
+        context_length=text.context_length or tokenizer.context_length,
+        eos_id=text.eos_id if text.eos_id >= 0 else eos, pad_id=text.pad_id if text.pad_id >= 0 else tokenizer.pad_id)
+    return dataclasses.replace(model, text=text)
+
+
+def training_texts(config: RunConfig, limit: int = 100_000) -> Iterator[str]:
+    """Captions of the training sources, for a tokenizer that is made from them: at most `limit` records, evenly spread."""
+    pipeline = Pipeline(dataclasses.replace(config.data, captions=0, views=1), None, config.batch_size, config.seed)
+    for source in pipeline.loader.sources:
+        for i in range(0, len(source), max(1, len(source) // limit)):
+            for texts in source[i].texts.values():
+                yield from texts
+
+
+def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
+    """(index, count): this process feeds the index-th of `count` equal blocks of every batch.
+
+    Processes that hold the same rows (tensor parallelism across hosts) read the same block.
+    """
+    index_map = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    spans = {(s[0].start or 0, batch_size if s[0].stop is None else s[0].stop) for s in index_map.values()}
+    first, last = min(a for a, _ in spans), max(b for _, b in spans)
+    if sum(b - a for a, b in spans) != last - first or batch_size % (last - first) or first % (last - first):
+        raise UserError("config.mesh: the devices of one host do not hold one block of the batch; put the axis that spans "
+                        "hosts first (data)")
+    return first // (last - first), batch_size // (last - first)
+
+
+def train(config: ml_collections.ConfigDict | RunConfig, workdir: str) -> dict[str, dict[str, float]]:
+    """Trains, or goes on where `workdir` stands; returns the last evaluation's results by evaluator name.
+
+    Raises:
+      UserError, Preempted: see `mof_jax.errors`.
+    """
+    config = config if isinstance(config, RunConfig) else resolve(config)
+    os.makedirs(workdir, exist_ok=True)
+    set_up_jax(config)
+    checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
+    saved = next((checkpointer.meta(s) for s in checkpointer.steps()), None)
+    tokenizer = load_tokenizer(saved["tokenizer"]) if saved else make_tokenizer(config.tokenizer, training_texts(config))
+    run = Run(config, tokenizer, workdir)
+    check_batch(run.mesh, config.batch_size, config.objective.microbatches)
+    pipeline = Pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
+    tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
+    trained = {path: d.trained for path, d in run.decisions.items()}
+    init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None)
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(run.mesh, abstract, run.shardings)
+    state = first_state(run, checkpointer, init, abstract, shardings)
+    flops = run.task.flops(config.batch_size, lambda prefix: any(t for p, t in trained.items() if p.startswith(prefix)))
+    start = int(state.step)
+    introduce(run, pipeline, flops, start)
+    results: dict[str, dict[str, float]] = {}
+    encoder, measures = run.encoder(), [evaluators.build(s, f"config.evals.{i}") for i, s in enumerate(config.evals)]
+    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start), TensorBoard(f"{workdir}/tensorboard")
+
+    def evaluate(step: int, state: TrainState) -> None:
+        params = state.model_params(ema=config.eval_ema)
+        results.update(run_evaluators(measures, encoder.bind(params), step, lines, board))
+
+    schedule = make_schedule(config.optimizer.schedule, config.steps)
+    loop = Loop(
+        config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
+        state=state,
+        step_fn=jax.jit(make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema), donate_argnums=0,
+                        in_shardings=(shardings, batch_sharding(run.mesh)), out_shardings=(shardings, replicated(run.mesh))),
+        batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in pipeline.batches(start)),
+        batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
+        save_every=config.checkpoint.every, meta=run.meta(), examples=pipeline.ids,
+        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate)
+    try:
+        state = loop.run()
+    finally:
+        checkpointer.close()
+    if measures and not results and config.eval_every is not None:
+        evaluate(config.steps, state)  # a finished run, started again: show its table
+    return results
+
+
+def first_state(
+    run: Run, checkpointer: Checkpointer, init: Any, abstract: TrainState, shardings: TrainState
+) -> TrainState:
+    """The newest checkpoint's state, or a fresh one (with parameters of `init_from`), laid out on the mesh."""
+    restored = checkpointer.restore(jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings))
+    if restored is not None:
+        return restored[0]
+    key = jax.random.key(run.config.seed, impl="threefry2x32")
+    state = jax.jit(init, out_shardings=shardings)(key)
+    if run.config.init_from is None:
+        return state
+    taken = take_params(run, run.config.init_from)
+    fill = lambda params: {path: taken.get(path, x) for path, x in params.items()}
+    ema = None if state.ema is None else {path: jax.numpy.copy(x) for path, x in fill(state.ema).items()}
+    return dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen), ema=ema)
+
+
+def take_params(run: Run, source: InitConfig) -> Params:
+    """The parameters that `init_from` names, shapes checked, with a line about what was taken."""
+    saved, _, step = open_checkpoint(source.path)
+    rules = user_rules(source.take, "config.init_from.take") + [Rule(".*", not source.take, optional=True)]
+    wanted = [path for path, take in resolve_rules(rules, run.skeleton.shapes, "config.init_from.take").items() if take]
+    params = saved.restore_params(step, run.shardings, ema=source.ema)
+    for path in wanted:
+        if path not in params or params[path].shape != run.skeleton.shapes[path].shape:
+            have = "absent" if path not in params else f"of shape {params[path].shape}"
+            raise UserError(f"config.init_from: {path} is {have} in {source.path} and {run.skeleton.shapes[path].shape} here")
+    display.show(f"init_from {source.path} step {step}: {len(wanted)} of {len(run.skeleton.shapes)} parameters taken, "
+                 f"{len(run.skeleton.shapes) - len(wanted)} fresh")
+    return {path: params[path] for path in wanted}
+
+
+def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int) -> None:
+    """Writes `config.json` and `parameters.txt`, and prints what is about to run."""
+    config = run.config
+    if jax.process_index() == 0:
+        with open(f"{run.workdir}/config.json", "w") as f:
+            json.dump(configs.to_dict(config), f, indent=1)
+        with open(f"{run.workdir}/parameters.txt", "w") as f:
+            for path, d in run.decisions.items():
+                shape, spec = run.skeleton.shapes[path].shape, run.shardings[path].spec
+                f.write(f"{path}  {shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  decay×{d.decay}  {spec}\n")
+    display.show(display.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
+                               parameter_rows(run.skeleton, run.decisions, flops)))
+    display.show(display.table("Data", ("source", "records", "kept", "share"), [
+        (row["name"], row["records"], row["kept"], f"{row['share']:.1%}") for row in pipeline.describe()]))
+    mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    resumed = f", resuming after step {start:,}" if start else ""
+    display.show(f"{config.steps:,} steps of {config.batch_size:,} examples on {jax.device_count()} "
+                 f"{jax.devices()[0].device_kind} ({mesh}){resumed}")
+
+
+def parameter_rows(skeleton: Skeleton, decisions: Mapping[str, Decision], flops: Mapping[str, float]) -> list[tuple]:
+    """One row for each top-level part of a model: sizes, the decisions taken (a list if they differ), FLOPs."""
+    rows = []
+    for part in dict.fromkeys(path.split("/")[0] for path in decisions):
+        mine = {path: d for path, d in decisions.items() if path.split("/")[0] == part}
+        size = lambda trained: sum(skeleton.shapes[p].size for p, d in mine.items() if d.trained == trained)
+        several = lambda values: ", ".join(dict.fromkeys(str(v) for v in values))
+        work = f"{flops[part] / 1e9:,.2f}" if part in flops else ""
+        rows.append((part, f"{size(True):,}", f"{size(False):,}", several(d.lr_factor for d in mine.values()),
+                     several(d.decay for d in mine.values()), work))
+    return rows
+
+
+def run_evaluators(
+    measures: list[Any], encoder: Encoder, step: int, lines: JsonLines, board: TensorBoard | None = None
+) -> dict[str, dict[str, float]]:
+    """Runs every evaluator, writes its line, prints one table."""
+    results, rows = {}, []
+    for measure in measures:
+        begun = time.perf_counter()
+        found = measure.run(encoder)
+        if not found:
+            continue
+        results[measure.name] = found
+        lines.write({"step": step, "name": measure.name, **found, "time": round(time.perf_counter() - begun, 2)})
+        if board is not None:
+            board.write(step, found, prefix=measure.name)
+        rows += [(measure.name if i == 0 else "", key, f"{value:,.0f}" if value == int(value) and value > 100 else f"{value:.2f}")
+                 for i, (key, value) in enumerate(found.items())]
+    if rows:
+        display.show(display.table(f"Evaluation after step {step:,}", ("evaluator", "metric", "value"), rows))
+    return results
+
+
+def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
+    """A reader, the meta and the step of `WORKDIR` (its newest checkpoint) or `WORKDIR/checkpoints/STEP`."""
+    path = path.rstrip("/")
+    parent, last = os.path.split(path)
+    directory, step = (parent, int(last)) if last.isdigit() else (path, None)
+    if os.path.basename(directory) != "checkpoints":
+        directory = os.path.join(directory, "checkpoints")
+    reader = Checkpointer(directory, read_only=True)
+    steps = reader.steps()
+    if not steps or (step is not None and step not in steps):
+        known = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"{path}: no such checkpoint (complete steps: {known})")
+    step = steps[0] if step is None else step
+    return reader, reader.meta(step), step
+
+
+@dataclasses.dataclass
+class Restored:
+    """A model read back: its config, its parameters, and an encoder that preprocesses as training did."""
+
+    run: Run
+    params: Params
+    step: int
+    encoder: Encoder
+
+
+def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | None = None, ema: bool | None = None) -> Restored:
+    """Loads a checkpoint for evaluation, on this machine's devices.
+
+    Args:
+      path: work dir or `WORKDIR/checkpoints/STEP`.
+      mesh: sizes of the mesh axes here; by default all devices along `data`, whatever the run had.
+      ema: averaged parameters or not; None as the run's config says.
+    """
+    reader, meta, step = open_checkpoint(path)
+    values = {**meta["config"], "mesh": mesh or {}}
+    run = Run(resolve(values), load_tokenizer(meta["tokenizer"]), workdir)
+    params = reader.restore_params(step, run.shardings, run.config.eval_ema if ema is None else ema)
+    return Restored(run, params, step, run.encoder().bind(params))
+
+
+def evaluate(
+    path: str, sections: list[Mapping[str, Any]] | None = None, *, follow: bool = False, poll_s: float = 10.0
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint, or with `follow` each new one as it appears until the run's last step is done.
+
+    Args:
+      path: work dir or checkpoint. sections: evaluators; by default those of the run's config.
+    """
+    workdir = path.split("/checkpoints")[0].rstrip("/")
+    log = f"{workdir}/evals.jsonl"
+    results: dict[str, dict[str, float]] = {}
+    encoder = None
+    while True:
+        done = {line["step"] for line in read_lines(log)} if follow and os.path.exists(log) else set()
+        try:
+            steps = [s for s in Checkpointer(f"{workdir}/checkpoints", read_only=True).steps() if s not in done] if follow else [None]
+        except UserError:
+            steps = []  # the run has not written anything yet
+        for step in sorted(steps, key=lambda s: s or 0):
+            model = restore(path if step is None else f"{workdir}/checkpoints/{step}", workdir=workdir)
+            encoder = encoder or model.encoder
+            chosen = list(model.run.config.evals) if sections is None else sections
+            measures = [evaluators.build(s, f"evals.{i}") for i, s in enumerate(chosen)]
+            if not measures:
+                raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
+            results = run_evaluators(measures, encoder.bind(model.params), model.step, JsonLines(log))
+            done.add(model.step)
+            last = model.run.config.steps
+            if model.step >= last:
+                return results
+        if not follow:
+            return results
+        time.sleep(poll_s)
