@@ -1,6 +1,7 @@
 """Decoding hostile and odd pictures, resizing, augmenting."""
 
 import io
+import math
 import struct
 import zlib
 
@@ -162,6 +163,15 @@ def test_affine_at_zero_strength_is_the_identity():
     turned = run(build(augment.AugmentConfig, {"affine": {"zoom": 0.0, "shift": 0.0, "rotate": 1e-6}}), image=smooth)
     plain = np.asarray(images.resize(smooth, 32), int)
     assert np.abs(turned.astype(int) - plain)[2:-2, 2:-2].max() <= 2
+
+
+def test_rotation_by_a_right_angle():
+    smooth = Image.fromarray((np.add.outer(np.arange(64) * 3, np.arange(64)) % 256).astype(np.uint8)).convert("RGB")
+    plain = np.asarray(images.resize(smooth, 32), int)
+    for sign in (1, -1):
+        turned = augment._affine(smooth, 32, (32, 32), (64, 64), sign * math.pi / 2, 0, "bicubic")
+        difference = np.abs(np.asarray(turned, int) - np.rot90(plain, sign))[1:-1, 1:-1]
+        assert difference.mean() < 4
 
 
 def test_affine_moves_by_the_stated_amount():

@@ -95,6 +95,8 @@ def test_no_source_aliases_with_rows():
     source = stream.locate(np.arange(64 * 512)).source.reshape(512, 64)  # [steps, rows]
     share = source.mean(axis=0)
     assert share.min() > 0.38 and share.max() < 0.62  # 5 sigma of 512 fair draws
+    share = source.mean(axis=1)  # nor does any step hold one source only
+    assert share.min() > 0.18 and share.max() < 0.82  # 5 sigma of 64
 
 
 def test_unshuffled_single_source_is_in_order():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data.load import Loader
+from mof_jax.data import images, keyed
+from mof_jax.data.load import _REPLACE, Loader
+from mof_jax.data.mixture import Located
 from mof_jax.data.pipeline import DataConfig, Pipeline
 from mof_jax.errors import BadExample, UserError
 
@@ -76,12 +78,21 @@ def test_worker_processes_give_the_same_batches_and_errors(table):
         take(pipeline(sources=[{"kind": "jsonl", "path": str(table), "name": "table"}], workers=1), 2)
 
 
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
+def test_pictures_are_resized_as_configured(table, mode):
+    one = [{"kind": "jsonl", "path": str(table), "name": "t"}]
+    pipe = pipeline(sources=one, augment={"fill": 9}, resize=mode, resample="bilinear", shuffle=False)
+    for i, image in enumerate(pipe.batch(0)["image"][:10, 0]):
+        want = images.resize(images.decode(picture(i)), 16, mode, "bilinear", 9)
+        assert np.array_equal(image, np.asarray(want))
+
+
 def test_ids_name_the_rows_and_describe_the_sources():
     pipe = pipeline(augment={})
     ids = pipe.ids(2)
     assert len(ids) == 24 and {i.split(":")[0] for i in ids} == {"a", "b"}
     source, record = ids[5].split(":")
-    want = pipe.loader.rows(type(pipe.stream.locate(0))(*(np.array([v]) for v in ("ab".index(source), int(record), 0))))
+    want = pipe.loader.rows(Located(*(np.array([v]) for v in ("ab".index(source), int(record), 0))))
     assert np.array_equal(pipe.batch(2)["image"][5], want.arrays["image"][0])
     rows = pipe.describe()
     assert [(r["name"], r["kept"], r["share"]) for r in rows] == [("a", 60, 0.75), ("b", 17, 0.25)]
@@ -95,12 +106,13 @@ def test_pictures_only_and_text_only():
         Pipeline(build(DataConfig, BASE), None, 8)
 
 
-def test_cache_changes_nothing_but_speed():
+def test_cache_changes_nothing_but_speed(table):
     slow, fast = pipeline(augment=AUGMENT), pipeline(cache="decoded")
     for step in range(6):
         assert equal(slow.batch(step), fast.batch(step))
     for mode in ("squash", "shortest", "longest"):
-        plain = [pipeline(augment={"flip": 0.5}, resize=mode, cache=c) for c in ("none", "decoded")]
+        wide = {"sources": [{"kind": "jsonl", "path": str(table)}], "augment": {"flip": 0.5, "fill": 9}}
+        plain = [pipeline(**wide, resize=mode, cache=c) for c in ("none", "decoded")]
         assert all(equal(plain[0].batch(s), plain[1].batch(s)) for s in range(6))
     assert fast.loader._cache and not slow.loader._cache
     tiny = pipeline(cache="decoded", cache_gb=24 * 24 * 4 * 3.5 / 2**30)
@@ -154,6 +166,11 @@ def test_skip_replaces_without_shifting(table, caplog):
             assert same == (name not in bad) or name in bad and name == "table:r7"
         assert {name for name, _ in info.replaced} == bad
         assert len(info.replaced) >= sum(name in bad for name in ids)
+    at = pipe.stream.locate(np.arange(24))
+    row = next(r for r, i in enumerate(at.index) if i == 5)
+    instead = keyed.hash64(0, _REPLACE, 0, 5, 1) % 10
+    want = pipe.loader.rows(Located(np.array([0]), np.array([instead]), at.epoch[row : row + 1]))
+    assert np.array_equal(broken[0][0]["image"][row], want.arrays["image"][0])
     assert len(caplog.records) == 3 and set(pipe.replaced) == bad  # logged once each, counted every time
     assert sum(pipe.replaced.values()) == sum(len(info.replaced) for _, info in broken)
     halves = [take(pipeline(**config, index=i, count=2), 4) for i in range(2)]
