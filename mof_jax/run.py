@@ -262,14 +262,15 @@ def take_params(run: Run, source: InitConfig) -> Params:
     saved, _, step = open_checkpoint(source.path)
     rules = user_rules(source.take, "config.init_from.take") + [Rule(".*", not source.take, optional=True)]
     wanted = [path for path, take in resolve_rules(rules, run.skeleton.shapes, "config.init_from.take").items() if take]
-    params = saved.restore_params(step, run.shardings, ema=source.ema)
+    saved_params = saved.restore_params(step, run.shardings, ema=source.ema)
+    params = {path: run.task.adapt(path, x) for path, x in saved_params.items() if path in wanted}
     for path in wanted:
         if path not in params or params[path].shape != run.skeleton.shapes[path].shape:
             have = "absent" if path not in params else f"of shape {params[path].shape}"
             raise UserError(f"config.init_from: {path} is {have} in {source.path} and {run.skeleton.shapes[path].shape} here")
     display.show(f"init_from {source.path} step {step}: {len(wanted)} of {len(run.skeleton.shapes)} parameters taken, "
                  f"{len(run.skeleton.shapes) - len(wanted)} fresh")
-    return {path: params[path] for path in wanted}
+    return {path: jax.device_put(params[path], run.shardings[path]) for path in wanted}
 
 
 def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int) -> None:

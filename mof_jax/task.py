@@ -44,3 +44,6 @@ class Task(Protocol):
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Model FLOPs of one training step, by part; `trained(prefix)` says whether a part has trainable parameters."""
+
+    def adapt(self, path: str, value: Array) -> Array:
+        """A parameter of another run as this model needs it, e.g. position embeddings resampled; `value` if nothing is to do."""

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import BATCH_AXES, batch_shards
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
+from mof_jax.models.vit import resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import block_flops, training_factor
 from mof_jax.objectives import contrastive as objectives
@@ -104,6 +105,14 @@ class ContrastiveTask:
             return objectives.softmax_loss(image, text, model.scale, label_smoothing=o.label_smoothing, **where)
         loss = {"dcl": objectives.decoupled_loss, "decoupled": objectives.decoupled_softmax_loss}[o.loss]
         return loss(image, text, model.scale, **where)
+
+    def adapt(self, path: str, value: Array) -> Array:
+        """Position embeddings of the image tower, resampled to this model's grid."""
+        image = self.model.image
+        prefix = int(image.cls_token)
+        if path != "image/pos_embed" or value.shape[0] == image.grid**2 + prefix:
+            return value
+        return resample_pos_embed(value, (image.grid, image.grid), prefix)
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Per tower and for the scores; a frozen tower counts its forward pass only."""

@@ -1,0 +1,56 @@
+# Everything a fresh clone needs; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+.PHONY: quickstart test test-slow test-parity test-open-clip test-all lint pack clean
+
+quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
+	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
+
+test: $(VENV)/.dev  ## the suite
+	$(PYTEST) tests -m "not slow and not parity and not open_clip"
+
+test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
+	$(PYTEST) tests -m slow
+
+test-parity: $(VENV)-parity/.installed  ## live against transformers
+	$(VENV)-parity/bin/python -m pytest -q tests/parity -m parity
+
+test-open-clip: $(VENV)-open-clip/.installed  ## live against open_clip (downloads several GB of torch)
+	$(VENV)-open-clip/bin/python -m pytest -q tests/parity -m open_clip
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check mof_jax configs tests scripts
+
+pack: $(VENV)/.dev  ## rebuild the embedded pictures from their packages and compare
+	$(BIN)/pip install -q -e .[pack] && $(BIN)/python scripts/build_emoji5.py --check
+
+# uv where there is one (seconds), pip elsewhere.
+define install
+	$(PYTHON) -m venv $(1)
+	if command -v uv >/dev/null; then uv pip install -q --python $(1)/bin/python $(2); \
+	else $(1)/bin/python -m pip install -q --disable-pip-version-check $(2); fi
+	touch $@
+endef
+
+$(VENV)/.installed: setup.py
+	$(call install,$(VENV),-e .)
+
+$(VENV)/.dev: setup.py
+	$(call install,$(VENV),-e .[dev])
+	touch $(VENV)/.installed
+
+# torch goes first and through pip: the wheel for CPUs.
+$(VENV)-parity/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)-parity
+	$(VENV)-parity/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(VENV)-parity/bin/python -m pip install -q --disable-pip-version-check -e .[parity] pytest
+	touch $@
+
+$(VENV)-open-clip/.installed: setup.py
+	$(call install,$(VENV)-open-clip,-e . pytest torch==2.13.0 open_clip_torch)
+
+clean:
+	rm -rf $(VENV) $(VENV)-parity $(VENV)-open-clip runs

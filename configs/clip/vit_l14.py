@@ -1,0 +1,22 @@
+"""CLIP ViT-L/14 at 224 px, 12.8 billion samples at batch 90,112 (DataComp-1B's xlarge recipe, arXiv 2304.14108).
+
+    mof train --config configs/clip/vit_l14.py --workdir gs://BUCKET/clip_l14 --distributed \\
+        --config.data.sources="[{'kind': 'arrayrecord', 'path': 'gs://BUCKET/dfn2b/data@1024'}]"
+
+Hardware: a v5e-256 slice (`--config.mesh.fsdp=16` if parameters should be split). Cost: 142,045 steps. Expect 79.2 % zero-shot
+ImageNet on DataComp-1B, 81.4 % on DFN-2B (arXiv 2309.17425). Not trained by us.
+"""
+
+import os
+
+from mof_jax.config import load_module
+
+common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
+
+
+def get_config(arg=None):
+    c = common.clip(image=dict(variant="L/14"), text=dict(width=768, depth=12, heads=12, mlp_dim=3072), embed_dim=768,
+                    samples=12.8e9, batch_size=90_112, lr=1e-3)
+    c.optimizer.b2 = 0.95
+    c.optimizer.schedule.warmup = 10_000
+    return c
