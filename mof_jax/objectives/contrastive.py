@@ -1,0 +1,161 @@
+"""Contrastive losses over the global batch, each a few lines on streamed statistics.
+
+With n_i the log-sum-exp of query i's negatives and s_i its positive score (several positives: see `Reduced`),
+
+    InfoNCE            softplus(n_i - s_i)            CLIP, arXiv 2103.00020
+    DCL                n_i - s_i                      decoupled contrastive learning, arXiv 2110.06848
+    decoupled softmax  mean over positives of softplus(n_i - s_ij)      DEXML, arXiv 2310.10636
+    sigmoid            sum_j softplus(-t_ij s_ij)     SigLIP, arXiv 2303.15343
+
+so InfoNCE = softplus(DCL) term by term. The first three are averaged over both directions, image to text and text to
+image. Reducing over the negatives alone keeps every gradient accurate to f32 when the pairs are nearly solved, where
+`p_ii - 1` of the textbook form has lost its digits.
+
+Every loss takes
+
+    image, text    Float[Array, "pairs dim"]; row i of one belongs to row i of the other; normalise them first
+    logit_scale    the multiplier of the inner products, already exponentiated
+    group          int32 id per pair: pairs with one id are each other's positives (several pictures of one caption);
+                   -1, or no `group`, for none
+    **where        `mesh`, `batch_axes`, `strip`, `precision` of `streamed.score_statistics`
+
+and returns `Loss` with weight = number of pairs: the usual mean loss is `sum / weight`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mof_jax.objectives.streamed import Statistic, score_statistics
+from mof_jax.task import Loss
+
+
+class Reduced(NamedTuple):
+    """The scores of one direction, reduced to a few numbers per query.
+
+    Attributes:
+      negatives: log-sum-exp over the negatives, -inf where there are none.
+      positives: log-sum-exp over the positives.
+      positive_mean: mean score of the positives.
+    """
+
+    negatives: Float[Array, "pairs"]
+    positives: Float[Array, "pairs"]
+    positive_mean: Float[Array, "pairs"]
+
+
+def softmax_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"] | None = None,
+    label_smoothing: float = 0.0,
+    **where: Any,
+) -> Loss:
+    """InfoNCE in both directions: cross-entropy against the uniform distribution over a query's positives.
+
+    Label smoothing e mixes the target with the uniform one over the whole batch: (1 - e) * positives + e / pairs.
+    """
+    directions = reduce_both(image, text, logit_scale, group=group, **where)
+    losses = [jax.nn.softplus(d.negatives - d.positives) + (d.positives - d.positive_mean) for d in directions]
+    if label_smoothing:
+        means = mean_scores(image, text, logit_scale), mean_scores(text, image, logit_scale)
+        losses = [l + label_smoothing * (d.positive_mean - mean) for l, d, mean in zip(losses, directions, means)]
+    solved = sum(jax.nn.sigmoid(d.positives - d.negatives) for d in directions) / 2
+    return _loss(sum(losses) / 2, image, text, positive_probability=solved)
+
+
+def sigmoid_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    logit_bias: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"] | None = None,
+    **where: Any,
+) -> Loss:
+    """SigLIP: every entry of the score matrix is a yes-or-no question; summed over all, divided by the batch."""
+    wanted = [Statistic("logistic", "negatives")]
+    if group is not None:
+        wanted.append(Statistic("logistic", "positives"))
+    terms = score_statistics(image, text, logit_scale, wanted, offset=logit_bias, group=group, **where)
+    if group is None:
+        terms = *terms, jax.nn.softplus(-(pair_scores(image, text, logit_scale) + logit_bias))
+    return _loss(sum(terms), image, text)
+
+
+def decoupled_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"] | None = None,
+    **where: Any,
+) -> Loss:
+    """DCL: the positive leaves the denominator. Unbounded below, so not a likelihood; -inf without negatives."""
+    directions = reduce_both(image, text, logit_scale, group=group, **where)
+    return _loss(sum(d.negatives - d.positive_mean for d in directions) / 2, image, text)
+
+
+def decoupled_softmax_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"],
+    **where: Any,
+) -> Loss:
+    """DEXML: positives compete with the negatives but not with each other; a second pass sees s_ij - n_i."""
+    directions = reduce_both(image, text, logit_scale, group=group, **where)
+    against, losses = [Statistic("logistic", "positives")], []
+    for d, query, key in zip(directions, (image, text), (text, image)):
+        losses += score_statistics(query, key, logit_scale, against, offset=-d.negatives, group=group, **where)
+    return _loss(sum(losses) / (2 * positive_counts(group)), image, text)
+
+
+def reduce_both(image, text, logit_scale, *, group=None, **where) -> tuple[Reduced, Reduced]:
+    """Both directions of the score matrix, image to text and text to image, reduced in one pass."""
+    sides = ("query", "key")
+    wanted = [Statistic("lse", "negatives", side) for side in sides]
+    if group is None:
+        positive = pair_scores(image, text, logit_scale)
+        negatives = score_statistics(image, text, logit_scale, wanted, **where)
+        return tuple(Reduced(n, positive, positive) for n in negatives)
+    wanted += [Statistic(kind, "positives", side) for kind in ("lse", "sum") for side in sides]
+    n0, n1, p0, p1, s0, s1 = score_statistics(image, text, logit_scale, wanted, group=group, **where)
+    count = positive_counts(group)
+    return Reduced(n0, p0, s0 / count), Reduced(n1, p1, s1 / count)
+
+
+def pair_scores(query, key, scale) -> Float[Array, "pairs"]:
+    """The diagonal of the score matrix, in f32."""
+    query, key = _at_least_f32(query), _at_least_f32(key)
+    return scale * jnp.sum(query * key, axis=1)
+
+
+def mean_scores(query, key, scale) -> Float[Array, "pairs"]:
+    """Each query's mean score over all keys: one product with the mean key."""
+    query, key = _at_least_f32(query), _at_least_f32(key)
+    return scale * jnp.sum(query * key.mean(axis=0), axis=1)
+
+
+def positive_counts(group: Int[Array, "pairs"]) -> Float[Array, "pairs"]:
+    """How many positives each pair has, itself among them."""
+    ordered = jnp.sort(group)
+    count = jnp.searchsorted(ordered, group, side="right") - jnp.searchsorted(ordered, group, side="left")
+    return jnp.where(group == -1, 1, count).astype(jnp.float32)
+
+
+def _loss(losses: Float[Array, "pairs"], image, text, **metrics: Float[Array, "pairs"]) -> Loss:
+    metrics["positive_cosine"] = pair_scores(image, text, 1.0)
+    means = {name: jax.lax.stop_gradient(values).mean() for name, values in metrics.items()}
+    return Loss(losses.sum(), jnp.float32(losses.shape[0]), means)
+
+
+def _at_least_f32(x):
+    return x.astype(jnp.promote_types(jnp.float32, x.dtype))
