@@ -103,16 +103,19 @@ class Checkpointer:
                 _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 state = self._manager.restore(candidate, args=args).state
-            except (ValueError, OSError, KeyError) as error:
-                self._pass_over(candidate, str(error).splitlines()[0] if str(error) else type(error).__name__)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax wraps what it met while reading in plain Exceptions
+                self._pass_over(candidate, _reason(error))
                 continue
             prints = jax.device_get(fingerprints(state))
             wrong = [name for name, value in prints.items() if int(value) != meta["fingerprints"].get(name)]
             if not wrong:
                 return state, meta
             self._pass_over(candidate, f"{wrong[0]} does not match its fingerprint (damaged file)")
-        if steps or step is not None:
-            raise UserError(f"{self.directory}: no checkpoint verifies (tried {', '.join(map(str, steps))})")
+        if steps:
+            raise UserError(f"{self.directory}: no checkpoint verifies (tried {', '.join(map(str, steps))}); "
+                            "the lines above say why")
         return None
 
     def restore_params(self, step: int, shardings: Mapping[str, Any] | None = None, ema: bool = False) -> dict[str, Array]:
@@ -163,7 +166,7 @@ class Checkpointer:
             good = [s for s in self.steps() if s != self._pending]
             intact = f"; the checkpoint of step {good[0]} is intact" if good else "; there is no earlier checkpoint"
             failed, self._pending = self._pending, None
-            reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else text.splitlines()[0]
+            reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else _reason(error)
             raise UserError(f"{self.directory}: saving step {failed} failed: {reason}{intact}") from None
 
 
@@ -188,6 +191,13 @@ def _named(tree: Any) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     label = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
     return {":".join(label(k) for k in keys): leaf for keys, leaf in leaves}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _check_leaves(saved: Mapping[str, Any], abstract: Any, where: str) -> None:

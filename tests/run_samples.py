@@ -1,0 +1,51 @@
+"""Files and processes that the tests of whole runs share."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def write_pool(folder: pathlib.Path, count: int = 40) -> pathlib.Path:
+    """`pool.jsonl` with pictures, two kinds of caption and a score."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "pool.jsonl", "w") as f:
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i:03d}.png")
+            f.write(json.dumps({"id": f"p{i}", "image": f"{i:03d}.png", "alt": f"noise number {i}",
+                                "synthetic": f"a synthetic caption of picture {i}", "scores": {"dfn": float(rng.random())}}) + "\n")
+    return folder
+
+
+def environment(devices: int) -> dict[str, str]:
+    """Environment of a training process with so many CPU devices."""
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
+    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT.parent}"}
+    return env
+
+
+def mof(*args: str, devices: int = 2, **options) -> subprocess.Popen:
+    """`mof ARGS` as a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "mof_jax.cli", *map(str, args)], env=environment(devices),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def lines(path: pathlib.Path) -> list[dict]:
+    """The objects of a JSON-lines file."""
+    return [json.loads(text) for text in path.read_text().splitlines()]
