@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from typing import Literal
 
@@ -73,6 +73,28 @@ class DataConfig:
         labels = [source.label for source in self.sources]
         if len(set(labels)) != len(labels):
             raise ValueError(f"sources need names of their own, got {', '.join(labels)}")
+
+
+def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
+    """Captions of a config's sources, to train a vocabulary on; repeatable, unreadable records left out.
+
+    Args:
+      limit: records read from each source, evenly spread.
+    """
+    for wanted in config.sources:
+        source = open_source(wanted)
+        yield from wanted.captions.templates
+        for index in range(0, len(source), max(1, -(-len(source) // limit))):
+            try:
+                record = source[index]
+            except BadExample:
+                continue
+            kinds = {
+                *(wanted.captions.probabilities or record.texts),
+                *([captions.TAGS] if wanted.captions.tags else []),
+            }
+            for kind in sorted(kinds):
+                yield from record.texts.get(kind, ())
 
 
 @dataclasses.dataclass

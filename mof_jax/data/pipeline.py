@@ -16,11 +16,11 @@ import logging
 import grain
 import numpy as np
 
-from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer
+from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
 from mof_jax.errors import BadExample, UserError
 
-__all__ = ["BatchInfo", "DataConfig", "Pipeline"]
+__all__ = ["BatchInfo", "DataConfig", "Pipeline", "texts"]
 
 log = logging.getLogger("mof_jax.data")
 

@@ -9,5 +9,6 @@ def test_bench_returns_one_row_a_loader():
     rows = data.run(
         count=6, width=64, height=48, image_size=16, batch_size=4, threads=1, repeats=1, console=Console(quiet=True)
     )
-    assert [row["name"] for row in rows][:3] == ["plain Pillow loop", "mof_jax, no threads", "mof_jax, 1 threads"]
+    assert [row["name"] for row in rows][0] == "plain Pillow loop"
+    assert [row["name"] for row in rows][2:4] == ["mof_jax, no threads", "mof_jax, 1 threads"]
     assert rows[0]["ratio"] == 1 and all(row["images_per_s"] > 0 for row in rows)

@@ -11,7 +11,7 @@ from mof_jax.config import build
 from mof_jax.data import images, keyed
 from mof_jax.data.load import _REPLACE, Loader
 from mof_jax.data.mixture import Located
-from mof_jax.data.pipeline import DataConfig, Pipeline
+from mof_jax.data.pipeline import DataConfig, Pipeline, texts
 from mof_jax.errors import BadExample, UserError
 
 TWO = [
@@ -216,6 +216,16 @@ def test_filtered_source_keeps_its_share(table):
 def test_config_mistakes_are_named(values, says):
     with pytest.raises(UserError, match=says):
         build(DataConfig, values)
+
+
+def test_texts_for_a_vocabulary(table):
+    (table / "3.jpg").unlink()
+    one = {"kind": "jsonl", "path": str(table), "captions": {"probabilities": {"alt": 1.0}, "templates": ("see {}",)}}
+    found = list(texts(build(DataConfig, {"sources": [one]})))
+    assert found == ["see {}"] + [f"alt {i}" for i in range(10) if i != 3]
+    assert len(list(texts(build(DataConfig, {"sources": [one]}), limit=5))) == 1 + 5
+    with_tags = build(DataConfig, {"sources": [one | {"captions": {"probabilities": {"alt": 1.0}, "tags": 1}}]})
+    assert {"all", "t9"} < set(texts(with_tags))
 
 
 def test_uneven_hosts_are_refused():
