@@ -9,9 +9,10 @@ number of hosts, threads and workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import logging
+import weakref
 
 import grain
 import numpy as np
@@ -33,6 +34,22 @@ class BatchInfo:
 
     step: int
     replaced: list[tuple[str, str]]
+
+
+class Batches(Iterator[tuple[dict[str, np.ndarray], BatchInfo]]):
+    """An endless iterator of (this process's rows, info). `close` stops its threads; so do deletion and exit."""
+
+    def __init__(self, rows: grain.DatasetIterator, start_step: int, report: Callable[[list[tuple[str, str]]], None]):
+        self._rows, self._step, self._report = rows, start_step, report
+        # Grain's own clean-up runs too late at the interpreter's exit and fails there; this one runs before.
+        self.close = weakref.finalize(self, rows.close)
+
+    def __next__(self) -> tuple[dict[str, np.ndarray], BatchInfo]:
+        rows = next(self._rows)
+        self._report(rows.replaced)
+        info = BatchInfo(self._step, rows.replaced)
+        self._step += 1
+        return rows.arrays, info
 
 
 class Pipeline:
@@ -67,7 +84,7 @@ class Pipeline:
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
         self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
 
-    def batches(self, start_step: int = 0) -> Iterator[tuple[dict[str, np.ndarray], BatchInfo]]:
+    def batches(self, start_step: int = 0) -> Batches:
         """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""
         chunks = self._chunks_per_step
         load = self._chunk_in_worker if self.config.workers else self._chunk
@@ -77,13 +94,7 @@ class Pipeline:
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
         if self.config.workers:
             dataset = _in_processes(dataset, self.config.workers, max(1, ahead // self.config.workers))
-        iterator = iter(dataset.batch(chunks, batch_fn=Rows.concatenate))
-        step = start_step
-        while True:
-            rows = next(iterator)
-            self._report(rows.replaced)
-            yield rows.arrays, BatchInfo(step, rows.replaced)
-            step += 1
+        return Batches(iter(dataset.batch(chunks, batch_fn=Rows.concatenate)), start_step, self._report)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of one step, loaded in the caller's thread."""

@@ -1,7 +1,10 @@
 """The pipeline: a pure function of (config, seed, step), whatever the hosts, threads and bad examples."""
 
+import gc
 import json
 import logging
+import threading
+import time
 
 from data_samples import lengths, picture
 import numpy as np
@@ -67,6 +70,21 @@ def test_resume_anywhere_on_other_hosts_equals_uninterrupted():
         half = take(pipeline(index=1, count=2), 1, start)[0]
         assert half[1].step == start and np.array_equal(half[0]["image"], whole[start][0]["image"][12:])
     assert equal(pipeline().batch(7), whole[7][0])
+
+
+def test_closing_or_dropping_the_iterator_stops_its_threads():
+    before = threading.active_count()
+    for end in (lambda b: b.close(), lambda b: None):
+        batches = pipeline().batches(3)
+        next(batches)
+        assert threading.active_count() > before
+        end(batches)
+        del batches
+        gc.collect()
+        deadline = time.monotonic() + 10
+        while threading.active_count() > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threading.active_count() <= before
 
 
 @pytest.mark.slow
