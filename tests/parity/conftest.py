@@ -1,0 +1,14 @@
+"""Live parity runs only where it is asked for: `-m parity` (transformers), `-m open_clip`. Then a library that is not
+installed is an error, not a skip."""
+
+LIVE = {"test_live.py": "parity", "test_open_clip.py": "open_clip"}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "parity: runs the installed `transformers` (make test-parity)")
+    config.addinivalue_line("markers", "open_clip: runs the installed `open_clip` and `timm` (make test-open-clip)")
+
+
+def pytest_ignore_collect(collection_path, config):
+    marker = LIVE.get(collection_path.name)
+    return True if marker is not None and config.option.markexpr != marker else None

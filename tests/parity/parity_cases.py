@@ -1,0 +1,167 @@
+"""Tiny models that exist in two libraries: our config for each, and how to run it on the other library's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity_map
+
+from mof_jax.models.text import TextConfig
+from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
+from mof_jax.models.vit import ViT, ViTConfig, resample_pos_embed
+from mof_jax.nn.module import Skeleton
+from mof_jax.objectives import contrastive
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+
+WIDTH, HEADS, DEPTH, HIDDEN = 16, 2, 2, 32
+IMAGE, PATCH, VOCAB, CONTEXT, EMBED, BATCH = 24, 8, 40, 8, 12, 5
+EOS = VOCAB - 1
+
+_image = functools.partial(ViTConfig, width=WIDTH, depth=DEPTH, heads=HEADS, mlp_dim=HIDDEN, patch_size=PATCH, image_size=IMAGE)
+_text = functools.partial(TextConfig, width=WIDTH, depth=DEPTH, heads=HEADS, mlp_dim=HIDDEN, vocab_size=VOCAB,
+                          context_length=CONTEXT, eos_id=EOS, pad_id=EOS)
+_clip = dict(activation="quick_gelu", norm_eps=1e-5)
+
+CLIP = TwoTowerConfig(_image(pre_norm=True, patch_bias=False, **_clip), _text(**_clip), embed_dim=EMBED)
+SIGLIP = TwoTowerConfig(
+    _image(cls_token=False, pool="map", activation="gelu_tanh"),
+    _text(causal=False, pool="last", activation="gelu_tanh", embed_dim=WIDTH, embed_bias=True),
+    logit_scale_init=10.0, logit_bias_init=-10.0)
+DINOV2 = _image(layer_scale=1.0)
+
+
+class Case(NamedTuple):
+    """Our config, and the table that names its weights in the other library."""
+
+    config: TwoTowerConfig | ViTConfig
+    table: parity_map.Table
+
+
+CASES: dict[str, Case] = {
+    "clip": Case(CLIP, parity_map.HF_CLIP),
+    "siglip": Case(SIGLIP, parity_map.HF_SIGLIP),
+    "dinov2": Case(DINOV2, parity_map.HF_DINOV2),
+    "dinov2_registers": Case(dataclasses.replace(DINOV2, registers=3), parity_map.HF_DINOV2),
+    "dinov2_swiglu": Case(dataclasses.replace(DINOV2, swiglu=True, activation="silu", mlp_dim=24), parity_map.HF_DINOV2_SWIGLU),
+    "open_clip": Case(CLIP, parity_map.open_clip("")),
+    "open_clip_custom_text": Case(CLIP, parity_map.open_clip("text.")),
+    "timm": Case(_image(), parity_map.TIMM),
+    "timm_gap": Case(_image(cls_token=False, pool="gap"), parity_map.TIMM),
+}
+
+
+class Sample(NamedTuple):
+    """One run of the other library: its weights by its own names, what went in, what came out."""
+
+    weights: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    def save(self, path: pathlib.Path) -> None:
+        flat = {f"{part}/{name}": x for part, arrays in self._asdict().items() for name, x in arrays.items()}
+        np.savez_compressed(path, allow_pickle=False, **flat)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Sample:
+        parts: dict[str, dict[str, np.ndarray]] = {field: {} for field in cls._fields}
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                part, _, name = key.partition("/")
+                parts[part][name] = file[key]
+        return cls(**parts)
+
+
+def inputs(seed: int, kind: str) -> dict[str, np.ndarray]:
+    """Normalised pictures [batch, height, width, 3] and, for a two-tower model, tokens that end at different places."""
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((BATCH, IMAGE, IMAGE, 3)).astype(np.float32)
+    if not isinstance(CASES[kind].config, TwoTowerConfig):
+        return {"images": images}
+    tokens = rng.integers(1, EOS, (BATCH, CONTEXT)).astype(np.int32)
+    ends = rng.permutation(CONTEXT - 1)[:BATCH] + 1
+    return {"images": images, "tokens": np.where(np.arange(CONTEXT) >= ends[:, None], EOS, tokens).astype(np.int32)}
+
+
+def ours(kind: str, sample: Sample, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """Our model with the sample's weights on the sample's inputs."""
+    skeleton, run = _compiled(kind, dtype)
+    with jax.default_matmul_precision("highest"):
+        return jax.tree.map(np.asarray, run(parity_map.convert(CASES[kind].table, sample.weights, skeleton), sample.inputs))
+
+
+@functools.cache
+def _compiled(kind: str, dtype: str) -> tuple[Skeleton, Callable]:
+    config = CASES[kind].config
+    forward, build = _FORWARD[type(config)]
+    skeleton = Skeleton.of(lambda rngs: build(config, rngs))
+    return skeleton, jax.jit(lambda params, inputs: forward(skeleton.merge(params), inputs, jnp.dtype(dtype)))
+
+
+def _two_tower(model: TwoTower, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    model.config = dataclasses.replace(model.config, dtype=dtype.name)
+    image, text = model.embed_image(inputs["images"]), model.embed_text(inputs["tokens"])
+    logits = model.scale * image @ text.T
+    bias = 0.0 if model.logit_bias is None else model.logit_bias[...]
+    return {"image": image, "text": text, "logits": logits + bias}
+
+
+def _vit(model: ViT, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    out = model(inputs["images"], dtype=dtype)
+    return {"tokens": out.tokens.astype(jnp.float32), "pooled": out.pooled.astype(jnp.float32)}
+
+
+_FORWARD: dict[type, tuple[Callable, Callable]] = {TwoTowerConfig: (_two_tower, TwoTower), ViTConfig: (_vit, ViT)}
+
+# --- losses and positions ---------------------------------------------------------------------------------------------------------
+
+LOSSES = {
+    "softmax": lambda image, text, scale, bias: contrastive.softmax_loss(image, text, scale),
+    "sigmoid": lambda image, text, scale, bias: contrastive.sigmoid_loss(image, text, scale, bias),
+}
+
+
+def loss_inputs(seed: int, pairs: int = 12, dim: int = 8) -> dict[str, np.ndarray]:
+    """Unit features whose partners are alike, a multiplier and a bias."""
+    rng = np.random.default_rng(seed)
+    image, noise = rng.standard_normal((2, pairs, dim))
+    unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return {"image": unit(image), "text": unit(image + noise), "scale": np.float32(rng.uniform(5, 50)),
+            "bias": np.float32(rng.uniform(-10, 0))}
+
+
+def our_loss(kind: str, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean loss and its gradient in every input."""
+
+    def mean(given: Mapping[str, Any]) -> Any:
+        loss = LOSSES[kind](given["image"], given["text"], given["scale"], given["bias"])
+        return loss.sum / loss.weight
+
+    with jax.default_matmul_precision("highest"):
+        value, grads = jax.jit(jax.value_and_grad(mean))(dict(given))
+    return {"value": np.asarray(value)} | {f"d_{name}": np.asarray(g) for name, g in grads.items()}
+
+
+# Finer, coarser and not square, from a 4 x 4 grid with one prefix token.
+GRIDS = {"finer": (7, 7), "coarser": (3, 3), "oblong": (3, 6)}
+
+
+def our_positions(pos: np.ndarray) -> dict[str, np.ndarray]:
+    """Position embeddings at each of `GRIDS`."""
+    return {name: np.asarray(resample_pos_embed(jnp.asarray(pos), grid, prefix=1)) for name, grid in GRIDS.items()}
+
+
+def check(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray], tolerance: float = 1e-5) -> None:
+    """Every wanted array, to `tolerance` of its largest entry."""
+    assert set(want) <= set(got) and want
+    for name, expected in want.items():
+        assert got[name].shape == expected.shape, name
+        worst = np.abs(got[name] - expected).max()
+        assert worst <= tolerance * np.abs(expected).max(), f"{name}: {worst} of {np.abs(expected).max()}"

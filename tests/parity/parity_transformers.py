@@ -1,0 +1,54 @@
+"""CLIP, SigLIP and DINOv2 of `transformers`, tiny and random."""
+
+from __future__ import annotations
+
+from parity_cases import CONTEXT, DEPTH, EMBED, EOS, HEADS, HIDDEN, IMAGE, PATCH, Sample, VOCAB, WIDTH, inputs
+from parity_torch import arrays, pixels, randomise, tokens, weights
+import torch
+import transformers
+
+_TOWER = dict(hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH, num_attention_heads=HEADS)
+_IMAGE = _TOWER | dict(image_size=IMAGE, patch_size=PATCH)
+_TEXT = _TOWER | dict(vocab_size=VOCAB, max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=EOS, pad_token_id=EOS)
+_DINO = {k: v for k, v in _IMAGE.items() if k != "intermediate_size"} | dict(mlp_ratio=HIDDEN // WIDTH)
+
+
+def _clip() -> transformers.CLIPModel:
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=_TEXT, vision_config=_IMAGE, projection_dim=EMBED))
+
+
+def _siglip() -> transformers.SiglipModel:
+    return transformers.SiglipModel(transformers.SiglipConfig(text_config=_TEXT, vision_config=_IMAGE))
+
+
+def _dinov2(**options) -> transformers.Dinov2Model:
+    return transformers.Dinov2Model(transformers.Dinov2Config(**_DINO | options))
+
+
+def _dinov2_registers() -> transformers.Dinov2WithRegistersModel:
+    return transformers.Dinov2WithRegistersModel(
+        transformers.Dinov2WithRegistersConfig(**_DINO, num_register_tokens=3))
+
+
+MODELS = {
+    "clip": _clip,
+    "siglip": _siglip,
+    "dinov2": _dinov2,
+    "dinov2_registers": _dinov2_registers,
+    # Its hidden width is 2/3 of the other's, rounded up to a multiple of 8.
+    "dinov2_swiglu": lambda: _dinov2(use_swiglu_ffn=True),
+}
+
+
+def sample(kind: str, seed: int) -> Sample:
+    """Random weights and what the model makes of random inputs."""
+    model, given = randomise(MODELS[kind](), seed), inputs(seed, kind)
+    with torch.no_grad():
+        if "tokens" in given:
+            out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
+            want = arrays(image=out.image_embeds, text=out.text_embeds, logits=out.logits_per_image)
+        else:
+            out = model(pixel_values=pixels(given["images"]))
+            want = arrays(tokens=out.last_hidden_state, pooled=out.pooler_output)
+    # The mask token belongs to DINOv2's training; no forward pass without masks reads it.
+    return Sample(weights(model, ("embeddings.mask_token",)), given, want)
