@@ -40,12 +40,18 @@ class Reduced(NamedTuple):
     Attributes:
       negatives: log-sum-exp over the negatives, -inf where there are none.
       positives: log-sum-exp over the positives.
-      positive_mean: mean score of the positives.
+      spread: `positives` minus the positives' mean score; exactly 0 for a single positive, because a difference of two
+        equal arrays would send +g and -g back and round the gradient of a nearly solved pair away.
     """
 
     negatives: Float[Array, "pairs"]
     positives: Float[Array, "pairs"]
-    positive_mean: Float[Array, "pairs"]
+    spread: Float[Array, "pairs"]
+
+    @property
+    def positive_mean(self) -> Float[Array, "pairs"]:
+        """Mean score of the positives."""
+        return self.positives - self.spread
 
 
 def softmax_loss(
@@ -62,7 +68,7 @@ def softmax_loss(
     Label smoothing e mixes the target with the uniform one over the whole batch: (1 - e) * positives + e / pairs.
     """
     directions = reduce_both(image, text, logit_scale, group=group, **where)
-    losses = [jax.nn.softplus(d.negatives - d.positives) + (d.positives - d.positive_mean) for d in directions]
+    losses = [jax.nn.softplus(d.negatives - d.positives) + d.spread for d in directions]
     if label_smoothing:
         means = mean_scores(image, text, logit_scale), mean_scores(text, image, logit_scale)
         losses = [l + label_smoothing * (d.positive_mean - mean) for l, d, mean in zip(losses, directions, means)]
@@ -125,11 +131,11 @@ def reduce_both(image, text, logit_scale, *, group=None, **where) -> tuple[Reduc
     if group is None:
         positive = pair_scores(image, text, logit_scale)
         negatives = score_statistics(image, text, logit_scale, wanted, **where)
-        return tuple(Reduced(n, positive, positive) for n in negatives)
+        return tuple(Reduced(n, positive, jnp.zeros_like(positive)) for n in negatives)
     wanted += [Statistic(kind, "positives", side) for kind in ("lse", "sum") for side in sides]
     n0, n1, p0, p1, s0, s1 = score_statistics(image, text, logit_scale, wanted, group=group, **where)
     count = positive_counts(group)
-    return Reduced(n0, p0, s0 / count), Reduced(n1, p1, s1 / count)
+    return Reduced(n0, p0, p0 - s0 / count), Reduced(n1, p1, p1 - s1 / count)
 
 
 def pair_scores(query, key, scale) -> Float[Array, "pairs"]:
