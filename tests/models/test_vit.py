@@ -1,0 +1,126 @@
+"""The image tower: pixels, patches, positions, pooling."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_models import weights
+
+from mof_jax.models.vit import ViT, ViTConfig, normalise, patchify, resample_pos_embed
+from mof_jax.nn import dropout as drop
+from mof_jax.nn.module import Skeleton
+
+SMALL = ViTConfig(width=16, depth=2, heads=2, mlp_dim=16, patch_size=4, image_size=16)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+
+
+@functools.cache
+def run(config, dtype="float32", keyed=False):
+    """(output, parameters) of a tower."""
+    keys = drop.example_keys(jax.random.key(1), 3) if keyed else None
+    skeleton = Skeleton.of(lambda rngs: ViT(config, rngs))
+    params = weights(skeleton)
+    return jax.jit(lambda p: skeleton.merge(p)(IMAGES, dtype=jnp.dtype(dtype), keys=keys))(params), params
+
+
+def test_patchify_and_a_kernel_are_a_convolution():
+    rng = np.random.default_rng(0)
+    images, kernel = rng.standard_normal((2, 8, 12, 3)), rng.standard_normal((4, 4, 3, 5))
+    images, kernel = images.astype(np.float32), kernel.astype(np.float32)
+    want = jax.lax.conv_general_dilated(
+        images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")
+    got = jnp.matmul(patchify(images, 4), kernel.reshape(-1, 5), precision="highest")
+    np.testing.assert_allclose(got, want.reshape(2, 6, 5), atol=1e-5)
+
+
+def test_normalise_equals_numpy_and_leaves_floats_alone():
+    want = (IMAGES / 255.0 - np.array(SMALL.mean)) / np.array(SMALL.std)
+    np.testing.assert_allclose(normalise(IMAGES, SMALL.mean, SMALL.std), want, atol=2e-6)
+    ready = jnp.asarray(want, jnp.float32)
+    assert normalise(ready, SMALL.mean, SMALL.std) is ready
+
+
+def test_resampled_positions():
+    pos = np.random.default_rng(0).standard_normal((1 + 9, 4)).astype(np.float32)
+    np.testing.assert_allclose(resample_pos_embed(pos, (3, 3), prefix=1), pos, atol=1e-6)
+    constant = np.concatenate([pos[:1], np.full((9, 4), 2.5, np.float32)])
+    finer = np.asarray(resample_pos_embed(constant, (6, 5), prefix=1))
+    assert finer.shape == (31, 4)
+    np.testing.assert_array_equal(finer[0], pos[0])
+    np.testing.assert_allclose(finer[1:], 2.5, atol=1e-5)
+    with pytest.raises(ValueError, match="not a square grid"):
+        resample_pos_embed(pos, (6, 6))
+
+
+def test_registers_change_tokens_but_not_shapes_of_the_outputs():
+    plain, _ = run(SMALL)
+    with_registers, params = run(dataclasses.replace(SMALL, registers=3))
+    assert plain.tokens.shape == (3, 17, 16) and with_registers.tokens.shape == (3, 20, 16)
+    assert plain.pooled.shape == with_registers.pooled.shape == (3, 16)
+    assert params["registers"].shape == (3, 16)
+
+
+def test_pooling():
+    cls, _ = run(SMALL)
+    np.testing.assert_array_equal(cls.pooled, cls.tokens[:, 0])
+    gap, _ = run(dataclasses.replace(SMALL, pool="gap", registers=2))
+    np.testing.assert_allclose(gap.pooled, gap.tokens[:, 3:].mean(1), atol=1e-6)  # neither cls nor registers
+    none, _ = run(dataclasses.replace(SMALL, pool="none"))
+    assert none.pooled is None
+    projected, params = run(dataclasses.replace(SMALL, embed_dim=6, embed_bias=True))
+    want = projected.tokens[:, 0] @ params["project/kernel"] + params["project/bias"]
+    np.testing.assert_allclose(projected.pooled, want, atol=1e-5)
+
+
+def test_map_pooling_reads_every_token_and_no_order():
+    config = dataclasses.replace(SMALL, pool="map", cls_token=False)
+    out, params = run(config)
+    assert out.pooled.shape == (3, 16)
+    skeleton = Skeleton.of(lambda rngs: ViT(config, rngs))
+    head = jax.jit(lambda tokens: skeleton.merge(params).pool(tokens))
+    np.testing.assert_allclose(head(out.tokens), out.pooled, atol=1e-6)
+    np.testing.assert_allclose(head(out.tokens[:, ::-1]), out.pooled, atol=1e-5)
+    moved = np.array([head(out.tokens.at[:, i].add(3 * np.eye(16)[i])) for i in (0, 7, 15)])
+    assert (np.abs(moved - out.pooled).max(axis=(1, 2)) > 1e-3).all()
+
+
+def test_patch_dropout_shortens_the_sequence_in_training_only():
+    config = dataclasses.replace(SMALL, patch_dropout=0.75, registers=1)
+    assert run(config, keyed=True)[0].tokens.shape == (3, 1 + 1 + 4, 16)
+    assert run(config)[0].tokens.shape == (3, 1 + 1 + 16, 16)
+
+
+def test_patches_carry_their_positions_through_patch_dropout():
+    """A dropped sequence is a subset of the whole one: with silent blocks in between, token for token."""
+    config = dataclasses.replace(SMALL, depth=1, layer_scale=1.0, patch_dropout=0.5, final_norm=False)
+    skeleton = Skeleton.of(lambda rngs: ViT(config, rngs))
+    silent = {p: x * 0 if "/scale1" in p or "/scale2" in p else x for p, x in weights(skeleton).items()}
+    keys = drop.example_keys(jax.random.key(1), 3)
+    forward = lambda p, keys: np.asarray(skeleton.merge(p)(IMAGES, keys=keys).tokens)
+    whole, kept = forward(silent, None), forward(silent, keys)
+    for row in range(3):
+        where = [int(np.abs(whole[row] - token).max(-1).argmin()) for token in kept[row]]
+        assert where == sorted(set(where)) and where[0] == 0
+        np.testing.assert_allclose(kept[row], whole[row][where], atol=1e-6)
+
+
+def test_bf16_computes_in_bf16_and_stays_close():
+    exact, params = run(SMALL)
+    rounded, _ = run(SMALL, dtype="bfloat16")
+    assert rounded.tokens.dtype == jnp.bfloat16 and {x.dtype for x in params.values()} == {jnp.dtype("float32")}
+    error = np.abs(rounded.tokens.astype(jnp.float32) - exact.tokens).max()
+    assert 1e-4 < error < 0.1  # normalised tokens are of order 1 to 3; bf16 keeps 8 bits
+
+
+def test_a_config_that_cannot_be_is_refused():
+    assert ViTConfig(variant="L/14").heads == 16 and ViTConfig(variant="B/16", depth=2).depth == 2
+    for change, message in [
+        (dict(image_size=18), "not divisible by patch_size"),
+        (dict(cls_token=False), "needs cls_token"),
+        (dict(depth=0), "depth must be positive"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(SMALL, **change)
