@@ -39,6 +39,9 @@ class BadExample(UserError):
         self.source, self.record, self.reason = source, str(record), reason
         super().__init__(f"{source}: record {record}: {reason}")
 
+    def __reduce__(self):  # it crosses process boundaries
+        return BadExample, (self.source, self.record, self.reason)
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known word closest to `word`, or the short list of what there is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -14,7 +14,7 @@ import ml_collections
 
 from mof_jax import config as configs, evals as evaluators
 from mof_jax.data.load import DataConfig
-from mof_jax.data.pipeline import Pipeline
+from mof_jax.data.pipeline import Pipeline, texts
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, load as load_tokenizer, make as make_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder, Preprocess
@@ -120,6 +120,7 @@ def set_up_jax(config: RunConfig) -> None:
     jax.config.update("jax_default_matmul_precision", config.precision)
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class Run:
@@ -165,15 +166,6 @@ def fill_tokenizer(model: TwoTowerConfig, tokenizer: Tokenizer) -> TwoTowerConfi
     return dataclasses.replace(model, text=text)
 
 
-def training_texts(config: RunConfig, limit: int = 100_000) -> Iterator[str]:
-    """Captions of the training sources, for a tokenizer that is made from them: at most `limit` records, evenly spread."""
-    pipeline = Pipeline(dataclasses.replace(config.data, captions=0, views=1), None, config.batch_size, config.seed)
-    for source in pipeline.loader.sources:
-        for i in range(0, len(source), max(1, len(source) // limit)):
-            for texts in source[i].texts.values():
-                yield from texts
-
-
 def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     """(index, count): this process feeds the index-th of `count` equal blocks of every batch.
 
@@ -199,7 +191,7 @@ def train(config: ml_collections.ConfigDict | RunConfig, workdir: str) -> dict[s
     set_up_jax(config)
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
     saved = next((checkpointer.meta(s) for s in checkpointer.steps()), None)
-    tokenizer = load_tokenizer(saved["tokenizer"]) if saved else make_tokenizer(config.tokenizer, training_texts(config))
+    tokenizer = load_tokenizer(saved["tokenizer"]) if saved else make_tokenizer(config.tokenizer, texts(config.data))
     run = Run(config, tokenizer, workdir)
     check_batch(run.mesh, config.batch_size, config.objective.microbatches)
     pipeline = Pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
@@ -248,7 +240,9 @@ def first_state(
     if restored is not None:
         return restored[0]
     key = jax.random.key(run.config.seed, impl="threefry2x32")
-    state = jax.jit(init, out_shardings=shardings)(key)
+    # A program that runs once is not worth optimising; on a CPU that saves most of its compile time.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    state = jax.jit(init, out_shardings=shardings).lower(key).compile(compiler_options=options)(key)
     if run.config.init_from is None:
         return state
     taken = take_params(run, run.config.init_from)

@@ -29,7 +29,7 @@ def write_pool(folder: pathlib.Path, count: int = 40) -> pathlib.Path:
 def environment(devices: int) -> dict[str, str]:
     """Environment of a training process with so many CPU devices."""
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
-    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT.parent}"}
     return env
 

@@ -10,11 +10,10 @@ CLOCK = ("time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_p
 def get_config(arg: str | None = None) -> ConfigDict:
     """`arg` is the folder of the filtered JSONL source; without it only the embedded pictures are read."""
     c = ConfigDict()
-    c.task, c.seed, c.steps, c.batch_size = "contrastive", 3, 12, 16
+    c.task, c.seed, c.steps, c.batch_size = "contrastive", 3, 40, 16
     c.model = dict(
         embed_dim=16,
-        image=dict(width=16, depth=2, heads=2, patch_size=8, image_size=16, pool="gap", cls_token=False, dropout=0.1,
-                   patch_dropout=0.25),
+        image=dict(width=16, depth=2, heads=2, patch_size=8, image_size=16, pool="gap", cls_token=False, patch_dropout=0.25),
         text=dict(width=16, depth=1, heads=2, causal=False, mask_padding=True, pool="gap", dropout=0.1))
     c.objective = dict(multi_positive=True)
     c.tokenizer = dict(kind="bpe", vocab_size=400, context_length=8)

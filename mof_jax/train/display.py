@@ -65,4 +65,4 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 def show(item: Any) -> None:
     """Prints a table or text on process 0."""
     if jax.process_index() == 0:
-        Console().print(item, highlight=False)
+        Console().print(item, highlight=False, soft_wrap=isinstance(item, str))

@@ -1,0 +1,117 @@
+"""What a user sees when something is wrong: one line, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+from run_samples import ROOT, write_pool
+import tiny_run
+
+from mof_jax import cli, run
+from mof_jax.errors import UserError
+
+CONFIG = str(ROOT / "tiny_run.py")
+
+
+def error(capsys, *args: str) -> str:
+    """The one line that a failing command prints."""
+    assert cli.main(list(map(str, args))) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    last = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(last) == 1, err
+    return last[0]
+
+
+@pytest.mark.parametrize("assignment, message", [
+    ("optimizer.lrr=1", "config.optimizer.lrr: unknown key (did you mean 'lr'?)"),
+    ("stepz=1", "config.stepz: unknown key (did you mean 'steps'?)"),
+    ("optimizer.lr=fast", "config.optimizer.lr: expected float, got 'fast'"),
+    ("model.image.heads=3", "width 16 is not divisible by 3 heads"),
+    ("data.image_size=17", "differs from config.model.image.image_size"),
+    ("evals=[{'kind': 'retreival'}]", "did you mean 'retrieval'?"),
+    ("optimizer.name=adamm", "did you mean 'adamw'?"),
+    ("optimizer.freeze=[('imagee/.*', True)]", "rule 'imagee/.*' matches no parameter"),
+    ("optimizer.schedule.warmup=20", "warmup 20"),
+    ("batch_size=15", "15 is not divisible by 8 batch shards"),
+    ("mesh.data=3", "does not cover 8 devices"),
+    ("task=contrastiv", "did you mean 'contrastive'?"),
+])
+def test_config_mistakes_name_the_key(assignment, message, tmp_path, capsys):
+    assert message in error(capsys, "train", "--config", CONFIG, "--workdir", tmp_path, f"--config.{assignment}")
+
+
+def test_missing_files_are_named(tmp_path, capsys):
+    assert "nowhere.py: no such config file" in error(capsys, "train", "--config", "nowhere.py", "--workdir", tmp_path)
+    assert "no such checkpoint" in error(capsys, "eval", "--checkpoint", tmp_path)
+    assert "pool.jsonl" in error(capsys, "train", "--config", f"{CONFIG}:{tmp_path}/none", "--workdir", tmp_path / "w")
+    assert "unknown argument" in error(capsys, "eval", "--checkpoint", tmp_path, "--nonsense")
+
+
+def test_help_shows_an_example(capsys):
+    for command in ("train", "eval", ("data", "convert"), ("bench", "loss")):
+        words = [command] if isinstance(command, str) else list(command)
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        assert f"mof {' '.join(words)} " in capsys.readouterr().out
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_user(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "train", lambda *a: 1 / 0)
+    assert cli.main(["train", "--config", CONFIG, "--workdir", str(tmp_path)]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+class TestBadData:
+    """One broken record among good ones."""
+
+    @pytest.fixture
+    def pool(self, tmp_path) -> pathlib.Path:
+        return write_pool(tmp_path / "pool", 24)
+
+    @staticmethod
+    def config(pool: pathlib.Path, **data) -> ConfigDict:
+        c = tiny_run.get_config()
+        c.data.sources = [dict(kind="jsonl", name="pool", path=f"{pool}/pool.jsonl")]
+        c.data.update(data)
+        c.steps, c.checkpoint.every = 3, 1
+        c.optimizer.schedule.warmup = 0
+        return c
+
+    def test_a_truncated_picture_stops_the_run_by_name(self, pool, tmp_path):
+        good = (pool / "003.png").read_bytes()
+        (pool / "003.png").write_bytes(good[: len(good) // 2])
+        with pytest.raises(UserError, match=r"pool.*p3.*truncated"):
+            run.train(self.config(pool), str(tmp_path / "w"))
+
+    def test_an_empty_caption_stops_the_run_by_name(self, pool, tmp_path):
+        rows = [json.loads(text) for text in (pool / "pool.jsonl").read_text().splitlines()]
+        rows[5] |= {"alt": " ", "synthetic": ""}
+        (pool / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(UserError, match=r"pool.*p5.*empty caption"):
+            run.train(self.config(pool), str(tmp_path / "w"))
+
+    def test_skip_replaces_and_counts(self, pool, tmp_path, capsys):
+        for i in (3, 4):
+            (pool / f"00{i}.png").write_bytes(b"not a picture")
+        run.train(self.config(pool, on_error="skip"), str(tmp_path / "w"))
+        last = [json.loads(text) for text in (tmp_path / "w/metrics.jsonl").read_text().splitlines()][-1]
+        assert last["skipped_examples"] >= 2
+        assert "skipped pool:p3" in capsys.readouterr().err
+
+
+class TestNonFiniteLoss:
+    def test_stops_at_the_step_and_names_its_data(self, tmp_path, monkeypatch):
+        c = tiny_run.get_config()
+        c.steps, c.checkpoint.every, c.log_every = 10, 2, 1
+        c.optimizer.lr_factors = [("logit_scale", float("inf"))]  # the first update makes the temperature infinite
+        c.objective.max_logit_scale = None
+        with pytest.raises(UserError) as stop:
+            run.train(c, str(tmp_path / "w"))
+        assert "not finite" in str(stop.value) and "emoji5:" in str(stop.value)
+        lines = [json.loads(text) for text in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
+        assert all(np.isfinite(line["loss"]) for line in lines)
