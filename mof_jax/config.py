@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -62,7 +63,7 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> m
     A value is read as a Python literal and otherwise kept as a string. Keys that the file did not set are allowed here:
     `build` decides whether they exist. A list is indexed by number (`data.sources.0.weight=2`).
     """
-    values = config.to_dict()
+    values = copy.deepcopy(config.to_dict())  # `to_dict` shares the lists, and what is in them, with the original
     for assignment in assignments:
         key, eq, text = assignment.partition("=")
         if not eq:
