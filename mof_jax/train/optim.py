@@ -148,7 +148,7 @@ def _muon(config: OptimizerConfig, matrices: Mapping[str, Matrix]) -> optax.Grad
     rms = options.pop("rms")
     if not options.pop("embeddings"):
         # The first and the last layer see data and embeddings, not hidden states: Muon's authors leave them to Adam.
-        matrices = {path: m for path, m in matrices.items() if "/blocks/" in path}
+        matrices = {path: m for path, m in matrices.items() if "blocks" in path.split("/")}
 
     def muon(params: Params) -> optax.GradientTransformation:
         dims = {path: contrib.MuonDimensionNumbers(*(tuple(params[path].ndim + d for d in side) for side in matrices[path]))
