@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,10 @@ from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
+
+# Compiling is most of what these tests do: less well optimised code is ready in half the time.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def weights(skeleton: Skeleton, seed: int = 0) -> Params:
@@ -75,6 +80,6 @@ def launch(model: TwoTowerConfig, objective: ContrastiveConfig, optimizer: Optim
     build = lambda rngs: skeleton.merge(values)
     init = init_fn(build, trained, tx, optimizer.ema is not None)
     shardings = state_shardings(grid, jax.eval_shape(init, jax.random.key(0)), param_shardings(grid, skeleton, mesh.rules))
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-    step = jax.jit(make_step(task, skeleton, tx, 0, optimizer.ema), out_shardings=(shardings, None))
+    state = quick_jit(init, out_shardings=shardings)(jax.random.key(0))
+    step = quick_jit(make_step(task, skeleton, tx, 0, optimizer.ema), out_shardings=(shardings, None))
     return Run(task, skeleton, state, step, lambda rows: put_batch(grid, rows))

@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
-from small_models import weights
+from small_models import quick_jit, weights
 
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.nn.module import Skeleton
@@ -22,7 +21,7 @@ def tower(**changes):
     config = dataclasses.replace(SMALL, **changes)
     skeleton = Skeleton.of(lambda rngs: TextTower(config, rngs))
     params = weights(skeleton)
-    return jax.jit(lambda tokens: skeleton.merge(params)(tokens))
+    return quick_jit(lambda tokens: skeleton.merge(params)(tokens))
 
 
 def changed(row, column):

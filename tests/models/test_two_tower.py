@@ -3,10 +3,9 @@
 import dataclasses
 import math
 
-import jax
 import numpy as np
 import pytest
-from small_models import weights
+from small_models import quick_jit, weights
 
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
@@ -54,7 +53,7 @@ def test_embeddings_are_f32_unit_vectors_whatever_the_compute_dtype():
         model = skeleton.merge(params)
         return model.embed_image(images), model.embed_text(tokens), model.scale
 
-    image, text, scale = jax.jit(run)(weights(skeleton) | {"logit_scale": np.log(1 / 0.07)})
+    image, text, scale = quick_jit(run)(weights(skeleton) | {"logit_scale": np.log(1 / 0.07)})
     for x in (image, text):
         assert x.dtype == np.float32 and x.shape == (3, 12)
         np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)

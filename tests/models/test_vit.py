@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import weights
+from small_models import quick_jit, weights
 
 from mof_jax.models.vit import ViT, ViTConfig, normalise, patchify, resample_pos_embed
 from mof_jax.nn import dropout as drop
@@ -23,7 +23,7 @@ def run(config, dtype="float32", keyed=False):
     keys = drop.example_keys(jax.random.key(1), 3) if keyed else None
     skeleton = Skeleton.of(lambda rngs: ViT(config, rngs))
     params = weights(skeleton)
-    return jax.jit(lambda p: skeleton.merge(p)(IMAGES, dtype=jnp.dtype(dtype), keys=keys))(params), params
+    return quick_jit(lambda p: skeleton.merge(p)(IMAGES, dtype=jnp.dtype(dtype), keys=keys))(params), params
 
 
 def test_patchify_and_a_kernel_are_a_convolution():
@@ -80,7 +80,7 @@ def test_map_pooling_reads_every_token_and_no_order():
     out, params = run(config)
     assert out.pooled.shape == (3, 16)
     skeleton = Skeleton.of(lambda rngs: ViT(config, rngs))
-    head = jax.jit(lambda tokens: skeleton.merge(params).pool(tokens))
+    head = quick_jit(lambda tokens: skeleton.merge(params).pool(tokens))
     np.testing.assert_allclose(head(out.tokens), out.pooled, atol=1e-6)
     np.testing.assert_allclose(head(out.tokens[:, ::-1]), out.pooled, atol=1e-5)
     moved = np.array([head(out.tokens.at[:, i].add(3 * np.eye(16)[i])) for i in (0, 7, 15)])

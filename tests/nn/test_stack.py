@@ -7,7 +7,7 @@ from flax import nnx
 import jax
 import numpy as np
 import pytest
-from small_models import weights
+from small_models import quick_jit, weights
 
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import Block, BlockConfig
@@ -34,7 +34,7 @@ def run(unroll=1, remat="none"):
     """Value and gradients, with dropout on."""
     skeleton = Skeleton.of(lambda rngs: build(rngs, unroll=unroll, remat=remat))
     loss = lambda p, x: (skeleton.merge(p)(x, None, keys=KEYS) ** 2).mean()
-    return jax.jit(jax.value_and_grad(loss, (0, 1)))(params(), X)
+    return quick_jit(jax.value_and_grad(loss, (0, 1)))(params(), X)
 
 
 @pytest.mark.parametrize("options", [{"unroll": DEPTH}, {"unroll": 2}, {"remat": "full"}, {"remat": "dots"}], ids=str)
@@ -48,17 +48,17 @@ def test_layout_and_remat_change_nothing(options):
 def test_is_its_layers_in_turn():
     """The stack against one block at a time, with the keys each is promised."""
     block = Skeleton.of(lambda rngs: Block(CONFIG, rngs))
-    layer = jax.jit(lambda p, x, keys: block.merge(p)(x, keys=keys))
+    layer = quick_jit(lambda p, x, keys: block.merge(p)(x, keys=keys))
     x = X
     for i in range(DEPTH):
         x = layer({path: params()[f"layers/{path}"][i] for path in block.shapes}, x, drop.fold(KEYS, i))
     skeleton = Skeleton.of(build)
-    got = jax.jit(lambda p, x: skeleton.merge(p)(x, None, keys=KEYS))(params(), X)
+    got = quick_jit(lambda p, x: skeleton.merge(p)(x, None, keys=KEYS))(params(), X)
     np.testing.assert_allclose(got, x, atol=1e-5)
 
 
 def test_layers_start_different():
-    values = flatten(jax.jit(lambda: build(nnx.Rngs(0)))())
+    values = flatten(quick_jit(lambda: build(nnx.Rngs(0)))())
     for path in ("layers/attn/qkv", "layers/attn/out", "layers/mlp/up/kernel", "layers/mlp/down/kernel"):
         a, b, c = np.asarray(values[path])
         assert not np.allclose(a, b) and not np.allclose(b, c), path

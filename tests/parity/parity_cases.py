@@ -102,7 +102,8 @@ def _compiled(kind: str, dtype: str) -> tuple[Skeleton, Callable]:
     config = CASES[kind].config
     forward, build = _FORWARD[type(config)]
     skeleton = Skeleton.of(lambda rngs: build(config, rngs))
-    return skeleton, jax.jit(lambda params, inputs: forward(skeleton.merge(params), inputs, jnp.dtype(dtype)))
+    run = lambda params, inputs: forward(skeleton.merge(params), inputs, jnp.dtype(dtype))
+    return skeleton, jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})  # quick to compile
 
 
 def _two_tower(model: TwoTower, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _vit(model: ViT, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
 
 _FORWARD: dict[type, tuple[Callable, Callable]] = {TwoTowerConfig: (_two_tower, TwoTower), ViTConfig: (_vit, ViT)}
 
-# --- losses and positions ---------------------------------------------------------------------------------------------------------
+# --- losses and positions -----------------------------------------------------------------------------------------------
 
 LOSSES = {
     "softmax": lambda image, text, scale, bias: contrastive.softmax_loss(image, text, scale),

@@ -13,7 +13,8 @@ from timm.layers import resample_abs_pos_embed
 import torch
 
 _RATIO = HIDDEN / WIDTH
-_IMAGE = CLIPVisionCfg(layers=DEPTH, width=WIDTH, head_width=WIDTH // HEADS, patch_size=PATCH, image_size=IMAGE, mlp_ratio=_RATIO)
+_IMAGE = CLIPVisionCfg(
+    layers=DEPTH, width=WIDTH, head_width=WIDTH // HEADS, patch_size=PATCH, image_size=IMAGE, mlp_ratio=_RATIO)
 _TEXT = CLIPTextCfg(context_length=CONTEXT, vocab_size=VOCAB, width=WIDTH, heads=HEADS, layers=DEPTH, mlp_ratio=_RATIO)
 _TIMM = dict(img_size=IMAGE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, mlp_ratio=_RATIO, num_classes=0)
 
