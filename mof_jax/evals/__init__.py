@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any, Protocol
 
 from mof_jax import config as configs
@@ -34,6 +33,4 @@ def build(section: Mapping[str, Any], where: str) -> Evaluator:
     if kind is None:
         raise UserError(f"{where}.kind: missing (one of {', '.join(KINDS)})")
     cls = lookup(KINDS, kind, f"evaluator kind at {where}.kind")
-    if "name" not in section and any(f.name == "name" for f in dataclasses.fields(cls)):
-        section["name"] = kind
     return configs.build(cls, section, where)

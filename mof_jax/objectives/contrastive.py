@@ -159,8 +159,8 @@ def positive_counts(group: Int[Array, "pairs"]) -> Float[Array, "pairs"]:
 
 def _loss(losses: Float[Array, "pairs"], image, text, **metrics: Float[Array, "pairs"]) -> Loss:
     metrics["positive_cosine"] = pair_scores(image, text, 1.0)
-    means = {name: jax.lax.stop_gradient(values).mean() for name, values in metrics.items()}
-    return Loss(losses.sum(), jnp.float32(losses.shape[0]), means)
+    sums = {name: jax.lax.stop_gradient(values).sum() for name, values in metrics.items()}
+    return Loss(losses.sum(), jnp.float32(losses.shape[0]), sums)
 
 
 def _at_least_f32(x):

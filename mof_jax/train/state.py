@@ -26,7 +26,7 @@ class TrainState:
       step: steps done.
       params: trained parameters by path. frozen: the others; they have no gradient and no optimizer state.
       opt: state of the optimizer. ema: moving average of `params`, or None.
-      bad_step: first step whose loss or gradient was not finite, -1 if none. From there on the state stands still.
+      bad_step: first step whose loss, gradient or update was not finite, -1 if none. From there on the state stands still.
     """
 
     step: Int[Array, ""]

@@ -31,9 +31,8 @@ def make_step(
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, state.frozen, opt, average(state, params, ema_decay), state.bad_step)
-        grad_norm = optax.global_norm(grads)
-        new, bad = _stand_still_if_bad(state, new, jnp.isfinite(mean) & jnp.isfinite(grad_norm))
-        metrics = {"loss": mean, "grad_norm": grad_norm, "update_norm": optax.global_norm(updates)}
+        metrics = {"loss": mean, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        new, bad = _stand_still_if_bad(state, new, jnp.isfinite(jnp.stack(list(metrics.values()))).all())
         metrics |= {name: x / loss.weight for name, x in loss.metrics.items()}
         return new, {**metrics, "bad_step": bad}
 

@@ -1,0 +1,148 @@
+"""Evaluators over an encoder whose embeddings are known, and over a real one."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import tiny_run
+
+from mof_jax import evals, run
+from mof_jax.data import embedded
+from mof_jax.errors import UserError
+from mof_jax.evals.gallery import Gallery
+from mof_jax.evals.retrieval import Retrieval, candidates, item_ids
+from mof_jax.data.record import Record
+from mof_jax.mesh import make_mesh
+
+TWEMOJI = dict(kind="emoji5", split="unseen")
+
+
+class Oracle:
+    """Embeds a picture by its label and a text by itself; `right` says which share of pictures it knows."""
+
+    pictures = None
+
+    def __init__(self, right: float = 1.0):
+        self.mesh, self.right = make_mesh(), right
+        self.words: dict[str, np.ndarray] = {}
+
+    def vector(self, text: str) -> np.ndarray:
+        if text not in self.words:
+            x = np.random.default_rng(zlib.crc32(text.encode())).standard_normal(64)
+            self.words[text] = (x / np.linalg.norm(x)).astype(np.float32)
+        return self.words[text]
+
+    def images(self, source):
+        known = round(self.right * len(source))
+        return np.stack([self.vector(source[i].texts["alt"][0] if i < known else f"noise {i}") for i in range(len(source))])
+
+    def texts(self, texts):
+        return np.stack([self.vector(t.removeprefix("a picture of ")) for t in texts])
+
+
+def test_retrieval_of_an_oracle():
+    perfect = evals.build(dict(kind="retrieval", source=TWEMOJI), "e").run(Oracle())
+    assert {perfect[k] for k in ("i2t@1", "t2i@1", "r@1", "r@5", "r@10")} == {100.0}
+    assert perfect["candidates"] == len(embedded.candidates("unseen"))
+    half = evals.build(dict(kind="retrieval", source=TWEMOJI), "e").run(Oracle(0.5))
+    assert half["i2t@1"] == pytest.approx(50, abs=3) and half["t2i@1"] == pytest.approx(50, abs=3)
+
+
+def test_zero_shot_of_an_oracle():
+    section = dict(kind="zeroshot", source=TWEMOJI, classes="emoji5:unseen", templates=["a picture of {}"])
+    perfect = evals.build(section, "e").run(Oracle())
+    assert perfect["acc@1"] == perfect["mean_class_acc@1"] == 100.0
+    assert evals.build(section, "e").run(Oracle(0.25))["acc@1"] == pytest.approx(25, abs=3)
+
+
+def test_knn_and_few_shot_of_an_oracle():
+    sections = dict(train=dict(kind="emoji5", split="train"), test=dict(kind="emoji5", split="twemoji"))
+    oracle = Oracle()
+    assert evals.build(dict(kind="knn", k=3, **sections), "e").run(oracle)["acc@1"] > 95  # 33 twins share a picture
+    few = evals.build(dict(kind="fewshot", shots=[1], **sections, label="flag"), "e").run(oracle)
+    assert 0 < few["acc@1_1shot"] <= 100
+
+
+def test_class_list_and_templates_from_files(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(embedded.candidates("unseen")))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a picture of {}\n{}\n")
+    section = dict(kind="zeroshot", source=TWEMOJI, classes=str(names), templates=[str(prompts)])
+    assert evals.build(section, "e").run(Oracle())["acc@1"] == 100.0
+    names.write_text("only one class")
+    with pytest.raises(UserError, match="is not in the class list"):
+        evals.build(section, "e").run(Oracle())
+    with pytest.raises(UserError, match="no such file"):
+        evals.build(section | dict(classes=str(tmp_path / "absent.txt")), "e").run(Oracle())
+    names.write_text("\n".join(embedded.candidates("unseen")))
+    with pytest.raises(UserError, match="exactly one"):
+        evals.build(section | dict(templates=["{} {}"]), "e").run(Oracle())
+
+
+def test_captions_and_groups():
+    """Two pictures of one group share their captions; a repeated caption of one item counts once."""
+    items = [Record("a", b"", {"alt": ("cat", "cat", "tabby")}, group=4), Record("b", b"", {"alt": ("cat",)}, group=4),
+             Record("c", b"", {"alt": ("cat", "")})]
+    ids = item_ids(items)
+    assert ids[0] == ids[1] != ids[2]
+    texts, owners = candidates(items, ("alt",))
+    assert list(zip(texts, owners)) == [("cat", ids[0]), ("tabby", ids[0]), ("cat", ids[2])]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    c = tiny_run.get_config()
+    c.steps, c.checkpoint.every, c.eval_every = 4, 2, 2
+    c.evals = [dict(kind="retrieval", name="unseen", source=TWEMOJI), dict(kind="gallery", source=TWEMOJI)]
+    return workdir, run.train(c, str(workdir))
+
+
+def test_evaluation_in_training_equals_mof_eval(trained):
+    """The checkpoint carries all it takes: preprocessing, tokenizer, averaged parameters."""
+    workdir, in_training = trained
+    alone = run.evaluate(str(workdir))
+    assert alone["unseen"] == pytest.approx(in_training["unseen"], abs=1e-3)
+    assert (workdir / "retrieval.png").stat().st_size > 10_000
+
+
+def test_follow_evaluates_every_checkpoint_once(trained):
+    import json
+    import shutil
+
+    workdir, _ = trained
+    copy = workdir.parent / "followed"
+    shutil.copytree(workdir, copy)
+    (copy / "evals.jsonl").unlink()
+    run.evaluate(str(copy), follow=True, poll_s=0.1)
+    steps = [json.loads(line)["step"] for line in (copy / "evals.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
+def test_a_step_can_be_named(trained):
+    workdir, _ = trained
+    assert run.restore(f"{workdir}/checkpoints/2").step == 2
+    with pytest.raises(UserError, match=r"no such checkpoint \(complete steps: 4, 2\)"):
+        run.restore(f"{workdir}/checkpoints/3")
+
+
+def test_the_gallery_is_a_picture(trained):
+    from PIL import Image
+
+    workdir, _ = trained
+    model = run.restore(str(workdir), workdir=str(workdir / "g"))
+    Gallery(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, queries=2, k=3).run(model.encoder)
+    sheet = Image.open(workdir / "g" / "retrieval.png")
+    assert sheet.width > 400 and len(sheet.getcolors(1 << 20)) > 100
+
+
+def test_evaluator_mistakes():
+    with pytest.raises(UserError, match=r"e.kind: missing"):
+        evals.build(dict(source=TWEMOJI), "e")
+    with pytest.raises(UserError, match=r"did you mean 'source'"):
+        evals.build(dict(kind="retrieval", sourc=TWEMOJI), "e")
+    with pytest.raises(UserError, match="to retrieve"):
+        Retrieval(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, texts=("nothing",)).run(Oracle())
