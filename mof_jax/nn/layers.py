@@ -74,6 +74,15 @@ class BlockConfig:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
 
 
+def project(x: Float[Array, "*dims inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*dims outputs"]:
+    """x·kernel in x's dtype, as a matmul of two matrices.
+
+    Flat on purpose: the kernel's gradient then contracts one dimension, and XLA:CPU does not transpose the activations for it.
+    """
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Linear(nnx.Module):
     """x·kernel + bias over the last dimension."""
 
@@ -84,7 +93,7 @@ class Linear(nnx.Module):
         self.bias = param(rngs, zeros, (outputs,), axes[1:]) if bias else None
 
     def __call__(self, x: Float[Array, "*dims inputs"]) -> Float[Array, "*dims outputs"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = project(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -140,11 +149,11 @@ class SelfAttention(nnx.Module):
     ) -> Float[Array, "batch tokens width"]:
         width = x.shape[-1]
         shape = x.shape[:-1] + (3, self.heads, width // self.heads)
-        qkv = x @ self.qkv[...].astype(x.dtype).reshape(width, 3 * width)
+        qkv = project(x, self.qkv[...].reshape(width, 3 * width))
         qkv = (qkv + self.qkv_bias[...].astype(x.dtype).reshape(-1)).reshape(shape)
         y = attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], mask=mask, causal=self.causal,
                       kernel=self.attention_kernel)
-        y = y.reshape(x.shape) @ self.out[...].astype(x.dtype).reshape(width, width)
+        y = project(y.reshape(x.shape), self.out[...].reshape(width, width))
         return y + self.out_bias[...].astype(x.dtype)
 
 
