@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: quickstart test test-slow test-parity test-open-clip test-all lint pack clean
+.PHONY: quickstart test test-slow test-parity test-open-clip bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
 	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
@@ -20,6 +20,11 @@ test-parity: $(VENV)-parity/.installed  ## live against transformers
 
 test-open-clip: $(VENV)-open-clip/.installed  ## live against open_clip (downloads several GB of torch)
 	$(VENV)-open-clip/bin/python -m pytest -q tests/parity -m open_clip
+
+bench: $(VENV)-open-clip/.installed  ## loss and training step against open_clip, data against a plain loop
+	$(VENV)-open-clip/bin/mof bench loss
+	$(VENV)-open-clip/bin/mof bench train
+	$(VENV)-open-clip/bin/mof bench data
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check mof_jax configs tests scripts
@@ -50,7 +55,7 @@ $(VENV)-parity/.installed: setup.py
 	touch $@
 
 $(VENV)-open-clip/.installed: setup.py
-	$(call install,$(VENV)-open-clip,-e . pytest torch==2.13.0 open_clip_torch)
+	$(call install,$(VENV)-open-clip,-e . pytest torch==2.13.0 torchvision open_clip_torch==3.3.0 timm==1.0.31)
 
 clean:
 	rm -rf $(VENV) $(VENV)-parity $(VENV)-open-clip runs

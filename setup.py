@@ -17,6 +17,7 @@ setup(
     packages=find_packages(include=["mof_jax", "mof_jax.*"]),
     include_package_data=True,
     package_data={"mof_jax": ["data/emoji5/*", "data/vocab/*"]},
+    license_files=["LICENSE", "NOTICE"],
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8,<0.13",
@@ -39,11 +40,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "cloud": ["gcsfs", "s3fs"],
-        "fast": ["simplejpeg", "opencv-python-headless"],
         "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib"],
-        "parity": ["torch==2.13.0", "transformers"],
+        "parity": ["torch==2.13.0", "transformers==5.23.0"],
     },
     entry_points={"console_scripts": ["mof=mof_jax.cli:main"]},
 )

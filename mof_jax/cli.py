@@ -133,7 +133,8 @@ def _add_eval(commands) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from mof_jax import config as configs, run
+    from mof_jax import config as configs
+    from mof_jax import run
 
     sections = list(configs.load(args.evals).to_dict().get("evals", ())) if args.evals else None
     run.evaluate(args.checkpoint, sections, follow=args.follow)
@@ -151,7 +152,8 @@ def _add_data(commands) -> None:
     i.add_argument("source", metavar="PATH", help=source)
     i.add_argument("--examples", type=int, default=3, help="records to show")
 
-    c = _command(sub, "convert", convert, "Write any source as ArrayRecord shards.", "mof data convert 'cc12m/{00000..00099}.tar' shards/")
+    c = _command(sub, "convert", convert, "Write any source as ArrayRecord shards.",
+                 "mof data convert 'cc12m/{00000..00099}.tar' shards/")
     c.add_argument("source", metavar="PATH", help=source)
     c.add_argument("target", metavar="FOLDER", help="a new folder")
     c.add_argument("--shards", type=int, default=0, help="number of files; by default about 10,000 records each")
@@ -197,16 +199,19 @@ def score(args: argparse.Namespace) -> None:
 
 
 def _add_bench(commands) -> None:
-    p = commands.add_parser("bench", help="Measure ratios side by side in one run.", description="Measure ratios side by side in one run.")
+    what = "Measure ratios side by side in one run."
+    p = commands.add_parser("bench", help=what, description=what)
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    l = _command(sub, "loss", bench_loss, "The streamed losses against full-matrix XLA and open_clip.", "mof bench loss --n 16384")
+    l = _command(sub, "loss", bench_loss, "The streamed losses against full-matrix XLA and open_clip.",
+                 "mof bench loss --n 16384")
     l.add_argument("--n", type=int, default=16384, help="pairs")
     l.add_argument("--dim", type=int, default=512, help="feature width")
     l.add_argument("--repeats", type=int, default=5)
     d = _command(sub, "data", bench_data, "The pipeline against a plain PIL loop and webdataset.", "mof bench data")
     d.add_argument("--count", type=int, default=512, help="JPEGs of 640×480")
     d.add_argument("--repeats", type=int, default=3)
-    t = _command(sub, "train", bench_train, "A training step against open_clip on the same device.", "mof bench train --model S/16 --batch 32")
+    t = _command(sub, "train", bench_train, "A training step against open_clip on the same device.",
+                 "mof bench train --model S/16 --batch 32")
     t.add_argument("--model", default="S/16", help="size of both towers / patch size, as in configs")
     t.add_argument("--image-size", type=int, default=112)
     t.add_argument("--batch", type=int, default=32)

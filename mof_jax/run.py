@@ -12,16 +12,20 @@ from typing import Any
 import jax
 import ml_collections
 
-from mof_jax import config as configs, evals as evaluators
+from mof_jax import config as configs
+from mof_jax import evals as evaluators
 from mof_jax.data.load import DataConfig
 from mof_jax.data.pipeline import Pipeline, texts
-from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, load as load_tokenizer, make as make_tokenizer
+from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
+from mof_jax.data.tokenizers import load as load_tokenizer
+from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder, Preprocess
 from mof_jax.mesh import MeshConfig, batch_sharding, check_batch, make_mesh, param_shardings, put_batch, replicated
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Params, Skeleton
-from mof_jax.rules import Rule, resolve as resolve_rules, user_rules
+from mof_jax.rules import Rule, user_rules
+from mof_jax.rules import resolve as resolve_rules
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.train import display
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -376,22 +380,24 @@ def evaluate(
     encoder = None
     while True:
         done = {line["step"] for line in read_lines(log)} if follow and os.path.exists(log) else set()
-        try:
-            steps = [s for s in Checkpointer(f"{workdir}/checkpoints", read_only=True).steps() if s not in done] if follow else [None]
-        except UserError:
-            steps = []  # the run has not written anything yet
-        for step in sorted(steps, key=lambda s: s or 0):
-            model = restore(path if step is None else f"{workdir}/checkpoints/{step}", workdir=workdir)
+        for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
+            model = restore(checkpoint, workdir=workdir)
             encoder = encoder or model.encoder
             chosen = list(model.run.config.evals) if sections is None else sections
             measures = [evaluators.build(s, f"evals.{i}") for i, s in enumerate(chosen)]
             if not measures:
                 raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
             results = run_evaluators(measures, encoder.bind(model.params), model.step, JsonLines(log))
-            done.add(model.step)
-            last = model.run.config.steps
-            if model.step >= last:
+            if model.step >= model.run.config.steps:
                 return results
         if not follow:
             return results
         time.sleep(poll_s)
+
+
+def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
+    """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
+    if not os.path.isdir(f"{workdir}/checkpoints") and "://" not in workdir:
+        return []
+    steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
+    return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]

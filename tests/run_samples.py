@@ -22,14 +22,16 @@ def write_pool(folder: pathlib.Path, count: int = 40) -> pathlib.Path:
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i:03d}.png")
             f.write(json.dumps({"id": f"p{i}", "image": f"{i:03d}.png", "alt": f"noise number {i}",
-                                "synthetic": f"a synthetic caption of picture {i}", "scores": {"dfn": float(rng.random())}}) + "\n")
+                                "synthetic": f"a synthetic caption of picture {i}",
+                                "scores": {"dfn": float(rng.random())}}) + "\n")
     return folder
 
 
 def environment(devices: int) -> dict[str, str]:
     """Environment of a training process with so many CPU devices."""
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
-    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    env |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT.parent}"}
     return env
 

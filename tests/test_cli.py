@@ -6,7 +6,6 @@ import json
 import pathlib
 
 from ml_collections import ConfigDict
-import numpy as np
 import pytest
 from run_samples import ROOT, write_pool
 import tiny_run

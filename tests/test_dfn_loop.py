@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from run_samples import ROOT
 
-from mof_jax import cli, config as configs, run
+from mof_jax import cli, run
+from mof_jax import config as configs
 from mof_jax.data.embedded import Emoji5
 
 pytestmark = pytest.mark.slow

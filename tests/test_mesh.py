@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.mesh import MeshConfig, batch_shards, batch_sharding, check_batch, make_mesh, param_shardings, put_batch
+from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, check_batch, make_mesh, param_shardings, put_batch
 from mof_jax.nn.module import Skeleton
 
 

@@ -1,4 +1,10 @@
-"""A two-tower model on the embedded emoji, from scratch, on a CPU."""
+"""A two-tower model on the embedded emoji, from scratch, on two CPU cores.
+
+    mof train --config configs/clip/quickstart.py --workdir runs/quickstart        (or: make quickstart)
+
+1.7 M parameters, 102,400 examples (18 passes over 5,753 pictures of five artists), about 4 minutes on two idle cores.
+EXPECT
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,9 +14,11 @@ def get_config(arg=None):
     c.task, c.seed, c.steps, c.batch_size = "contrastive", 0, 800, 128
     c.model = dict(
         embed_dim=128,
+        # `unroll`: at three layers a plain network is faster on a CPU than a scanned one and compiles as quickly.
         image=dict(width=128, depth=3, heads=4, patch_size=8, image_size=32, cls_token=False, pool="map",
                    activation="gelu_tanh", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), unroll=3),
         text=dict(width=128, depth=1, heads=4, causal=False, mask_padding=True, pool="gap", activation="gelu_tanh"))
+    # Pictures of one concept by several artists share their caption: all of them are positives of each other.
     c.objective = dict(loss="softmax", multi_positive=True)
     c.tokenizer = dict(kind="bpe", vocab_size=4096, context_length=16)
     c.data = dict(sources=[dict(kind="emoji5", captions=dict(probabilities=dict(alt=1.0), tags=3))],

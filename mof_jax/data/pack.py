@@ -163,8 +163,8 @@ def encode_index(concepts: Sequence[Concept], sizes: Mapping[str, Mapping[int, i
     dump = functools.partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
     rows = [dump([c.hex, c.label, c.family, int(c.flag), int(c.held_out), c.tags]) for c in concepts]
     vendors = [f"{dump(v)}:{dump([list(table), list(table.values())])}" for v, table in sizes.items()]
-    text = '{"concepts":[\n%s\n],"pictures":{\n%s\n}}\n' % (",\n".join(rows), ",\n".join(vendors))
-    return text.encode()
+    parts = ['{"concepts":[\n', ",\n".join(rows), '\n],"pictures":{\n', ",\n".join(vendors), "\n}}\n"]
+    return "".join(parts).encode()
 
 
 def _index(index: Mapping[str, Any]) -> tuple[tuple[Concept, ...], tuple[Picture, ...]]:

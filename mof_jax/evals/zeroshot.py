@@ -10,7 +10,8 @@ import numpy as np
 from mof_jax.data import embedded
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.errors import UserError, nearest as nearest_word
+from mof_jax.errors import UserError
+from mof_jax.errors import nearest as nearest_word
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import nearest
 from mof_jax.evals.retrieval import ensemble

@@ -64,7 +64,7 @@ class TextConfig:
         for key in ("width", "heads"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key} must be positive: set it, or a variant such as 'B'")
-        self.block  # its own checks, now rather than when the model is built
+        _ = self.block  # runs its own checks now, rather than when the model is built
 
     @property
     def block(self) -> BlockConfig:

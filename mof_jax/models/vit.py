@@ -97,7 +97,7 @@ class ViTConfig:
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
         if self.pool == "cls" and not self.cls_token:
             raise ValueError("pool='cls' needs cls_token=True")
-        self.block  # its own checks, now rather than when the model is built
+        _ = self.block  # runs its own checks now, rather than when the model is built
 
     @property
     def grid(self) -> int:

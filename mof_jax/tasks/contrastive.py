@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 

@@ -151,7 +151,8 @@ class Loop:
         shown = ", ".join(ids[:8]) + (f" … ({len(ids)} in all)" if len(ids) > 8 else "")
         good = next(iter(self.checkpointer.steps()), None)
         kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
-        raise UserError(f"step {bad_step + 1}: the loss, its gradient or the update is not finite; {kept}; examples of that step: {shown}")
+        raise UserError(f"step {bad_step + 1}: the loss, its gradient or the update is not finite; {kept}; "
+                        f"examples of that step: {shown}")
 
     def _profile(self, step: int) -> bool:
         """Starts and stops the trace; True while it runs."""

@@ -10,10 +10,10 @@ import tiny_run
 
 from mof_jax import evals, run
 from mof_jax.data import embedded
+from mof_jax.data.record import Record
 from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.retrieval import Retrieval, candidates, item_ids
-from mof_jax.data.record import Record
 from mof_jax.mesh import make_mesh
 
 TWEMOJI = dict(kind="emoji5", split="unseen")

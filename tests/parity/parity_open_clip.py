@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import open_clip
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from parity_cases import (
-    CONTEXT, DEPTH, EMBED, GRIDS, HEADS, HIDDEN, IMAGE, PATCH, Sample, VOCAB, WIDTH, inputs, loss_inputs)
+from parity_cases import CONTEXT, DEPTH, EMBED, GRIDS, HEADS, HIDDEN, IMAGE, PATCH, VOCAB, WIDTH, Sample, inputs, loss_inputs
 from parity_torch import arrays, pixels, randomise, tokens, weights
 import timm
 from timm.layers import resample_abs_pos_embed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity_cases import CONTEXT, DEPTH, EMBED, EOS, HEADS, HIDDEN, IMAGE, PATCH, Sample, VOCAB, WIDTH, inputs
+from parity_cases import CONTEXT, DEPTH, EMBED, EOS, HEADS, HIDDEN, IMAGE, PATCH, VOCAB, WIDTH, Sample, inputs
 from parity_torch import arrays, pixels, randomise, tokens, weights
 import torch
 import transformers

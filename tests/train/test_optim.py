@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def decisions(**rules):
     return decide(OptimizerConfig(**rules), *model())
 
 
-def moves(config, decisions, params, grads, steps=1, matrices={}):
+def moves(config, decisions, params, grads, steps=1, matrices=MappingProxyType({})):
     """What the parameters become after `steps` equal gradients."""
     tx = make_optimizer(config, 100, decisions, matrices)
 
