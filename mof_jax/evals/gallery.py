@@ -16,7 +16,7 @@ from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import nearest
 from mof_jax.evals.retrieval import candidates, item_ids
 
-_CELL, _LABEL, _GAP = 96, 260, 10
+_CELL, _LABEL, _GAP, _TITLE = 96, 220, 10, 56
 _RIGHT, _WRONG, _INK = (0, 114, 178), (222, 222, 222), (34, 34, 34)  # blue and grey: told apart by everyone
 
 
@@ -51,41 +51,36 @@ class Gallery:
         if jax.process_index():
             return {}
         picture = lambda i: images.decode(items[i].image).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
-        upper = [(captions[q], [(picture(i), ids[i] == caption_ids[q]) for i in row]) for q, row in zip(asked, pictures)]
-        lower = [(picture(q), [(captions[t], caption_ids[t] == ids[q]) for t in row]) for q, row in zip(shown, texts)]
+        asked_rows = [(captions[q], [(picture(i), ids[i] == caption_ids[q]) for i in row]) for q, row in zip(asked, pictures)]
+        shown_rows = [(picture(q), [(captions[t], caption_ids[t] == ids[q]) for t in row]) for q, row in zip(shown, texts)]
         os.makedirs(encoder.pictures, exist_ok=True)
-        draw(upper, lower, self.k).save(os.path.join(encoder.pictures, f"{self.name}.png"))
+        draw(asked_rows, shown_rows, self.k).save(os.path.join(encoder.pictures, f"{self.name}.png"))
         return {}
 
 
-def draw(upper: list, lower: list, k: int) -> Image.Image:
-    """The sheet: rows of (caption, [(picture, right)]) above rows of (picture, [(caption, right)])."""
+def draw(asked: list, shown: list, k: int) -> Image.Image:
+    """The sheet: on the left rows of (caption, [(picture, right)]), on the right rows of (picture, [(caption, right)])."""
     row = _CELL + 2 * _GAP
-    width = _LABEL + k * row
-    sheet = Image.new("RGB", (width, (len(upper) + len(lower)) * row + 3 * _LABEL // 4), "white")
-    pen, y = ImageDraw.Draw(sheet), _GAP
-    y = _title(pen, y, f"Caption → the {k} closest pictures (the right one framed)")
-    for caption, answers in upper:
+    middle = _LABEL + k * row + 2 * _GAP
+    sheet = Image.new("RGB", (middle + _CELL + _LABEL + 8 * _GAP, _TITLE + max(len(asked), len(shown)) * row), "white")
+    pen = ImageDraw.Draw(sheet)
+    _text(pen, (_GAP, _GAP), f"A caption, its {k} closest pictures (the right one framed)", 18, middle)
+    _text(pen, (middle, _GAP), f"A picture, its {k} closest captions (the right one in blue)", 18, sheet.width - middle)
+    for n, (caption, answers) in enumerate(asked):
+        y = _TITLE + n * row
         _text(pen, (_GAP, y + _CELL // 2 - 10), caption, 16, _LABEL - 2 * _GAP)
         for i, (picture, right) in enumerate(answers):
             x = _LABEL + i * row
             sheet.paste(picture, (x, y))
             pen.rectangle((x - 4, y - 4, x + _CELL + 3, y + _CELL + 3), outline=_RIGHT if right else _WRONG,
                           width=4 if right else 1)
-        y += row
-    y = _title(pen, y + _GAP, f"Picture → the {k} closest captions (the right one in blue)")
-    for picture, answers in lower:
-        sheet.paste(picture, (_GAP, y))
+    for n, (picture, answers) in enumerate(shown):
+        y = _TITLE + n * row
+        sheet.paste(picture, (middle, y))
         for i, (caption, right) in enumerate(answers):
-            _text(pen, (_CELL + 4 * _GAP, y + i * _CELL // k), f"{i + 1}  {caption}", 14, width - _CELL - 5 * _GAP,
+            _text(pen, (middle + _CELL + 3 * _GAP, y + i * _CELL // k), f"{i + 1}  {caption}", 14, _LABEL + 4 * _GAP,
                   _RIGHT if right else _INK)
-        y += row
-    return sheet.crop((0, 0, width, y))
-
-
-def _title(pen: ImageDraw.ImageDraw, y: int, text: str) -> int:
-    _text(pen, (_GAP, y), text, 18, 10_000)
-    return y + 40
+    return sheet
 
 
 def _text(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, room: int, fill: tuple = _INK) -> None:
