@@ -65,7 +65,7 @@ def draw(asked: list, shown: list, k: int) -> Image.Image:
     sheet = Image.new("RGB", (middle + _CELL + _LABEL + 8 * _GAP, _TITLE + max(len(asked), len(shown)) * row), "white")
     pen = ImageDraw.Draw(sheet)
     _text(pen, (_GAP, _GAP), f"A caption, its {k} closest pictures (the right one framed)", 18, middle)
-    _text(pen, (middle, _GAP), f"A picture, its {k} closest captions (the right one in blue)", 18, sheet.width - middle)
+    _text(pen, (middle, _GAP), f"A picture, its {k} closest captions", 18, sheet.width - middle)
     for n, (caption, answers) in enumerate(asked):
         y = _TITLE + n * row
         _text(pen, (_GAP, y + _CELL // 2 - 10), caption, 16, _LABEL - 2 * _GAP)
