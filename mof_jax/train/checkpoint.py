@@ -9,6 +9,7 @@ newest one that verifies.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import logging
 import os
@@ -49,11 +50,11 @@ class Checkpointer:
         self.directory = directory if "://" in directory else os.path.abspath(directory)
         if read_only and "://" not in directory and not os.path.isdir(directory):
             raise UserError(f"{directory}: no such checkpoint directory")
-        options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
             max_to_keep=config.keep, keep_period=config.keep_every, create=True,
             enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=jax.process_count() == 1)  # what a kill left half-written
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        self._manager = self._open()
         self._pending: int | None = None
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
@@ -146,6 +147,15 @@ class Checkpointer:
         self.wait()
         self._manager.close()
 
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(self.directory, options=self._options, item_names=("state", "meta"))
+
+    def _reopen(self) -> None:
+        """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
+
     def _complete(self, step: int) -> bool:
         root = ocp.path.step.find_step_path(self.directory, ocp.path.step.standard_name_format(), step=step)
         return all((root / item).exists() for item in ("state", "meta"))
@@ -163,6 +173,7 @@ class Checkpointer:
                                                                             "RESOURCE_EXHAUSTED"))
             if not storage:
                 raise
+            self._reopen()
             good = [s for s in self.steps() if s != self._pending]
             intact = f"; the checkpoint of step {good[0]} is intact" if good else "; there is no earlier checkpoint"
             failed, self._pending = self._pending, None
