@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mof_jax.objectives.streamed import Statistic, score_statistics
+from mof_jax.objectives.streamed import Statistic, score_statistics, score_total
 from mof_jax.task import Loss
 
 
@@ -73,7 +73,7 @@ def softmax_loss(
         means = mean_scores(image, text, logit_scale), mean_scores(text, image, logit_scale)
         losses = [l + label_smoothing * (d.positive_mean - mean) for l, d, mean in zip(losses, directions, means)]
     solved = sum(jax.nn.sigmoid(d.positives - d.negatives) for d in directions) / 2
-    return _loss(sum(losses) / 2, image, text, positive_probability=solved)
+    return _loss(sum(losses).sum() / 2, image, text, positive_probability=solved)
 
 
 def sigmoid_loss(
@@ -89,10 +89,10 @@ def sigmoid_loss(
     wanted = [Statistic("logistic", "negatives")]
     if group is not None:
         wanted.append(Statistic("logistic", "positives"))
-    terms = score_statistics(image, text, logit_scale, wanted, offset=logit_bias, group=group, **where)
+    total = score_total(image, text, logit_scale, wanted, offset=logit_bias, group=group, **where)
     if group is None:
-        terms = *terms, jax.nn.softplus(-(pair_scores(image, text, logit_scale) + logit_bias))
-    return _loss(sum(terms), image, text)
+        total += jax.nn.softplus(-(pair_scores(image, text, logit_scale) + logit_bias)).sum()
+    return _loss(total, image, text)
 
 
 def decoupled_loss(
@@ -105,7 +105,7 @@ def decoupled_loss(
 ) -> Loss:
     """DCL: the positive leaves the denominator. Unbounded below, so not a likelihood; -inf without negatives."""
     directions = reduce_both(image, text, logit_scale, group=group, **where)
-    return _loss(sum(d.negatives - d.positive_mean for d in directions) / 2, image, text)
+    return _loss(sum((d.negatives - d.positive_mean).sum() for d in directions) / 2, image, text)
 
 
 def decoupled_softmax_loss(
@@ -121,7 +121,7 @@ def decoupled_softmax_loss(
     against, losses = [Statistic("logistic", "positives")], []
     for d, query, key in zip(directions, (image, text), (text, image)):
         losses += score_statistics(query, key, logit_scale, against, offset=-d.negatives, group=group, **where)
-    return _loss(sum(losses) / (2 * positive_counts(group)), image, text)
+    return _loss((sum(losses) / (2 * positive_counts(group))).sum(), image, text)
 
 
 def reduce_both(image, text, logit_scale, *, group=None, **where) -> tuple[Reduced, Reduced]:
@@ -157,10 +157,10 @@ def positive_counts(group: Int[Array, "pairs"]) -> Float[Array, "pairs"]:
     return jnp.where(group == -1, 1, count).astype(jnp.float32)
 
 
-def _loss(losses: Float[Array, "pairs"], image, text, **metrics: Float[Array, "pairs"]) -> Loss:
+def _loss(total: Float[Array, ""], image, text, **metrics: Float[Array, "pairs"]) -> Loss:
     metrics["positive_cosine"] = pair_scores(image, text, 1.0)
     sums = {name: jax.lax.stop_gradient(values).sum() for name, values in metrics.items()}
-    return Loss(losses.sum(), jnp.float32(losses.shape[0]), sums)
+    return Loss(total, jnp.float32(image.shape[0]), sums)
 
 
 def _at_least_f32(x):

@@ -25,12 +25,14 @@ class Kind(NamedTuple):
       finish: accumulator -> (value, residual); the residual is what the slope needs besides the score.
       slope: (scores, residual, over) -> d value / d score; the residual's leaves broadcast against the tile. Entries
         outside the members may hold anything: the caller masks them.
+      linear: a plain sum over its entries, so that the slope needs no residual.
     """
 
     start: Callable
     update: Callable
     finish: Callable
     slope: Callable
+    linear: bool = False
 
 
 def _lse_update(acc, scores: Float[Array, "strip keys"], members: Bool[Array, "strip keys"], over: str, axis: int):
@@ -81,11 +83,13 @@ KINDS: dict[str, Kind] = {
         update=_sum_update,
         finish=lambda acc: (acc, None),
         slope=lambda scores, residual, over: jnp.ones_like(scores),
+        linear=True,
     ),
     "logistic": Kind(
         start=lambda n, dtype: jnp.zeros(n, dtype),
         update=_logistic_update,
         finish=lambda acc: (acc, None),
         slope=_logistic_slope,
+        linear=True,
     ),
 }

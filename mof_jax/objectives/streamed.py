@@ -13,8 +13,9 @@ differentiates through them exactly, so a loss is ordinary JAX on vectors and ne
                                                  keys' statistics    += over the tile's rows
 
 The backward pass walks the same tiles again and recomputes the scores: with W_ij = sum over statistics of
-(cotangent * ds-derivative), dquery = scale * W @ key and dkey = scale * W^T @ query. Residuals are O(n * dim), the
-largest temporary is one tile, and neither grows with the number of devices.
+(cotangent * ds-derivative), dquery = scale * W @ key and dkey = scale * W^T @ query. `score_total`, for sums over the
+scores, needs no second walk. Residuals are O(n * dim), the largest temporary is one tile, and neither grows with the
+number of devices.
 
 The ring over devices follows Inf-CL (arXiv 2410.17243) and SigLIP (arXiv 2303.15343, section 3.3).
 """
@@ -98,6 +99,37 @@ def score_statistics(
     Raises:
       UserError: the mesh lacks a batch axis, or its size does not divide the number of pairs.
     """
+    return _streamed(*_prepare(query, key, scale, wanted, offset, group, mesh, batch_axes, strip, precision))
+
+
+def score_total(
+    query: Float[Array, "pairs dim"],
+    key: Float[Array, "pairs dim"],
+    scale: Float[Array, ""],
+    wanted: Sequence[Statistic],
+    *,
+    offset: Float[Array, ""] | Float[Array, "pairs"] | None = None,
+    group: Int[Array, "pairs"] | None = None,
+    mesh: Mesh | None = None,
+    batch_axes: Sequence[str] = (),
+    strip: int = 512,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, ""]:
+    """The sum of `score_statistics` over all pairs, for statistics whose slope needs the score alone.
+
+    A normaliser is known only after a pass over all scores, so its gradient needs a second one; a sum has none, and value
+    and gradients come out of one walk: three matmuls in the place of four.
+
+    Raises:
+      ValueError: a statistic is not linear in its entries (`lse`).
+    """
+    if curved := [s.kind for s in wanted if not KINDS[s.kind].linear]:
+        raise ValueError(f"score_total takes sums over scores, not {curved[0]}")
+    return _totalled(*_prepare(query, key, scale, wanted, offset, group, mesh, batch_axes, strip, precision))
+
+
+def _prepare(query, key, scale, wanted, offset, group, mesh, batch_axes, strip, precision):
+    """Checked and in the dtype of the statistics: plan, query, key, scale, offset, group."""
     devices = _check(query, key, group, mesh, batch_axes, strip)
     dtype = jnp.promote_types(jnp.float32, query.dtype)
     if offset is not None:
@@ -106,7 +138,7 @@ def score_statistics(
     rows = max(1, min(strip, local, TILE_ELEMENTS // local))
     axes = tuple(batch_axes) if mesh is not None else ()
     plan = _Plan(tuple(wanted), mesh, axes, devices, rows, precision)
-    return _streamed(plan, query, key, jnp.asarray(scale, dtype), offset, group)
+    return plan, query, key, jnp.asarray(scale, dtype), offset, group
 
 
 def _check(query, key, group, mesh, batch_axes, strip) -> int:
@@ -153,6 +185,25 @@ def _streamed_backward(plan, saved, cotangents):
 _streamed.defvjp(_streamed_forward, _streamed_backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _totalled(plan, query, key, scale, offset, group):
+    return sum(values.sum() for values in _streamed_forward(plan, query, key, scale, offset, group)[0])
+
+
+def _totalled_forward(plan, query, key, scale, offset, group):
+    pairs = P(plan.axes)
+    outputs = (P(), (pairs, pairs, P(), pairs))
+    run = _over_mesh(plan, _forward_and_slopes, (pairs, pairs, P(), pairs, pairs), outputs)
+    return run(query, key, scale, offset, group)
+
+
+def _totalled_backward(plan, gradients, cotangent):
+    return *jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradients), None
+
+
+_totalled.defvjp(_totalled_forward, _totalled_backward)
+
+
 def _over_mesh(plan: _Plan, f: Callable, in_specs, out_specs) -> Callable:
     f = partial(f, plan)
     if not plan.axes:
@@ -166,74 +217,88 @@ def _over_mesh(plan: _Plan, f: Callable, in_specs, out_specs) -> Callable:
 
 def _forward(plan, query, key, scale, offset, group):
     """Values and residuals of every wanted statistic; each a tuple in the order wanted, leaves [m]."""
-    m = query.shape[0]
-    accumulators = tuple(KINDS[s.kind].start(m, scale.dtype) for s in plan.wanted)
-
-    def tile(own, start, size, travelling, accumulators):
-        keys, key_group = travelling
-        scores = _scores(plan, _rows(query, start, size), keys, scale, _rows(offset, start, size))
-        positives = _positives(scores.shape, own, start, _rows(group, start, size), key_group)
-        updated = []
-        for s, whole in zip(plan.wanted, accumulators):
-            part = _rows(whole, start, size) if s.side == "query" else whole
-            members = positives if s.over == "positives" else ~positives
-            part = KINDS[s.kind].update(part, scores, members, s.over, 1 if s.side == "query" else 0)
-            updated.append(_put(whole, part, start) if s.side == "query" else part)
-        return tuple(updated)
-
-    def hop(own, carry):
-        travelling, accumulators = carry
-        arriving = _pass_on(plan, travelling)  # needed only by the next hop, so it can travel under this one's matmuls
-        accumulators = _over_strips(plan, m, lambda i, n, a: tile(own, i, n, travelling, a), accumulators)
-        sides = zip(plan.wanted, accumulators)
-        return arriving, tuple(a if s.side == "query" else _pass_on(plan, a) for s, a in sides)
-
-    _, accumulators = _over_ring(plan, hop, ((key, group), accumulators))
-    finished = [KINDS[s.kind].finish(a) for s, a in zip(plan.wanted, accumulators)]
-    return tuple(v for v, _ in finished), tuple(r for _, r in finished)
+    accumulators, _ = _walk(plan, query, key, scale, offset, group, reduce=True)
+    return _finish(plan, accumulators)
 
 
 def _backward(plan, query, key, scale, offset, group, residuals, cotangents):
     """Cotangents of query, key, scale and offset."""
+    return _walk(plan, query, key, scale, offset, group, of_statistics=tuple(zip(residuals, cotangents)))[1]
+
+
+def _forward_and_slopes(plan, query, key, scale, offset, group):
+    """The sum of every linear statistic over this device, and its gradients, in one walk."""
+    ones = tuple((None, jnp.ones(query.shape[0], scale.dtype)) for _ in plan.wanted)
+    accumulators, gradients = _walk(plan, query, key, scale, offset, group, reduce=True, of_statistics=ones)
+    total = sum(values.sum() for values in _finish(plan, accumulators)[0])
+    return lax.psum(total, plan.axes) if plan.axes else total, gradients
+
+
+def _finish(plan, accumulators):
+    finished = [KINDS[s.kind].finish(a) for s, a in zip(plan.wanted, accumulators)]
+    return tuple(v for v, _ in finished), tuple(r for _, r in finished)
+
+
+def _walk(plan, query, key, scale, offset, group, *, reduce: bool = False, of_statistics: tuple = ()):
+    """Once over all tiles: grows the statistics (`reduce`), sums the gradients (given `of_statistics`), or both.
+
+    Args:
+      of_statistics: (residual, cotangent) of each wanted statistic, leaves [m].
+
+    Returns:
+      The accumulators, and the cotangents of query, key, scale and offset; either is empty where not asked for.
+    """
     m, dtype = query.shape[0], scale.dtype
-    of_statistics = tuple(zip(residuals, cotangents))
+    accumulators = tuple(KINDS[s.kind].start(m, dtype) for s in plan.wanted) if reduce else ()
     of_keys = tuple(x if s.side == "key" else None for s, x in zip(plan.wanted, of_statistics))
     # The keys' gradient is summed transposed: [dim, strip] @ [strip, keys] needs no transposed tile, which costs an XLA:CPU
     # matmul almost half its speed.
-    query_t = query.T
+    query_t, zeros = query.T, jnp.zeros(query.shape, dtype)
+    gradients = (zeros, None if offset is None else jnp.zeros(m, dtype), zeros.T) if of_statistics else None
 
     def tile(own, start, size, travelling, carry):
-        (keys, key_group, of_keys), (dquery, doffset, dkey_t) = travelling, carry
-        strip = _rows(query, start, size)
-        scores = _scores(plan, strip, keys, scale, _rows(offset, start, size))
+        (keys, key_group, of_keys), (accumulators, gradients) = travelling, carry
+        scores = _scores(plan, _rows(query, start, size), keys, scale, _rows(offset, start, size))
         positives = _positives(scores.shape, own, start, _rows(group, start, size), key_group)
+        members = [positives if s.over == "positives" else ~positives for s in plan.wanted]
+        updated = []
+        for s, mine, whole in zip(plan.wanted, members, accumulators):
+            part = _rows(whole, start, size) if s.side == "query" else whole
+            part = KINDS[s.kind].update(part, scores, mine, s.over, 1 if s.side == "query" else 0)
+            updated.append(_put(whole, part, start) if s.side == "query" else part)
+        if gradients is None:
+            return tuple(updated), None
         weights = jnp.zeros_like(scores)
-        for s, of_row, of_key in zip(plan.wanted, of_statistics, of_keys):
+        for s, mine, of_row, of_key in zip(plan.wanted, members, of_statistics, of_keys):
             on_row = s.side == "query"
             here = _rows(of_row, start, size) if on_row else of_key
             residual, cotangent = jax.tree.map(lambda x: x[:, None] if on_row else x[None, :], here)
-            members = positives if s.over == "positives" else ~positives
-            weights += jnp.where(members, cotangent * KINDS[s.kind].slope(scores, residual, s.over), 0)
+            weights += jnp.where(mine, cotangent * KINDS[s.kind].slope(scores, residual, s.over), 0)
+        dquery, doffset, dkey_t = gradients
         dquery = _add(dquery, _dot(plan, weights, keys.astype(dtype), 1, 0), start)
         if doffset is not None:
             doffset = _add(doffset, weights @ jnp.ones(weights.shape[1], dtype), start)  # far quicker than sum on CPU
         strip_t = lax.dynamic_slice_in_dim(query_t, start, size, axis=1).astype(dtype)
-        return dquery, doffset, dkey_t + _dot(plan, strip_t, weights, 1, 0)
+        return tuple(updated), (dquery, doffset, dkey_t + _dot(plan, strip_t, weights, 1, 0))
 
     def hop(own, carry):
-        travelling, dquery, doffset, dkey_t = carry
-        arriving = _pass_on(plan, travelling)
-        grads = _over_strips(plan, m, lambda i, n, g: tile(own, i, n, travelling, g), (dquery, doffset, dkey_t))
-        dquery, doffset, dkey_t = grads
-        return arriving, dquery, doffset, _pass_on(plan, dkey_t)
+        travelling, *sums = carry
+        arriving = _pass_on(plan, travelling)  # needed only by the next hop, so it can travel under this one's matmuls
+        accumulators, gradients = _over_strips(plan, m, lambda i, n, c: tile(own, i, n, travelling, c), tuple(sums))
+        sides = zip(plan.wanted, accumulators)
+        accumulators = tuple(a if s.side == "query" else _pass_on(plan, a) for s, a in sides)
+        if gradients is not None:
+            gradients = (*gradients[:2], _pass_on(plan, gradients[2]))
+        return arriving, accumulators, gradients
 
-    zeros = jnp.zeros(query.shape, dtype)
-    start = ((key, group, of_keys), zeros, None if offset is None else jnp.zeros(m, dtype), zeros.T)
-    _, dquery, doffset, dkey_t = _over_ring(plan, hop, start)
+    _, accumulators, gradients = _over_ring(plan, hop, ((key, group, of_keys), accumulators, gradients))
+    if gradients is None:
+        return accumulators, None
+    dquery, doffset, dkey_t = gradients
     dscale = jnp.sum(query.astype(dtype) * dquery)  # sum_ij W_ij <q_i, k_j>: no tile needed
     if plan.axes:
         dscale = lax.psum(dscale, plan.axes)
-    return (scale * dquery).astype(query.dtype), (scale * dkey_t.T).astype(key.dtype), dscale, doffset
+    return accumulators, ((scale * dquery).astype(query.dtype), (scale * dkey_t.T).astype(key.dtype), dscale, doffset)
 
 
 def _scores(plan, queries, keys, scale, offset) -> Float[Array, "strip keys"]:

@@ -11,7 +11,7 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.objectives import contrastive
-from mof_jax.objectives.streamed import Statistic, score_statistics
+from mof_jax.objectives.streamed import Statistic, score_statistics, score_total
 
 ALL = [
     Statistic(kind, over, side)
@@ -35,6 +35,16 @@ def statistics(query, key, group, offset):
 @jax.jit
 def gradients(query, key, group, offset, cotangents):
     return jax.vjp(lambda q, k, o: statistics(q, k, group, o), query, key, offset)[1](cotangents)
+
+
+@jax.jit
+def totals(query, key, group, offset):
+    """Value and gradients of the linear statistics, by `score_total` and by summing `score_statistics`."""
+    linear = [s for s in ALL if s.kind != "lse"]
+    where = dict(group=group, strip=7, precision="highest")
+    one = lambda q, k, scale, o: score_total(q, k, scale, linear, offset=o, **where)
+    two = lambda q, k, scale, o: sum(v.sum() for v in score_statistics(q, k, scale, linear, offset=o, **where))
+    return tuple(jax.value_and_grad(f, (0, 1, 2, 3))(query, key, jnp.float32(2), offset) for f in (one, two))
 
 
 seeds = st.integers(0, 2**31)
@@ -103,6 +113,20 @@ def test_misuse_is_named():
         score_statistics(query, key[:5], 1.0, ALL)
     with pytest.raises(UserError, match="strip"):
         score_statistics(query, key, 1.0, ALL, strip=0)
+    with pytest.raises(ValueError, match="score_total takes sums over scores, not lse"):
+        score_total(query, key, 1.0, ALL)
+
+
+@few
+@given(seeds)
+def test_the_total_is_the_sum_of_the_statistics(seed):
+    """In value and gradient, though it takes one walk and not two."""
+    query, key, group, rng = draw(seed)
+    offset = rng.standard_normal(24).astype(np.float32)
+    (value, gradient), (want, want_gradient) = totals(query, key, group, offset)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    for name, a, b in zip(("query", "key", "scale", "offset"), gradient, want_gradient):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 def temporary_mib(loss, pairs, dim, devices=1):
