@@ -16,6 +16,7 @@ from mof_jax.errors import lookup
 from mof_jax.models.vit import SIZES
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
+from mof_jax.nn.flops import attention_pool_flops, block_flops
 from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
 from mof_jax.nn.module import normal, param
 from mof_jax.nn.stack import Remat, Stack
@@ -75,6 +76,12 @@ class TextConfig:
     @property
     def output_dim(self) -> int:
         return self.embed_dim or self.width
+
+    @property
+    def flops(self) -> float:
+        """Forward FLOPs of one text, padding included."""
+        head = attention_pool_flops(self.block, self.context_length) if self.pool == "map" else 0.0
+        return self.depth * block_flops(self.block, self.context_length) + head + 2.0 * self.width * (self.embed_dim or 0)
 
 
 class TextTower(nnx.Module):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, UInt8
 from mof_jax.errors import lookup
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
+from mof_jax.nn.flops import attention_pool_flops, block_flops
 from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
 from mof_jax.nn.module import lecun, normal, param, zeros
 from mof_jax.nn.stack import Remat, Stack
@@ -113,6 +114,15 @@ class ViTConfig:
     @property
     def output_dim(self) -> int:
         return self.embed_dim or self.width
+
+    @property
+    def flops(self) -> float:
+        """Forward FLOPs of one picture in training (with its patch dropout)."""
+        patches = round(self.grid**2 * (1 - self.patch_dropout))
+        tokens = patches + int(self.cls_token) + self.registers
+        embed = 2.0 * self.grid**2 * self.patch_size**2 * 3 * self.width
+        head = attention_pool_flops(self.block, tokens) if self.pool == "map" else 0.0
+        return embed + self.depth * block_flops(self.block, tokens) + head + 2.0 * self.width * (self.embed_dim or 0)
 
 
 class ViTOutput(NamedTuple):

@@ -17,6 +17,12 @@ def block_flops(block: BlockConfig, tokens: int) -> float:
     return 2.0 * tokens * (4 * d * d + mlp + attention)
 
 
+def attention_pool_flops(block: BlockConfig, tokens: int) -> float:
+    """Forward FLOPs of a MAP head: keys and values of every token; query, output and MLP of the one probe."""
+    d, m = block.width, block.mlp_dim
+    return 2.0 * (tokens * 2 * d * d + 2 * d * d + 2 * tokens * d + 2 * d * m)
+
+
 def training_factor(trained: bool) -> float:
     """Forward plus backward as a multiple of forward: 3 for a trained part, 1 for a frozen one below which nothing trains.
 

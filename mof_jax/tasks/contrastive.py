@@ -16,7 +16,7 @@ from mof_jax.mesh import BATCH_AXES, batch_shards
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import resample_pos_embed
 from mof_jax.nn import dropout as drop
-from mof_jax.nn.flops import block_flops, training_factor
+from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss
@@ -116,17 +116,10 @@ class ContrastiveTask:
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Per tower and for the scores; a frozen tower counts its forward pass only."""
         image, text = self.model.image, self.model.text
-        patches = round(image.grid**2 * (1 - image.patch_dropout))
-        tokens = patches + int(image.cls_token) + image.registers
-        per_image = image.depth * block_flops(image.block, tokens) + 2.0 * image.grid**2 * image.patch_size**2 * 3 * image.width
-        per_text = text.depth * block_flops(text.block, text.context_length)
-        dim = image.output_dim
-        per_image += 2.0 * image.width * dim * (image.embed_dim is not None)
-        per_text += 2.0 * text.width * dim * (text.embed_dim is not None)
         return {
-            "image": batch_size * per_image * training_factor(trained("image/")),
-            "text": batch_size * per_text * training_factor(trained("text/")),
-            "scores": 3.0 * 2.0 * batch_size**2 * dim,
+            "image": batch_size * image.flops * training_factor(trained("image/")),
+            "text": batch_size * text.flops * training_factor(trained("text/")),
+            "scores": 3.0 * 2.0 * batch_size**2 * image.output_dim,
         }
 
 

@@ -166,13 +166,14 @@ def xla_flops(function, *args):
     return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("part", ["image", "text"])
-def test_flops_formula_is_what_xla_counts(part):
+@pytest.mark.parametrize(("part", "pool"), [("image", {}), ("text", {}), ("image", dict(pool="map")), ("text", dict(pool="map"))])
+def test_flops_formula_is_what_xla_counts(part, pool):
     """Within 6 %. XLA also counts norms, softmax and activations (a few per cent at this width, less at 768), computes
     both halves of causal attention, and needs no gradient in the pixels; the latter two are put right here."""
     config = two_tower()
-    image = dataclasses.replace(config.image, width=128, heads=4, mlp_dim=512, unroll=2)
-    text = dataclasses.replace(config.text, width=128, heads=4, mlp_dim=512, context_length=16, unroll=2)
+    image = dataclasses.replace(config.image, width=128, heads=4, mlp_dim=512, unroll=2, **(pool if part == "image" else {}))
+    text = dataclasses.replace(config.text, width=128, heads=4, mlp_dim=512, context_length=16, unroll=2,
+                               **(pool if part == "text" else {}))
     task = ContrastiveTask(dataclasses.replace(config, image=image, text=text), ContrastiveConfig())
     skeleton = Skeleton.of(task.build)
     rows = {"image": np.zeros((4, 16, 16, 3), np.uint8), "text": np.ones((4, 16), np.int32)}[part]
