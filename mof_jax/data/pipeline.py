@@ -19,7 +19,6 @@ import numpy as np
 
 from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
-from mof_jax.errors import BadExample, UserError
 
 __all__ = ["BatchInfo", "DataConfig", "Pipeline", "texts"]
 
@@ -87,8 +86,7 @@ class Pipeline:
     def batches(self, start_step: int = 0) -> Batches:
         """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""
         chunks = self._chunks_per_step
-        load = self._chunk_in_worker if self.config.workers else self._chunk
-        dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(load)
+        dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(self._chunk)
         ahead = self.config.prefetch * chunks
         threads = min(self.config.threads, ahead)
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
@@ -129,12 +127,6 @@ class Pipeline:
         step, part = divmod(int(number), self._chunks_per_step)
         rows = slice(part * self.config.chunk, (part + 1) * self.config.chunk)
         return self.loader.rows(Located(*(column[rows] for column in self.host.locate(step))))
-
-    def _chunk_in_worker(self, number: int) -> Rows:
-        try:
-            return self._chunk(number)
-        except BadExample as error:  # its three-part constructor does not survive the way back to the parent
-            raise UserError(str(error)) from None
 
     def _report(self, replaced: list[tuple[str, str]]) -> None:
         for name, reason in replaced:

@@ -37,6 +37,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mof_jax.errors import UserError
 from mof_jax.objectives.kinds import KINDS
 
+STRIP = 512
 TILE_ELEMENTS = 2**23  # 32 MiB of f32: large enough for a full-speed matmul, small beside the features
 
 
@@ -75,7 +76,7 @@ def score_statistics(
     group: Int[Array, "pairs"] | None = None,
     mesh: Mesh | None = None,
     batch_axes: Sequence[str] = (),
-    strip: int = 512,
+    strip: int = STRIP,
     precision: lax.PrecisionLike = None,
 ) -> tuple[Float[Array, "pairs"], ...]:
     """The wanted statistics of s_ij = scale * <query_i, key_j> + offset_i, differentiable, in O(n * dim) memory.
@@ -103,32 +104,23 @@ def score_statistics(
 
 
 def score_total(
-    query: Float[Array, "pairs dim"],
-    key: Float[Array, "pairs dim"],
-    scale: Float[Array, ""],
-    wanted: Sequence[Statistic],
-    *,
-    offset: Float[Array, ""] | Float[Array, "pairs"] | None = None,
-    group: Int[Array, "pairs"] | None = None,
-    mesh: Mesh | None = None,
-    batch_axes: Sequence[str] = (),
-    strip: int = 512,
-    precision: lax.PrecisionLike = None,
+    query: Float[Array, "pairs dim"], key: Float[Array, "pairs dim"], scale: Float[Array, ""], wanted: Sequence[Statistic],
+    **where: Any,
 ) -> Float[Array, ""]:
     """The sum of `score_statistics` over all pairs, for statistics whose slope needs the score alone.
 
     A normaliser is known only after a pass over all scores, so its gradient needs a second one; a sum has none, and value
-    and gradients come out of one walk: three matmuls in the place of four.
+    and gradients come out of one walk: three matmuls in the place of four. Arguments as in `score_statistics`.
 
     Raises:
       ValueError: a statistic is not linear in its entries (`lse`).
     """
     if curved := [s.kind for s in wanted if not KINDS[s.kind].linear]:
         raise ValueError(f"score_total takes sums over scores, not {curved[0]}")
-    return _totalled(*_prepare(query, key, scale, wanted, offset, group, mesh, batch_axes, strip, precision))
+    return _totalled(*_prepare(query, key, scale, wanted, **where))
 
 
-def _prepare(query, key, scale, wanted, offset, group, mesh, batch_axes, strip, precision):
+def _prepare(query, key, scale, wanted, offset=None, group=None, mesh=None, batch_axes=(), strip=STRIP, precision=None):
     """Checked and in the dtype of the statistics: plan, query, key, scale, offset, group."""
     devices = _check(query, key, group, mesh, batch_axes, strip)
     dtype = jnp.promote_types(jnp.float32, query.dtype)
