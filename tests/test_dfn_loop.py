@@ -25,7 +25,7 @@ def write(folder, vendors, wrong: float) -> np.ndarray:
     rng = np.random.default_rng(0)
     moved = rng.random(len(source)) < wrong
     caption_of = np.arange(len(source))
-    caption_of[moved] = np.roll(caption_of[moved], 1)
+    caption_of[moved] = np.roll(rng.permutation(caption_of[moved]), 1)  # neighbours are near-synonyms: their swap is no error
     folder.mkdir()
     with open(folder / "pool.jsonl", "w") as f:
         for i in range(len(source)):
@@ -56,7 +56,7 @@ def test_filtering_finds_the_right_captions_and_helps(tmp_path):
     kept = values >= np.sort(values)[::-1][int(len(values) * (1 - WRONG))]
     precision = right[kept].mean()
     print(f"right captions: {right.mean():.1%} of the pool, {precision:.1%} of what is kept")
-    assert precision > 0.85 > 0.65 > right.mean()
+    assert precision > 1 - WRONG / 2 > 0.65 > right.mean()  # more than half of the wrong captions are gone
 
     evals = [dict(kind="retrieval", name="twemoji", source=dict(kind="emoji5", split="twemoji"))]
     raw = train(tmp_path / "raw", tmp_path / "pool", evals)["twemoji"]

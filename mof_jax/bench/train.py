@@ -43,7 +43,8 @@ def run(model: str = "S/16", image_size: int = 112, batch: int = 32, repeats: in
       dtype: of the towers' computation; open_clip runs under autocast for bfloat16.
 
     Returns:
-      One row a contestant: `name`, `examples_per_s` (median), `ratio` (ours over theirs, median over paired turns), `mfu`.
+      One row a contestant: `name`, `examples_per_s` (median), `ratio` (ours over theirs, median over paired turns), `gflops`,
+      `mfu`; then one a library for its matrix product alone, on the shapes of the text tower's MLP: what either can hope for.
     """
     config = two_tower(model, image_size, dtype)
     task = ContrastiveTask(config, ContrastiveConfig(max_logit_scale=100.0))
@@ -64,17 +65,52 @@ def run(model: str = "S/16", image_size: int = 112, batch: int = 32, repeats: in
         "ratio": statistics.median(theirs / mine for theirs, mine in zip(times, seconds["mof_jax"])),
         "gflops": flops / statistics.median(times) / 1e9,
         "mfu": None if peak is None else flops / statistics.median(times) / peak,
+    } for name, times in seconds.items()] + _products(batch * CONTEXT, config.text.width, config.text.mlp_dim, dtype, repeats)
+
+
+def _products(rows: int, width: int, hidden: int, dtype: str, repeats: int) -> list[dict]:
+    """[rows, width] @ [width, hidden] by XLA and by torch."""
+    left, right = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in ((rows, width), (width, hidden)))
+    product = jax.jit(jnp.matmul)
+    ours = jnp.asarray(left, dtype), jnp.asarray(right, dtype)
+    calls: dict[str, Callable[[], Any]] = {"matrix product alone, XLA": lambda: jax.block_until_ready(product(*ours))}
+    with contextlib.suppress(ImportError):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+        theirs = [torch.tensor(x).to(device, getattr(torch, dtype)) for x in (left, right)]
+
+        def torch_product() -> None:
+            theirs[0] @ theirs[1]
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        calls["matrix product alone, torch"] = torch_product
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            for _ in range(50):
+                call()
+            if turn:  # the first compiles
+                seconds[name].append((time.perf_counter() - begun) / 50)
+    reference = seconds["matrix product alone, XLA"]
+    return [{
+        "name": name, "examples_per_s": None, "mfu": None,
+        "ratio": statistics.median(theirs / mine for theirs, mine in zip(times, reference)),
+        "gflops": 2 * rows * width * hidden / statistics.median(times) / 1e9,
     } for name, times in seconds.items()]
 
 
 def show(rows: list[dict]) -> None:
     """Prints the rows as a table."""
     table = Table(title="Training step", title_justify="left")
-    for column in ("contestant", "examples/s", "mof_jax is × as fast", "GFLOP/s", "MFU"):
+    for column in ("contestant", "examples/s", "ours is × as fast", "GFLOP/s", "MFU"):
         table.add_column(column, justify="left" if column == "contestant" else "right")
     for r in rows:
         mfu = "" if r["mfu"] is None else f"{r['mfu']:.1%}"
-        table.add_row(r["name"], f"{r['examples_per_s']:.2f}", f"{r['ratio']:.2f}", f"{r['gflops']:,.0f}", mfu)
+        examples = "" if r["examples_per_s"] is None else f"{r['examples_per_s']:.2f}"
+        table.add_row(r["name"], examples, f"{r['ratio']:.2f}", f"{r['gflops']:,.0f}", mfu)
     Console().print(table)
 
 

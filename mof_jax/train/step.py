@@ -32,8 +32,8 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, state.frozen, opt, average(state, params, ema_decay), state.bad_step)
         metrics = {"loss": mean, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-        # Not the update's norm: the guard would wait for every leaf's update, which then no longer fuses with its use.
-        new, bad = _stand_still_if_bad(state, new, jnp.isfinite(mean) & jnp.isfinite(metrics["grad_norm"]))
+        # The update's norm, too: an infinite step of the temperature gives a finite loss ever after.
+        new, bad = _stand_still_if_bad(state, new, jnp.isfinite(jnp.stack(list(metrics.values()))).all())
         metrics |= {name: x / loss.weight for name, x in loss.metrics.items()}
         return new, {**metrics, "bad_step": bad}
 
