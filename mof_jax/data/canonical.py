@@ -16,13 +16,14 @@ _TIDY = {
 }
 
 
-def canonical(text: str, lowercase: bool, strip_punctuation: bool) -> str:
-    """Single spaces, and as asked lower-case and without ASCII punctuation (`_` becomes a space), as in SigLIP."""
+def canonical(text: str, lowercase: bool, strip_punctuation: bool, collapse: bool = True) -> str:
+    """Single spaces (unless `collapse` is off), and as asked lower-case and without ASCII punctuation (`_` becomes a
+    space), as in SigLIP."""
     if strip_punctuation:
         text = text.replace("_", " ").translate(_PUNCTUATION)
     if lowercase:
         text = text.lower()
-    return " ".join(text.split())
+    return " ".join(text.split()) if collapse else text
 
 
 def tidy(text: str) -> str:

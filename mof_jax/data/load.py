@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jaxtyping import Int
 import numpy as np
@@ -22,7 +22,26 @@ from mof_jax.errors import BadExample, UserError
 Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
 
 _ATTEMPTS = 32
-_IMAGE, _TEXT, _REPLACE = 1, 2, 3  # what a key is for
+_IMAGE, _TEXT, _REPLACE, _LOCAL = 1, 2, 3, 4  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalViews:
+    """Small crops beside the other views (multi-crop, arXiv 2006.09882).
+
+    Attributes:
+      views: crops per example, each augmented on its own.
+      image_size: their side, pixels.
+      augment: random changes; by default crops of 5 to 32 % of the picture's area.
+    """
+
+    views: int = 8
+    image_size: int = 96
+    augment: augment.AugmentConfig = augment.AugmentConfig(crop=augment.Crop(scale=(0.05, 0.32)))
+
+    def __post_init__(self):
+        if min(self.views, self.image_size) < 1:
+            raise ValueError("views and image_size must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +54,7 @@ class DataConfig:
       views: pictures per example, each augmented on its own; 0 for text only.
       captions: captions per example; 0 for pictures only.
       augment: random changes; none by default.
+      local: small crops beside the views, None for none.
       resize, resample: how a picture that is not cropped becomes square (see `images.resize`).
       shuffle: False reads in stored order.
       on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
@@ -52,6 +72,7 @@ class DataConfig:
     views: int = 1
     captions: int = 1
     augment: augment.AugmentConfig = augment.AugmentConfig()
+    local: LocalViews | None = None
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
     shuffle: bool = True
@@ -70,6 +91,8 @@ class DataConfig:
             raise ValueError("views, captions, threads and workers count; views and captions cannot both be 0")
         if min(self.image_size, self.prefetch, self.chunk) < 1:
             raise ValueError("image_size, prefetch and chunk must be positive")
+        if self.local and not self.views:
+            raise ValueError("local views need views beside them")
         labels = [source.label for source in self.sources]
         if len(set(labels)) != len(labels):
             raise ValueError(f"sources need names of their own, got {', '.join(labels)}")
@@ -95,6 +118,13 @@ def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
             }
             for kind in sorted(kinds):
                 yield from record.texts.get(kind, ())
+
+
+class View(NamedTuple):
+    """One version of a picture, and the draws that its colours still need."""
+
+    picture: Image.Image
+    draws: keyed.Draws
 
 
 @dataclasses.dataclass
@@ -123,7 +153,9 @@ class Loader:
             source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
             for source, c in zip(self.whole, config.sources)
         ]
-        self._at_least = int(np.ceil(config.image_size * config.augment.oversample))
+        wanted = [(config.image_size, config.augment)]
+        wanted += [(config.local.image_size, config.local.augment)] if config.local else []
+        self._at_least = max(int(np.ceil(size * changes.oversample)) for size, changes in wanted)
         self._cache: dict[tuple[int, int], tuple[Record, Image.Image]] = {}
         self._room = config.cache_gb * 2**30 if config.cache == "decoded" else 0
 
@@ -139,25 +171,26 @@ class Loader:
         """The examples at n places.
 
         Returns:
-          `image` uint8 [n, views, size, size, 3], `text` int32 [n, captions, context], `group` int32 [n] (-1: none).
+          `image` uint8 [n, views, size, size, 3], `local` uint8 of the same form with local views, `text` int32
+          [n, captions, context], `group` int32 [n] (-1: none).
 
         Raises:
           BadExample: under `on_error="raise"`, the first bad one.
           UserError: under `skip`, a source where replacements keep being bad.
         """
         c, n = self.config, len(located.source)
-        pixels = np.empty((n, c.views, c.image_size, c.image_size, 3), np.uint8)
-        group, texts, replaced, draws = np.empty(n, np.int32), [], [], []
+        group, texts, replaced = np.empty(n, np.int32), [], []
+        views: dict[str, list[View]] = {}
         for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
-            views, words, group[row] = self._example(source, index, epoch, replaced)
+            pictures, words, group[row] = self._example(source, index, epoch, replaced)
             texts += words
-            for view, (picture, draw) in enumerate(views):
-                pixels[row, view] = picture
-                draws.append(draw)
+            for name, mine in pictures.items():
+                views.setdefault(name, []).extend(mine)
+        changes = {"image": c.augment, "local": c.local and c.local.augment}
         arrays = {"group": group}
-        if c.views:
-            flat = pixels.reshape(n * c.views, *pixels.shape[2:])
-            arrays["image"] = augment.colour(flat, c.augment, draws).reshape(pixels.shape)
+        for name, mine in views.items():
+            pixels = augment.colour(np.stack([np.asarray(v.picture) for v in mine]), changes[name], [v.draws for v in mine])
+            arrays[name] = pixels.reshape(n, -1, *pixels.shape[1:])
         if c.captions:
             tokens = np.asarray(self.tokenizer(texts), np.int32)
             arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
@@ -179,19 +212,29 @@ class Loader:
         raise UserError(f"{name}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
 
     def _load(self, source: int, index: int, epoch: int):
-        """(views, captions, group) of one example; a view comes with its draws, which its colours still need."""
+        """(views by kind, captions, group) of one example."""
         c = self.config
         record, picture = self._decoded(source, index)
-        views = []
-        for view in range(c.views):
-            draws = keyed.Draws(self.seed, _IMAGE, source, index, epoch, view)
-            view_picture = augment.augment(picture, c.image_size, c.augment, draws, c.resize, c.resample)
-            views.append((view_picture, draws))
+        views, place = {}, (source, index, epoch)
+        if c.views:
+            views["image"] = self._views(picture, c.views, c.image_size, c.augment, (_IMAGE, *place))
+        if c.local:
+            views["local"] = self._views(picture, c.local.views, c.local.image_size, c.local.augment, (_LOCAL, *place))
         words, wanted = [], c.sources[source].captions
         for caption in range(c.captions):
             draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
             words.append(captions.choose(record, wanted, draws, self.sources[source].name))
         return views, words, self._group(record, source)
+
+    def _views(
+        self, picture: Image.Image, count: int, size: int, changes: augment.AugmentConfig, key: tuple[int, ...]
+    ) -> list[View]:
+        """`count` random versions of a picture, all but their colours."""
+        c, views = self.config, []
+        for view in range(count):
+            draws = keyed.Draws(self.seed, *key, view)
+            views.append(View(augment.augment(picture, size, changes, draws, c.resize, c.resample), draws))
+        return views
 
     def _group(self, record: Record, source: int) -> int:
         """A group number that no other source of the run uses: sources take turns."""
@@ -215,7 +258,7 @@ class Loader:
             raise BadExample(name, record.id, "no image")
         picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least)
         c = self.config
-        if c.augment.crop is None and c.augment.affine is None:  # then every view starts from the same resized picture
+        if c.augment.crop is None and c.augment.affine is None and not c.local:  # every view starts from one resized picture
             picture = images.resize(picture, c.image_size, c.resize, c.resample, c.augment.fill)
         # Two threads may both pass the check; the bound is then exceeded by one picture.
         cost = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes

@@ -83,7 +83,10 @@ class Pipeline:
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
         self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
 
-    def batches(self, start_step: int = 0) -> Batches:
+    # There is nothing to remember but the step, see `train.state.TrainState.cursor`.
+    cursor: np.ndarray | None = None
+
+    def batches(self, start_step: int = 0, cursor: np.ndarray | None = None) -> Batches:
         """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""
         chunks = self._chunks_per_step
         dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(self._chunk)

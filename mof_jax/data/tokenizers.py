@@ -20,6 +20,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from typing import Any, Literal
@@ -50,7 +51,8 @@ class TokenizerConfig:
 
     Attributes:
       kind: which vocabulary.
-      path: the vocabulary file (`.model`, `tokenizer.json`, a CLIP merges file); None for CLIP's own or one to train.
+      path: the vocabulary file (`.model`, `tokenizer.json`, a CLIP merges file); None for CLIP's own or one to train. For
+        `run`, the work dir of the run whose tokenizer is used, as it is.
       vocab_size: entries a trained vocabulary may have, special tokens included; otherwise ignored.
       context_length: tokens a caption, special tokens included; longer captions are cut and keep their eos.
       lowercase, strip_punctuation: canonical form of the text before it is split.
@@ -58,7 +60,7 @@ class TokenizerConfig:
       pad_id: what fills the rest.
     """
 
-    kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf"] = "bpe"
+    kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf", "run"] = "bpe"
     path: str | None = None
     vocab_size: int = 4096
     context_length: int | None = None
@@ -71,6 +73,8 @@ class TokenizerConfig:
     def __post_init__(self):
         if self.context_length is not None and self.context_length < 1:
             raise ValueError(f"context_length {self.context_length}: at least 1")
+        if self.kind == "run" and not self.path:
+            raise ValueError("kind 'run' needs path, the work dir of another run")
         if self.kind in ("wordlevel", "bpe") and self.vocab_size <= len(vocabularies.SPECIAL):
             raise ValueError(f"vocab_size {self.vocab_size}: at least {len(vocabularies.SPECIAL) + 1}")
 
@@ -123,11 +127,32 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return ids
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens, uncut."""
+    def encode(self, texts: Sequence[str], exact: bool = False) -> list[list[int]]:
+        """Ids of each text, without special tokens, uncut.
+
+        Args:
+          exact: keep spaces and line breaks as they are, so that the ids of consecutive pieces of a document, joined, are
+            those of a language model's text. A vocabulary that puts a space before every text itself (SentencePiece)
+            takes that one from the text.
+        """
         if isinstance(texts, str):
             raise TypeError("a list of texts is expected; one string would be read letter by letter")
-        return self._vocabulary.encode([self.canonical(text) for text in texts])
+        return self._vocabulary.encode([self._piece(text) if exact else self.canonical(text) for text in texts])
+
+    def token_id(self, name: str) -> int | None:
+        """The id of the token spelled `name`, special tokens included; None if the vocabulary has no such token."""
+        return self._vocabulary.token(name)
+
+    def _piece(self, text: str) -> str:
+        text = tidy(text) if self.config.kind == "clip" else text
+        text = canonical(text, self.config.lowercase, self.config.strip_punctuation, collapse=False)
+        return text.removeprefix(" ") if self._adds_space else text
+
+    @functools.cached_property
+    def _adds_space(self) -> bool:
+        """Whether the vocabulary reads "a" as " a"."""
+        first, second, both = self._vocabulary.encode(["x", "a", "x a"])
+        return both == first + second
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""

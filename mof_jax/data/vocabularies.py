@@ -36,6 +36,7 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def token(self, name: str) -> int | None: ...
 
 
 class _Fast:
@@ -57,6 +58,9 @@ class _Fast:
     def decode(self, ids):
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
+    def token(self, name):
+        return self._tokenizer.token_to_id(name)
+
 
 class _SentencePiece:
     """A SentencePiece model."""
@@ -76,6 +80,10 @@ class _SentencePiece:
 
     def decode(self, ids):
         return self._model.decode(list(ids))
+
+    def token(self, name):
+        found = self._model.piece_to_id(name)
+        return found if self._model.id_to_piece(found) == name else None
 
 
 def parse(kind: str, data: bytes, where: str) -> Vocabulary:

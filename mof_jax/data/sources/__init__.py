@@ -47,6 +47,42 @@ def _synthetic(config: SourceConfig) -> Source:
     return SyntheticSource(config.size, config.pixels, config.label)
 
 
+def _obelics(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.interleaved import PageSource
+
+    return PageSource(config.path, "obelics", config.label, config.image_root)
+
+
+def _mmc4(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.interleaved import PageSource
+
+    return PageSource(config.path, "mmc4", config.label, config.image_root)
+
+
+def _llava(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.llava import LlavaSource
+
+    return LlavaSource(config.path, config.label, config.image_root)
+
+
+def _pages(config: SourceConfig) -> Source:
+    from mof_jax.data.documents_embedded import PageWorld
+
+    return PageWorld(config.size, config.split, config.locales, config.label)
+
+
+def _glossary(config: SourceConfig) -> Source:
+    from mof_jax.data.documents_embedded import Glossary
+
+    return Glossary(config.size, config.locales, config.label)
+
+
+def _scenes(config: SourceConfig) -> Source:
+    from mof_jax.data.scenes import Scenes
+
+    return Scenes(config.size, config.split, config.pixels, config.questions, config.label)
+
+
 READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "emoji5": _emoji5,
     "arrayrecord": _arrayrecord,
@@ -54,6 +90,12 @@ READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "webdataset": _webdataset,
     "jsonl": _jsonl,
     "synthetic": _synthetic,
+    "obelics": _obelics,
+    "mmc4": _mmc4,
+    "llava": _llava,
+    "pages": _pages,
+    "glossary": _glossary,
+    "scenes": _scenes,
 }
 
 

@@ -8,7 +8,9 @@ from typing import Literal
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.filter import FilterConfig
 
-Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "synthetic"]
+Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "synthetic", "obelics", "mmc4", "llava", "pages",
+               "glossary", "scenes"]
+EMBEDDED = ("emoji5", "synthetic", "pages", "glossary", "scenes")  # they come with the package and need no path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +19,18 @@ class SourceConfig:
 
     Attributes:
       kind: which reader.
-      path: file, glob, `name@N`, folder or URL, as the reader documents; unused by emoji5 and synthetic.
+      path: file, glob, `name@N`, folder or URL, as the reader documents; unused by what comes with the package
+        (emoji5, synthetic, pages, glossary, scenes).
       name: name in tables, ids and messages; by default the kind and the last part of the path.
       weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
-      split: split of emoji5 and TFDS.
-      locales: caption languages of emoji5.
+      split: split of emoji5, TFDS, pages and scenes.
+      locales: caption languages of emoji5; languages that pages and glossary name things in.
       image_field: column or feature with the image; by default the usual names.
       text_fields: caption kind -> column or feature, e.g. `{"alt": "caption"}`; by default the usual names.
-      image_root: folder that JSONL image paths are relative to; by default the folder of the file.
-      size, pixels: number and side of synthetic pictures.
+      image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
+        folder of the file.
+      size, pixels: number and side of synthetic pictures and scenes; number of pages.
+      questions: which questions `scenes` asks; all by default.
       cache_dir: where indexes and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
       captions: how to choose among the texts.
       filter: which records to keep.
@@ -42,6 +47,7 @@ class SourceConfig:
     image_root: str = ""
     size: int = 1024
     pixels: int = 64
+    questions: tuple[str, ...] = ()
     cache_dir: str = ""
     captions: CaptionConfig = CaptionConfig()
     filter: FilterConfig | None = None
@@ -49,7 +55,7 @@ class SourceConfig:
     def __post_init__(self):
         if self.weight < 0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
-        if self.kind not in ("emoji5", "synthetic") and not self.path:
+        if self.kind not in EMBEDDED and not self.path:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
 
     @property

@@ -13,13 +13,13 @@ import io
 import json
 import mmap
 import os
-import pathlib
 
 import numpy as np
 
 from mof_jax.data import remote
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "captions.jsonl", "captions.csv", "captions.tsv")
@@ -45,7 +45,7 @@ class TableSource:
         self._root = image_root or path.rsplit("/", 1)[0] if "/" in path or image_root else "."
         self._image_fields = (image_field,) if image_field else fields.IMAGE_FIELDS
         self._text_fields = dict(text_fields or {})
-        self._rows = _JsonLines(path) if path.endswith((".jsonl", ".json", ".ndjson")) else _Csv(path)
+        self._rows = JsonLines(path) if path.endswith((".jsonl", ".json", ".ndjson")) else _Csv(path)
         if not len(self._rows):
             raise UserError(f"{path}: the table has no rows")
 
@@ -59,7 +59,7 @@ class TableSource:
         where = fields.first(row, self._image_fields)
         image = None
         if where is not None:
-            image = self._image(str(where), f"{self.path} line {line}")
+            image = read_image(self._root, str(where), self.name, f"{self.path} line {line}")
         elif self._image_fields != fields.IMAGE_FIELDS:
             raise BadExample(self.path, f"line {line}", f"no column {self._image_fields[0]!r}")
         name = fields.first(row, fields.ID_FIELDS)
@@ -70,20 +70,6 @@ class TableSource:
             scores=fields.scores(row),
             group=fields.group(row),
         )
-
-    def _image(self, relative: str, row: str) -> bytes:
-        parts = pathlib.PurePosixPath(relative).parts
-        if "://" in relative or "\\" in relative or relative.startswith("/") or ".." in parts or not parts:
-            raise BadExample(self.name, row, f"image path {relative!r} leads outside the image folder")
-        path = remote.join(self._root, *parts)
-        if not remote.is_remote(path):
-            root = os.path.realpath(self._root)  # a link inside the folder may still lead out of it
-            if os.path.commonpath([root, os.path.realpath(path)]) != root:
-                raise BadExample(self.name, row, f"image path {relative!r} leads outside the image folder")
-        try:
-            return remote.read(path)
-        except UserError as error:
-            raise BadExample(self.name, row, f"image {relative!r}: {str(error).rpartition(': ')[2]}") from None
 
 
 def _find_table(path: str) -> str:
@@ -97,7 +83,7 @@ def _find_table(path: str) -> str:
     raise UserError(f"{path}: no table in this folder (looked for {', '.join(_TABLES)})")
 
 
-class _JsonLines:
+class JsonLines:
     """Lines by number, parsed when asked for; the file is mapped, not held, if it is local."""
 
     def __init__(self, path: str):

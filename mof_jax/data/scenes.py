@@ -1,0 +1,299 @@
+"""A small world of questions about pictures, with exact answers: emoji5's sprites on coloured grounds.
+
+    count      How many apples are there?               one … four
+    colour     What is the colour of the background?    one of eight
+    position   Where is the apple, seen from the dog?   left, right, above, below
+    name       What is in the picture?                  one of twenty-four
+    presence   Is there an apple?                       yes, no
+
+Scene `i` of a split asks question `i mod 5` and is a pure function of (split, i). What a question says never tells
+its answer: given the words, every answer is equally often right, so a model that reads only them stays at chance, one
+over the number of choices, in training and in test.
+
+The split: thing number t does not stand on ground number t mod 8 in training; in `test` and `twemoji` the thing that is
+asked about always does, drawn by the artists of training or by one who is never trained on. Every ground loses equally
+many things and every thing one ground, so that keeping them back unbalances no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import io
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mof_jax.data import embedded, images, keyed, pack
+from mof_jax.data.documents import Chat
+from mof_jax.errors import UserError, lookup, nearest
+
+SPLITS = ("train", "test", "twemoji")
+KINDS = ("count", "colour", "position", "name", "presence")
+COUNTS = ("one", "two", "three", "four")
+SIDES = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
+# name -> (emoji5's label, plural)
+THINGS = {
+    "apple": ("red apple", "apples"), "banana": ("banana", "bananas"), "dog": ("dog face", "dogs"), "cat": ("cat face", "cats"),
+    "car": ("automobile", "cars"), "bus": ("bus", "buses"), "tree": ("deciduous tree", "trees"),
+    "sunflower": ("sunflower", "sunflowers"), "fish": ("tropical fish", "fish"), "star": ("star", "stars"),
+    "heart": ("red heart", "hearts"), "house": ("house", "houses"), "key": ("key", "keys"), "balloon": ("balloon", "balloons"),
+    "umbrella": ("umbrella", "umbrellas"), "boat": ("sailboat", "boats"), "mushroom": ("mushroom", "mushrooms"),
+    "pizza": ("pizza", "pizzas"), "rocket": ("rocket", "rockets"), "strawberry": ("strawberry", "strawberries"),
+    "pineapple": ("pineapple", "pineapples"), "turtle": ("turtle", "turtles"), "elephant": ("elephant", "elephants"),
+    "crab": ("crab", "crabs"),
+}
+GROUNDS = {
+    "red": (214, 60, 60), "orange": (240, 150, 50), "yellow": (245, 220, 90), "green": (90, 175, 95), "blue": (80, 130, 220),
+    "purple": (150, 95, 190), "grey": (140, 140, 140), "white": (245, 245, 245),
+}
+_NAMES, _COLOURS = tuple(THINGS), tuple(GROUNDS)
+_ARTISTS = ("noto", "noto-v1", "fluent", "fluent-flat")
+
+_SCENE, _ANSWER = 21, 22  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One sprite in a scene: what it is, who drew it, its centre and its side as shares of the picture's side."""
+
+    name: str
+    artist: str
+    x: float
+    y: float
+    side: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Everything there is to know of a picture, and a question about it.
+
+    Attributes:
+      kind: which question, see `KINDS`.
+      ground: colour of the background.
+      things: what stands on it, in the order of drawing.
+      question, answer, choices: `answer` is one of `choices`, all of which are equally often right for this question.
+      caption: a sentence that states the facts, the answer among them.
+    """
+
+    kind: str
+    ground: str
+    things: tuple[Thing, ...]
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+    caption: str
+
+
+# Facts
+
+
+def may_train(name: str, ground: str) -> bool:
+    """Whether training may show this thing on this ground."""
+    return _NAMES.index(name) % len(_COLOURS) != _COLOURS.index(ground)
+
+
+def scene(kind: str, number: int, split: str = "train") -> Scene:
+    """Scene `number` of one kind of question; a pure function of its arguments.
+
+    Raises:
+      UserError: unknown kind or split.
+    """
+    make = lookup(_MAKERS, kind, "question of scenes")
+    if split not in SPLITS:
+        raise UserError(f"scenes: unknown split {split!r}{nearest(split, SPLITS)}")
+    return make(_World(kind, number, split))
+
+
+class _World:
+    """The draws of one scene, under the rules of its split."""
+
+    def __init__(self, kind: str, number: int, split: str):
+        self.kind, self.number, self.train = kind, number, split == "train"
+        self.key = (KINDS.index(kind), SPLITS.index(split))
+        self.draws = keyed.Draws(_SCENE, *self.key, number)
+        self.artists = embedded.EVAL_VENDORS if split == "twemoji" else _ARTISTS
+
+    def turn(self, choices: Sequence[str]) -> str:
+        """The choices in turn, every run of them in an order of its own: equally often each."""
+        run, place = divmod(self.number, len(choices))
+        key = keyed.hash64_array(_ANSWER, *self.key, run)
+        return choices[int(keyed.permute(place, len(choices), key)[0])]
+
+    def ground_of(self, name: str) -> str:
+        """A ground on which the split shows this thing."""
+        return self.draws.choice([c for c in _COLOURS if may_train(name, c) == self.train])
+
+    def other(self, ground: str, *names: str) -> str:
+        """Another thing that may stand on this ground in training, too."""
+        return self.draws.choice([n for n in _NAMES if n not in names and may_train(n, ground)])
+
+    def put(self, name: str, x: float, y: float, side: float, jitter: float = 0.04) -> Thing:
+        """A thing near a place."""
+        shift = self.draws.uniform(-jitter, jitter), self.draws.uniform(-jitter, jitter)
+        return Thing(name, self.draws.choice(self.artists), x + shift[0], y + shift[1], side)
+
+
+def _count(world: _World) -> Scene:
+    answer = world.turn(COUNTS)
+    name = world.draws.choice(_NAMES)
+    ground, n = world.ground_of(name), COUNTS.index(answer) + 1
+    cells = world.draws.sample([(x, y) for x in range(3) for y in range(3)], n)
+    artist = world.draws.choice(world.artists)
+    things = [world.put(name, (2 * x + 1) / 6, (2 * y + 1) / 6, world.draws.uniform(0.26, 0.32), 0.015) for x, y in cells]
+    things = [dataclasses.replace(thing, artist=artist) for thing in things]
+    words = f"{answer} {name if n == 1 else THINGS[name][1]}"
+    return Scene("count", ground, tuple(things), f"How many {THINGS[name][1]} are there?", answer, COUNTS,
+                 f"{words} on a {ground} background")
+
+
+def _single(world: _World, name: str, ground: str) -> tuple[Thing, ...]:
+    return (world.put(name, 0.5, 0.5, world.draws.uniform(0.5, 0.75), 0.1),)
+
+
+def _colour(world: _World) -> Scene:
+    ground = world.turn(_COLOURS)
+    name = world.draws.choice([n for n in _NAMES if may_train(n, ground) == world.train])
+    return Scene("colour", ground, _single(world, name, ground), "What is the colour of the background?", ground, _COLOURS,
+                 f"{_a(name)} on a {ground} background")
+
+
+def _name(world: _World) -> Scene:
+    name = world.turn(_NAMES)
+    ground = world.ground_of(name)
+    return Scene("name", ground, _single(world, name, ground), "What is in the picture?", name, _NAMES,
+                 f"{_a(name)} on a {ground} background")
+
+
+def _position(world: _World) -> Scene:
+    side = world.turn(tuple(SIDES))
+    name = world.draws.choice(_NAMES)
+    ground = world.ground_of(name)
+    other = world.other(ground, name)
+    (dx, dy), size = SIDES[side], world.draws.uniform(0.34, 0.42)
+    across = world.draws.uniform(-0.2, 0.2)  # both may stand anywhere along the other direction
+    x, y = 0.5 + (across if dx == 0 else 0), 0.5 + (across if dy == 0 else 0)
+    things = (world.put(name, x + 0.25 * dx, y + 0.25 * dy, size), world.put(other, x - 0.25 * dx, y - 0.25 * dy, size))
+    words = {"left": "to the left of", "right": "to the right of"}.get(side, side)
+    return Scene("position", ground, things, f"Where is the {name}, seen from the {other}?", side, tuple(SIDES),
+                 f"{_a(name)} {words} {_a(other)} on a {ground} background")
+
+
+def _presence(world: _World) -> Scene:
+    answer = world.turn(("yes", "no"))
+    name = world.draws.choice(_NAMES)
+    ground = world.ground_of(name)
+    # The asked thing and the one in its place are exchangeable: whatever the ground tells of one, it tells of the other.
+    first, second = (name, world.other(ground, name)) if answer == "yes" else _two_others(world, name, ground)
+    spots = world.draws.sample([(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)], 2)
+    things = tuple(world.put(n, x, y, world.draws.uniform(0.34, 0.44)) for n, (x, y) in zip((first, second), spots))
+    return Scene("presence", ground, things, f"Is there {_a(name)}?", answer, ("yes", "no"),
+                 f"{_a(first)} and {_a(second)} on a {ground} background")
+
+
+def _two_others(world: _World, name: str, ground: str) -> tuple[str, str]:
+    """Two things, neither of them `name`, of which the first stands on a ground as the split wants it."""
+    first = world.draws.choice([n for n in _NAMES if n != name and may_train(n, ground) == world.train])
+    return first, world.other(ground, name, first)
+
+
+_MAKERS = {"count": _count, "colour": _colour, "position": _position, "name": _name, "presence": _presence}
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+# Drawing: what any world of sprites on grounds can use
+
+
+@functools.lru_cache(maxsize=1024)
+def sprite(label: str, artist: str) -> Image.Image:
+    """A picture of emoji5 with a transparent ground, RGBA 64 x 64: the white that touches its border is taken away.
+
+    Raises:
+      UserError: no such concept, or not drawn by this artist.
+    """
+    opened = pack.read(str(embedded.ROOT))
+    for picture in opened.pictures:
+        if picture.vendor == artist and opened.concepts[picture.concept].label == label:
+            return cut_out(images.decode(opened.image(picture), source="emoji5", record=label))
+    raise UserError(f"emoji5 has no picture of {label!r} by {artist!r}")
+
+
+def cut_out(picture: Image.Image, tolerance: int = 36) -> Image.Image:
+    """RGBA: the near-white region that touches the border becomes transparent, its edge softly."""
+    mask = Image.new("RGB", (picture.width + 2, picture.height + 2), (255, 255, 255))  # a frame joins the corners
+    mask.paste(picture, (1, 1))
+    ImageDraw.floodfill(mask, (0, 0), (255, 0, 255), thresh=tolerance)
+    pixels = np.asarray(mask)[1:-1, 1:-1]
+    opaque = ~np.all(pixels == (255, 0, 255), axis=-1)
+    result = picture.convert("RGBA")
+    result.putalpha(Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8)))
+    return result
+
+
+@functools.lru_cache(maxsize=8192)
+def _sized(label: str, artist: str, pixels: int) -> tuple[Image.Image, Image.Image]:
+    """(RGB, alpha) of a sprite at a size."""
+    image = sprite(label, artist).resize((pixels, pixels), Image.Resampling.BILINEAR)
+    return image.convert("RGB"), image.getchannel("A")
+
+
+def draw(label: str, artist: str, canvas: Image.Image, x: float, y: float, side: float) -> None:
+    """Pastes a sprite with its centre at (x, y) and a side of `side`, all as shares of the canvas' width."""
+    pixels = max(1, round(side * canvas.width))
+    image, alpha = _sized(label, artist, pixels)
+    canvas.paste(image, (round(x * canvas.width - pixels / 2), round(y * canvas.width - pixels / 2)), alpha)
+
+
+def render(facts: Scene, pixels: int) -> UInt8[np.ndarray, "pixels pixels 3"]:
+    """The picture of a scene."""
+    return np.asarray(_canvas(facts, pixels))
+
+
+def _canvas(facts: Scene, pixels: int) -> Image.Image:
+    canvas = Image.new("RGB", (pixels, pixels), GROUNDS[facts.ground])
+    for thing in facts.things:
+        draw(THINGS[thing.name][0], thing.artist, canvas, thing.x, thing.y, thing.side)
+    return canvas
+
+
+class Scenes:
+    """`size` scenes as conversations of one question; the caption is text `alt`.
+
+    Args:
+      split: see above.
+      pixels: side of the pictures.
+      questions: which kinds, in turn; all by default.
+    """
+
+    def __init__(self, size: int, split: str = "train", pixels: int = 64, questions: Sequence[str] = (), name: str = "scenes"):
+        self.kinds = tuple(questions) or KINDS
+        for kind in self.kinds:
+            lookup(_MAKERS, kind, "question of scenes")
+        scene(self.kinds[0], 0, split)  # names an unknown split
+        self.name, self._size, self._split, self._pixels = name, size, split, pixels
+
+    def __len__(self) -> int:
+        return self._size
+
+    def id(self, index: int) -> str:
+        """Name of scene `index`."""
+        return f"{self.kinds[index % len(self.kinds)]}/{index // len(self.kinds):07d}"
+
+    def scene(self, index: int) -> Scene:
+        """The facts of scene `index`."""
+        return scene(self.kinds[index % len(self.kinds)], index // len(self.kinds), self._split)
+
+    def __getitem__(self, index: int) -> Chat:
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        facts, out = self.scene(index), io.BytesIO()
+        _canvas(facts, self._pixels).save(out, "PNG", compress_level=1)
+        messages = ({"role": "user", "content": f"<image>\n{facts.question}"}, {"role": "assistant", "content": facts.answer})
+        attributes = {"kind": facts.kind, "question": facts.question, "answer": facts.answer, "choices": "|".join(facts.choices)}
+        return Chat(id=self.id(index), image=out.getvalue(), texts={"alt": (facts.caption,)}, attributes=attributes,
+                    messages=messages, images=(out.getvalue(),))

@@ -1,0 +1,85 @@
+"""LLaVA's instruction data: one JSON list (or JSON lines) of conversations about pictures in a folder.
+
+    [{"id": "1", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
+                                                     {"from": "gpt", "value": "An apple."}]}, ...]
+
+`image` may be a list, or be missing: then the conversation is text only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from mof_jax.data import remote
+from mof_jax.data.documents import Chat
+from mof_jax.data.sources import fields
+from mof_jax.data.sources.imagefolder import read_image
+from mof_jax.data.sources.jsonl import JsonLines
+from mof_jax.errors import BadExample, UserError
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class LlavaSource:
+    """Conversations of a `.json` list, held in memory, or of a `.jsonl` file.
+
+    Args:
+      image_root: folder of the pictures; by default the folder of the file.
+
+    Raises:
+      UserError: no such file, or not a list of conversations.
+    """
+
+    def __init__(self, path: str, name: str = "", image_root: str = ""):
+        self.path, self.name = path, name or os.path.basename(path)
+        self._root = image_root or (path.rsplit("/", 1)[0] if "/" in path else ".")
+        self._rows: Any = JsonLines(path) if path.endswith((".jsonl", ".ndjson")) else _read_list(path)
+        if not len(self._rows):
+            raise UserError(f"{path}: the file has no conversations")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Chat:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place, row = self._rows[index]
+        place = place if isinstance(place, str) else f"line {place}"
+        if not isinstance(row, dict):
+            raise BadExample(self.path, place, "not a JSON object")
+        record = str(fields.first(row, fields.ID_FIELDS) or place)
+        names = row.get("image") or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadExample(self.path, record, "image is neither a file name nor a list of them")
+        messages = self._messages(row, record)
+        pictures = tuple(read_image(self._root, name, self.path, record) for name in names)
+        answers = tuple(m["content"] for m in messages if m["role"] == "assistant")
+        return Chat(id=record, image=pictures[0] if pictures else None, texts={"answer": answers}, messages=messages,
+                    images=pictures)
+
+    def _messages(self, row: dict[str, Any], record: str) -> tuple[dict[str, str], ...]:
+        turns = row.get("conversations")
+        if not isinstance(turns, list) or not turns:
+            raise BadExample(self.path, record, "no list of turns under 'conversations'")
+        messages = []
+        for number, turn in enumerate(turns):
+            if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+                raise BadExample(self.path, record, f"turn {number}: needs 'from' and a text 'value'")
+            if turn.get("from") not in _ROLES:
+                known = ", ".join(_ROLES)
+                raise BadExample(self.path, record, f"turn {number}: unknown role {turn.get('from')!r} (known: {known})")
+            messages.append({"role": _ROLES[turn["from"]], "content": turn["value"]})
+        return tuple(messages)
+
+
+def _read_list(path: str) -> list[tuple[str, Any]]:
+    try:
+        rows = json.loads(remote.read(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: not a list of conversations; a file of JSON lines ends in .jsonl")
+    return [(f"entry {number}", row) for number, row in enumerate(rows)]
