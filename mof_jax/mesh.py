@@ -13,6 +13,7 @@ import math
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 import numpy as np
 
 from mof_jax.errors import UserError
@@ -72,6 +73,19 @@ def check_batch(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None:
             + (f" × {microbatches} micro-batches" if microbatches > 1 else ""))
 
 
+def split_rows(x: Array, steps: int, shards: int) -> Array:
+    """[rows, …] as [steps, rows / steps, …]. Part i is the i-th part of every shard's own rows: none moves between devices."""
+    x = x.reshape(shards, steps, x.shape[0] // (shards * steps), *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(steps, -1, *x.shape[3:])
+
+
+def join_rows(x: Array, shards: int) -> Array:
+    """The inverse of `split_rows`."""
+    steps = x.shape[0]
+    x = x.reshape(steps, shards, -1, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(-1, *x.shape[3:])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
@@ -85,6 +99,15 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     """Global arrays from this process's rows of a batch."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """All of a global array on this host, whichever processes hold its parts; every process has to call."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def param_shardings(

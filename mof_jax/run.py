@@ -14,59 +14,39 @@ import ml_collections
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
-from mof_jax.data.load import DataConfig
-from mof_jax.data.pipeline import Pipeline, texts
+from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder, Preprocess
-from mof_jax.mesh import MeshConfig, batch_sharding, check_batch, make_mesh, param_shardings, put_batch, replicated
-from mof_jax.models.two_tower import TwoTowerConfig
+from mof_jax.mesh import (
+    MeshConfig,
+    batch_sharding,
+    batch_shards,
+    check_batch,
+    fetch,
+    make_mesh,
+    param_shardings,
+    put_batch,
+    replicated,
+)
 from mof_jax.nn.module import Params, Skeleton
-from mof_jax.rules import Rule, user_rules
-from mof_jax.rules import resolve as resolve_rules
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.tasks import TASKS
 from mof_jax.train import display
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
 from mof_jax.train.schedule import make_schedule
+from mof_jax.train.start import STAGES, InitConfig, first_state, last_stage, open_checkpoint, take_params
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskKind:
-    """A task and the config sections it reads."""
-
-    task: type
-    model: type
-    objective: type
-
-
-TASKS = {"contrastive": TaskKind(ContrastiveTask, TwoTowerConfig, ContrastiveConfig)}
-
-
-@dataclasses.dataclass(frozen=True)
-class InitConfig:
-    """Where a new run takes parameters from.
-
-    Attributes:
-      path: work dir or checkpoint of another run.
-      take: rules `(regex, True | False)`: which of our parameters come from there; all by default.
-      ema: take the averaged parameters if there are any.
-    """
-
-    path: str
-    take: tuple[Any, ...] = ()
-    ema: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """A whole run. `model` and `objective` are sections of the task's own types.
+    """A whole run. `model`, `objective` and `data` are sections of the task's own types, see `mof_jax.tasks`.
 
     Attributes:
       seed: of initial values, data order, augmentation and dropout.
@@ -83,12 +63,12 @@ class RunConfig:
     seed: int = 0
     batch_size: int = 256
     objective: Any = dataclasses.field(default_factory=dict)
-    data: DataConfig = DataConfig()
+    data: Any = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    init_from: InitConfig | None = None
+    init_from: InitConfig | tuple[InitConfig, ...] = ()
     evals: tuple[Any, ...] = ()
     eval_every: int | None = 0
     eval_ema: bool = True
@@ -108,15 +88,17 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
     model = configs.build(kind.model, values.get("model"), "config.model")
-    size = model.image.image_size
-    data = values["data"] = dict(values.get("data") or {})
-    if data.setdefault("image_size", size) != size:
-        raise UserError(f"config.data.image_size: {data['image_size']} differs from config.model.image.image_size, {size}")
+    data = dict(values.get("data") or {})
+    for key, value in kind.decides(model).items():
+        if data.setdefault(key, value) != value:
+            raise UserError(f"config.data.{key}: {data[key]} differs from the model's {key}, {value}")
     run = configs.build(RunConfig, values)
     objective = configs.build(kind.objective, run.objective, "config.objective")
     for i, section in enumerate(run.evals):
         evaluators.build(section, f"config.evals.{i}")
-    return dataclasses.replace(run, model=model, objective=objective)
+    init_from = (run.init_from,) if isinstance(run.init_from, InitConfig) else run.init_from
+    return dataclasses.replace(run, model=model, objective=objective, init_from=init_from,
+                               data=configs.build(kind.data, data, "config.data"))
 
 
 def set_up_jax(config: RunConfig) -> None:
@@ -130,16 +112,16 @@ def set_up_jax(config: RunConfig) -> None:
 class Run:
     """The objects of a config, without data or state: task, mesh, skeleton, optimizer, encoder."""
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer, workdir: str | None = None):
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None):
         self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
         set_up_jax(config)
         self.mesh = make_mesh(config.mesh)
         kind = TASKS[config.task]
-        self.task = kind.task(fill_tokenizer(config.model, tokenizer), config.objective, self.mesh)
+        self.task = kind.make(config, self.mesh, tokenizer)
         self.skeleton = Skeleton.of(self.task.build)
         self.decisions = decide(config.optimizer, self.skeleton, self.task.rules)
         self.shardings = param_shardings(self.mesh, self.skeleton, config.mesh.rules)
-        self.preprocess = Preprocess(config.model.image.image_size, config.data.resize, config.data.resample)
+        self.preprocess = Preprocess(config.data.image_size, config.data.resize, config.data.resample)
 
     def encoder(self) -> Encoder:
         """What evaluators embed with; bind parameters to it."""
@@ -149,25 +131,7 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """What travels in every checkpoint beside the state."""
         return {"config": configs.to_dict(self.config), "preprocess": configs.to_dict(self.preprocess),
-                "tokenizer": self.tokenizer.save()}
-
-
-def fill_tokenizer(model: TwoTowerConfig, tokenizer: Tokenizer) -> TwoTowerConfig:
-    """The model config with what its text tower takes from the tokenizer (where the config leaves it open)."""
-    text = model.text
-    if text.pool == "eos" and text.eos_id < 0 and tokenizer.eos_id is None:
-        raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
-    if 0 < text.vocab_size < tokenizer.vocab_size:
-        raise UserError(f"config.model.text.vocab_size: {text.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
-    if text.context_length and text.context_length < tokenizer.context_length:
-        raise UserError(f"config.model.text.context_length: {text.context_length} is less than the tokenizer's "
-                        f"{tokenizer.context_length}")
-    eos = -1 if tokenizer.eos_id is None else tokenizer.eos_id
-    text = dataclasses.replace(
-        text, vocab_size=text.vocab_size or tokenizer.vocab_size,
-        context_length=text.context_length or tokenizer.context_length,
-        eos_id=text.eos_id if text.eos_id >= 0 else eos, pad_id=text.pad_id if text.pad_id >= 0 else tokenizer.pad_id)
-    return dataclasses.replace(model, text=text)
+                "tokenizer": self.tokenizer and self.tokenizer.save()}
 
 
 def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
@@ -184,27 +148,93 @@ def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     return first // (last - first), batch_size // (last - first)
 
 
-def train(config: ml_collections.ConfigDict | RunConfig, workdir: str) -> dict[str, dict[str, float]]:
+def train(config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     """Trains, or goes on where `workdir` stands; returns the last evaluation's results by evaluator name.
+
+    A config with `stages`, a list of whole configs with a `name` each, trains them one after the other, stage NAME in
+    `workdir/NAME`; `init_from.path="stage:NAME"` takes parameters from an earlier one.
 
     Raises:
       UserError, Preempted: see `mof_jax.errors`.
     """
-    config = config if isinstance(config, RunConfig) else resolve(config)
+    if isinstance(config, RunConfig):
+        return train_one(config, workdir)
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    return train_stages(values, workdir) if "stages" in values else train_one(resolve(values), workdir)
+
+
+def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str, float]]:
+    """Every stage that is not done yet; all of their configs are checked before the first one starts."""
+    if set(values) != {"stages"} or not values["stages"]:
+        raise UserError("config.stages: a staged config holds nothing else, and at least one stage")
+    stages: dict[str, RunConfig] = {}
+    for i, stage in enumerate(values["stages"]):
+        stage = dict(stage)
+        name = stage.pop("name", "")
+        if not name.isidentifier() or name in stages:
+            raise UserError(f"config.stages.{i}.name: {name!r}; give each stage a name of its own (letters, digits, _)")
+        try:
+            run = resolve(stage)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from None
+        find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
+        stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
+    os.makedirs(workdir, exist_ok=True)
+    with open(os.path.join(workdir, STAGES), "w") as f:
+        json.dump({"stages": list(stages)}, f)
+    results: dict[str, dict[str, float]] = {}
+    for name, run in stages.items():
+        folder, last = os.path.join(workdir, name), name == list(stages)[-1]
+        if not last and os.path.isdir(f"{folder}/checkpoints") and run.steps in Checkpointer(
+                f"{folder}/checkpoints", read_only=True).steps():
+            display.show(f"stage {name}: done before, {folder}")
+            continue
+        display.show(f"stage {name}: {folder}")
+        results = train_one(run, folder)
+    return results
+
+
+def stage_path(path: str | None, stages: Mapping[str, RunConfig], workdir: str, stage: str) -> str | None:
+    """The work dir that `stage:NAME` stands for; any other path as it is."""
+    prefix, _, name = (path or "").partition(":")
+    if prefix != "stage":
+        return path
+    if name not in stages:
+        raise UserError(f"stage {stage}: {path} is not an earlier stage (those are: "
+                        f"{', '.join(stages) or 'none'})")
+    return os.path.join(workdir, name)
+
+
+def first_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer of a fresh run: another run's, one from a file, or one trained on the words of the run's own data."""
+    if config.tokenizer.kind == "run":
+        saved = open_checkpoint(config.tokenizer.path)[1]["tokenizer"]
+        if saved is None:
+            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} is a run without words; it has no tokenizer")
+        return load_tokenizer(saved)
+    return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data))
+
+
+def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
+    """One run, from its data to its last evaluation."""
     os.makedirs(workdir, exist_ok=True)
     set_up_jax(config)
+    kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
     saved = next((checkpointer.meta(s) for s in checkpointer.steps()), None)
-    tokenizer = load_tokenizer(saved["tokenizer"]) if saved else make_tokenizer(config.tokenizer, texts(config.data))
+    tokenizer = None
+    if kind.texts is not None:
+        tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
     run = Run(config, tokenizer, workdir)
-    check_batch(run.mesh, config.batch_size, config.objective.microbatches)
-    pipeline = Pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
+    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1))
+    pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
     tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
     trained = {path: d.trained for path, d in run.decisions.items()}
-    init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None)
+    init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, pipeline.cursor)
     abstract = jax.eval_shape(init, jax.random.key(0))
     shardings = state_shardings(run.mesh, abstract, run.shardings)
-    state = first_state(run, checkpointer, init, abstract, shardings)
+    state = first_state(checkpointer, init, abstract, shardings, config.seed,
+                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt))
     flops = run.task.flops(config.batch_size, lambda prefix: any(t for p, t in trained.items() if p.startswith(prefix)))
     start = int(state.step)
     introduce(run, pipeline, flops, start)
@@ -217,12 +247,14 @@ def train(config: ml_collections.ConfigDict | RunConfig, workdir: str) -> dict[s
         results.update(run_evaluators(measures, encoder.bind(params), step, lines, board))
 
     schedule = make_schedule(config.optimizer.schedule, config.steps)
+    step = make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh))
     loop = Loop(
         config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
         state=state,
-        step_fn=jax.jit(make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema), donate_argnums=0,
-                        in_shardings=(shardings, batch_sharding(run.mesh)), out_shardings=(shardings, replicated(run.mesh))),
-        batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in pipeline.batches(start)),
+        step_fn=jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(run.mesh)),
+                        out_shardings=(shardings, replicated(run.mesh))),
+        batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
+                 pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
         save_every=config.checkpoint.every, meta=run.meta(), examples=pipeline.ids,
         schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate)
@@ -233,42 +265,6 @@ def train(config: ml_collections.ConfigDict | RunConfig, workdir: str) -> dict[s
     if measures and not results and config.eval_every is not None:
         evaluate(config.steps, state)  # a finished run, started again: show its table
     return results
-
-
-def first_state(
-    run: Run, checkpointer: Checkpointer, init: Any, abstract: TrainState, shardings: TrainState
-) -> TrainState:
-    """The newest checkpoint's state, or a fresh one (with parameters of `init_from`), laid out on the mesh."""
-    restored = checkpointer.restore(jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings))
-    if restored is not None:
-        return restored[0]
-    key = jax.random.key(run.config.seed, impl="threefry2x32")
-    # A program that runs once is not worth optimising; on a CPU that saves most of its compile time.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    state = jax.jit(init, out_shardings=shardings).lower(key).compile(compiler_options=options)(key)
-    if run.config.init_from is None:
-        return state
-    taken = take_params(run, run.config.init_from)
-    fill = lambda params: {path: taken.get(path, x) for path, x in params.items()}
-    ema = None if state.ema is None else {path: jax.numpy.copy(x) for path, x in fill(state.ema).items()}
-    return dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen), ema=ema)
-
-
-def take_params(run: Run, source: InitConfig) -> Params:
-    """The parameters that `init_from` names, shapes checked, with a line about what was taken."""
-    saved, _, step = open_checkpoint(source.path)
-    rules = user_rules(source.take, "config.init_from.take") + [Rule(".*", not source.take, optional=True)]
-    wanted = [path for path, take in resolve_rules(rules, run.skeleton.shapes, "config.init_from.take").items() if take]
-    saved_params = saved.restore_params(step, run.shardings, ema=source.ema)
-    params = {path: run.task.adapt(path, x) for path, x in saved_params.items() if path in wanted}
-    for path in wanted:
-        if path not in params or params[path].shape != run.skeleton.shapes[path].shape:
-            have = "absent" if path not in params else f"of shape {params[path].shape}"
-            raise UserError(f"config.init_from: {path} is {have} in {source.path} and {run.skeleton.shapes[path].shape} here")
-    display.show(f"init_from {source.path} step {step}: {len(wanted)} of {len(run.skeleton.shapes)} parameters taken, "
-                 f"{len(run.skeleton.shapes) - len(wanted)} fresh")
-    return {path: jax.device_put(params[path], run.shardings[path]) for path in wanted}
 
 
 def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int) -> None:
@@ -292,10 +288,12 @@ def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: i
 
 
 def parameter_rows(skeleton: Skeleton, decisions: Mapping[str, Decision], flops: Mapping[str, float]) -> list[tuple]:
-    """One row for each top-level part of a model: sizes, the decisions taken (a list if they differ), FLOPs."""
+    """One row for each part of a model (what FLOPs are counted for, or else the first name of the path): sizes, the
+    decisions taken (a list if they differ), FLOPs."""
     rows = []
-    for part in dict.fromkeys(path.split("/")[0] for path in decisions):
-        mine = {path: d for path, d in decisions.items() if path.split("/")[0] == part}
+    part_of = lambda path: next((part for part in flops if path.startswith(f"{part}/")), path.split("/")[0])
+    for part in dict.fromkeys(map(part_of, decisions)):
+        mine = {path: d for path, d in decisions.items() if part_of(path) == part}
         size = lambda trained: sum(skeleton.shapes[p].size for p, d in mine.items() if d.trained == trained)
         several = lambda values: ", ".join(dict.fromkeys(str(v) for v in values))
         work = f"{flops[part] / 1e9:,.2f}" if part in flops else ""
@@ -325,22 +323,6 @@ def run_evaluators(
     return results
 
 
-def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
-    """A reader, the meta and the step of `WORKDIR` (its newest checkpoint) or `WORKDIR/checkpoints/STEP`."""
-    path = path.rstrip("/")
-    parent, last = os.path.split(path)
-    directory, step = (parent, int(last)) if last.isdigit() else (path, None)
-    if os.path.basename(directory) != "checkpoints":
-        directory = os.path.join(directory, "checkpoints")
-    reader = Checkpointer(directory, read_only=True)
-    steps = reader.steps()
-    if not steps or (step is not None and step not in steps):
-        known = ", ".join(map(str, steps)) or "none"
-        raise UserError(f"{path}: no such checkpoint (complete steps: {known})")
-    step = steps[0] if step is None else step
-    return reader, reader.meta(step), step
-
-
 @dataclasses.dataclass
 class Restored:
     """A model read back: its config, its parameters, and an encoder that preprocesses as training did."""
@@ -361,7 +343,8 @@ def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | 
     """
     reader, meta, step = open_checkpoint(path)
     values = {**meta["config"], "mesh": mesh or {}}
-    run = Run(resolve(values), load_tokenizer(meta["tokenizer"]), workdir)
+    tokenizer = None if meta["tokenizer"] is None else load_tokenizer(meta["tokenizer"])
+    run = Run(resolve(values), tokenizer, workdir)
     params = reader.restore_params(step, run.shardings, run.config.eval_ema if ema is None else ema)
     return Restored(run, params, step, run.encoder().bind(params))
 
@@ -374,7 +357,7 @@ def evaluate(
     Args:
       path: work dir or checkpoint. sections: evaluators; by default those of the run's config.
     """
-    workdir = path.split("/checkpoints")[0].rstrip("/")
+    workdir = last_stage(path.split("/checkpoints")[0].rstrip("/"))
     log = f"{workdir}/evals.jsonl"
     results: dict[str, dict[str, float]] = {}
     encoder = None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
+
+from mof_jax.nn.module import Params
+from mof_jax.rules import Rule
 
 Batch = Mapping[str, Array]
 
@@ -25,25 +29,44 @@ class Loss(NamedTuple):
     metrics: dict[str, Float[Array, ""]]
 
 
-class Task(Protocol):
+class Task(abc.ABC):
     """What training and evaluation need to know of a paper.
 
     Attributes:
+      accumulate: micro-batches of a step, for a loss that is a sum over rows: the step adds sums, weights and gradients.
+        (A loss that couples the rows of a batch accumulates inside instead, see `tasks.contrastive`.)
       predict: named functions `(model, inputs) -> outputs` for evaluators, e.g. `image` and `text` embeddings.
-      rules: the library's optional per-parameter defaults by decision (`decay`, `bounds`), see `train.optim`.
+      rules: the library's optional per-parameter defaults by decision (`freeze`, `decay`, `bounds`), see `train.optim`.
     """
 
-    predict: Mapping[str, Callable[[nnx.Module, Array], Array]]
-    rules: Mapping[str, list]
+    accumulate: int = 1
+    predict: ClassVar[Mapping[str, Callable[[nnx.Module, Array], Array]]] = {}
+    rules: Mapping[str, list[Rule]] = {}
 
+    @abc.abstractmethod
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """A freshly initialised model."""
 
+    @abc.abstractmethod
     def loss(self, model: nnx.Module, batch: Batch, key: Key[Array, ""] | None) -> Loss:
         """The loss over the global batch; `key` belongs to (seed, step) and is None for evaluation."""
 
+    def keyed(self, batch: Batch, key: Key[Array, ""] | None) -> Batch:
+        """The batch with a key for each example, so that micro-batches draw what the whole batch would."""
+        return batch
+
+    @abc.abstractmethod
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Model FLOPs of one training step, by part; `trained(prefix)` says whether a part has trainable parameters."""
 
     def adapt(self, path: str, value: Array) -> Array:
         """A parameter of another run as this model needs it, e.g. position embeddings resampled; `value` if nothing is to do."""
+        return value
+
+    def advance(self, step: Int[Array, ""], params: Params, frozen: Params) -> Params:
+        """What becomes of the parameters that no gradient trains, after the update of `step` (from 0).
+
+        A teacher that averages its student is a part of the model, frozen by a rule; it moves here, inside the step, and
+        is saved with everything else. By default nothing moves.
+        """
+        return frozen

@@ -11,6 +11,7 @@ from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.fewshot import FewShot
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.knn import Knn
+from mof_jax.evals.probe import Probe
 from mof_jax.evals.retrieval import Retrieval
 from mof_jax.evals.zeroshot import ZeroShot
 
@@ -23,7 +24,8 @@ class Evaluator(Protocol):
     def run(self, encoder: Encoder) -> dict[str, float]: ...
 
 
-KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "gallery": Gallery}
+KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "probe": Probe,
+                          "gallery": Gallery}
 
 
 def build(section: Mapping[str, Any], where: str) -> Evaluator:

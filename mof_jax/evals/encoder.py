@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+import copy
 import dataclasses
 from typing import Any
 
+from flax import nnx
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -17,7 +19,7 @@ from mof_jax.data.record import Record, Source
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import BadExample
 from mof_jax.mesh import batch_sharding, batch_shards, put_batch, replicated
-from mof_jax.nn.module import Params, Skeleton
+from mof_jax.nn.module import Params, Skeleton, flatten
 
 # Decoded pictures kept between evaluations of one run, in bytes.
 _CACHE_BYTES = 2 * 2**30
@@ -49,7 +51,7 @@ class Encoder:
         pictures: str | None = None,
     ):
         shards = batch_shards(mesh)
-        self.mesh, self.preprocess, self.tokenizer = mesh, preprocess, tokenizer
+        self.skeleton, self.mesh, self.preprocess, self.tokenizer = skeleton, mesh, preprocess, tokenizer
         self.pictures = pictures  # folder for pictures that an evaluator wants to leave, None for none
         self.batch_size = -(-batch_size // shards) * shards
         self._params: Params | None = None
@@ -62,6 +64,21 @@ class Encoder:
         """This encoder with the given parameters (all of them, by path)."""
         self._params = params
         return self
+
+    def untrained(self, seed: int = 0) -> Encoder:
+        """The same model with fresh initial values, over the same decoded pictures."""
+        initial = jax.jit(lambda key: flatten(self.skeleton.build(nnx.Rngs(key))))
+        return copy.copy(self).bind(initial(jax.random.key(seed, impl="threefry2x32")))
+
+    def pixels(self, source: Source, side: int) -> Float[np.ndarray, "records dim"]:
+        """The pictures themselves, centred at grey and shrunk to `side` pixels, as features that nobody learned.
+
+        Raises:
+          BadExample: a record that cannot be decoded.
+        """
+        p = dataclasses.replace(self.preprocess, image_size=side)
+        rows = [self._picture(source[i], source.name, p).reshape(-1) for i in range(len(source))]
+        return np.stack(rows).astype(np.float32) / 127.5 - 1.0
 
     def images(self, source: Source) -> Float[np.ndarray, "records dim"]:
         """One embedding a record, in the source's order; decoded pictures of a small source are kept for the next time.
@@ -89,7 +106,7 @@ class Encoder:
         with ThreadPoolExecutor(max_workers=4) as pool:
 
             def load(rows: np.ndarray) -> np.ndarray:
-                batch = np.stack(list(pool.map(lambda i: self._picture(record(int(i)), name), rows)))
+                batch = np.stack(list(pool.map(lambda i: self._picture(record(int(i)), name, self.preprocess), rows)))
                 if keep is not None:
                     keep[rows] = batch
                 return batch
@@ -101,10 +118,9 @@ class Encoder:
         tokens = self.tokenizer(texts)
         return self._embed("text", lambda rows: tokens[rows], len(texts))
 
-    def _picture(self, record: Record, source: str) -> np.ndarray:
+    def _picture(self, record: Record, source: str, p: Preprocess) -> np.ndarray:
         if record.image is None:
             raise BadExample(source, record.id, "no image")
-        p = self.preprocess
         picture = images.decode(record.image, source=source, record=record.id, at_least=p.image_size)
         return np.asarray(images.resize(picture, p.image_size, p.resize, p.resample))
 

@@ -12,7 +12,7 @@ import numpy as np
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
-from mof_jax.evals.knn import labelled, unit
+from mof_jax.evals.labels import Labels, unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +36,19 @@ class FewShot:
 
     def run(self, encoder: Encoder) -> dict[str, float]:
         """`acc@1_<shots>shot` in percent."""
-        train, test, _ = labelled(encoder, self.train, self.test, self.label)
+        labels = Labels.read(self.train, self.test, self.label)
+        train, test = labels.features(encoder.images)
         result = {}
         for shots in self.shots:
-            rows = draw_shots(train[1], shots, self.seed)
-            classes = np.unique(train[1][rows])
-            kept = np.isin(test[1], classes)
+            rows = draw_shots(labels.train, shots, self.seed)
+            classes = np.unique(labels.train[rows])
+            kept = np.isin(labels.test, classes)
             if not len(rows) or not kept.any():
                 raise UserError(f"{self.name}.shots: no class of {self.train.label} has {shots} pictures and a test picture")
             number = lambda y: np.searchsorted(classes, y)
-            x, z = unit(train[0][rows]), unit(test[0][kept])
-            predicted = ridge_predict(x, number(train[1][rows]), z, len(classes), self.l2)
-            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(np.asarray(predicted) == number(test[1][kept])))
+            x, z = unit(train[rows]), unit(test[kept])
+            predicted = ridge_predict(x, number(labels.train[rows]), z, len(classes), self.l2)
+            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(np.asarray(predicted) == number(labels.test[kept])))
         return result
 
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.errors import UserError
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.models.vit import ViT, ViTConfig
 from mof_jax.nn import dropout as drop
@@ -49,6 +51,27 @@ class TwoTowerConfig:
             raise ValueError(f"dtype {self.dtype!r} is not float32 or bfloat16")
         if self.logit_scale_init <= 0:
             raise ValueError("logit_scale_init must be positive")
+
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> TwoTowerConfig:
+        """This config with what its text tower takes from the tokenizer, where it is left open.
+
+        Raises:
+          UserError: the tower cannot hold the tokenizer's ids or context, or pools a token the tokenizer lacks.
+        """
+        text = self.text
+        if text.pool == "eos" and text.eos_id < 0 and tokenizer.eos_id is None:
+            raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
+        for key in ("vocab_size", "context_length"):
+            have, want = getattr(text, key), getattr(tokenizer, key)
+            if 0 < have < want:
+                raise UserError(f"config.model.text.{key}: {have} is less than the tokenizer's {want}")
+        eos = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+        text = dataclasses.replace(
+            text, vocab_size=text.vocab_size or tokenizer.vocab_size,
+            context_length=text.context_length or tokenizer.context_length,
+            eos_id=text.eos_id if text.eos_id >= 0 else eos, pad_id=text.pad_id if text.pad_id >= 0 else tokenizer.pad_id)
+        return dataclasses.replace(self, text=text)
 
 
 class TwoTower(nnx.Module):

@@ -1,6 +1,6 @@
 """Vision transformer. CLIP, SigLIP, DINOv2 and plain ViT differ by config, not by copy.
 
-    uint8 [B, H, W, 3] ─ normalise ─▶ patches [B, h·w, p·p·3] ─ embed ─▶ (+pos) ─ drop ─▶ [cls | registers | patches]
+    uint8 [B, H, W, 3] ─ normalise ─▶ patches [B, h·w, p·p·3] ─ drop ─▶ embed ─▶ (+pos) ─▶ [cls | registers | patches]
         ─ pre-norm? ─▶ blocks ─▶ norm ─▶ tokens [B, T, width] ─ pool ─▶ [B, width] ─ project? ─▶ [B, embed_dim]
 """
 
@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
+import numpy as np
 
 from mof_jax.errors import lookup
 from mof_jax.nn import dropout as drop
@@ -35,6 +36,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 
 Pool = Literal["cls", "gap", "map", "none"]
+PosInit = Literal["normal", "sincos"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ViTConfig:
       image_size: height and width in pixels, divisible by `patch_size`.
       mean, std: normalisation of pixels in [0, 1], applied on the device; CLIP's by default.
       cls_token: a learned token in front of the patches.
+      pos_init: position embeddings start from N(0, 1/width) or from 2-D sines and cosines (MAE); both are learned unless frozen.
       registers: learned tokens after `cls` that no output reads (arXiv 2309.16588).
       pool: `cls`, `gap` (mean of patches), `map` (attention pooling) or `none`.
       pre_norm: LayerNorm before the first block (CLIP).
@@ -66,6 +69,7 @@ class ViTConfig:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     cls_token: bool = True
+    pos_init: PosInit = "normal"
     registers: int = 0
     pool: Pool = "cls"
     pre_norm: bool = False
@@ -118,9 +122,12 @@ class ViTConfig:
     @property
     def flops(self) -> float:
         """Forward FLOPs of one picture in training (with its patch dropout)."""
-        patches = round(self.grid**2 * (1 - self.patch_dropout))
+        return self.forward_flops(max(1, round(self.grid**2 * (1 - self.patch_dropout))))
+
+    def forward_flops(self, patches: int) -> float:
+        """Forward FLOPs of one picture of which so many patches are seen."""
         tokens = patches + int(self.cls_token) + self.registers
-        embed = 2.0 * self.grid**2 * self.patch_size**2 * 3 * self.width
+        embed = 2.0 * patches * self.patch_size**2 * 3 * self.width
         head = attention_pool_flops(self.block, tokens) if self.pool == "map" else 0.0
         return embed + self.depth * block_flops(self.block, tokens) + head + 2.0 * self.width * (self.embed_dim or 0)
 
@@ -140,7 +147,9 @@ class ViT(nnx.Module):
         pixels = c.patch_size**2 * 3
         self.patch_embed = Linear(rngs, pixels, c.width, (None, "embed"), bias=c.patch_bias, init=lecun())
         positions = c.grid**2 + int(c.cls_token)
-        self.pos_embed = param(rngs, normal(c.width**-0.5), (positions, c.width), (None, "embed"))
+        init = normal(c.width**-0.5) if c.pos_init == "normal" else lambda key, shape, dtype: jnp.asarray(
+            sincos_positions(c.grid, c.width, positions - c.grid**2), dtype)
+        self.pos_embed = param(rngs, init, (positions, c.width), (None, "embed"))
         self.cls = param(rngs, zeros, (c.width,), ("embed",)) if c.cls_token else None
         self.registers = param(rngs, normal(0.02), (c.registers, c.width), (None, "embed")) if c.registers else None
         self.pre_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.pre_norm else None
@@ -156,19 +165,26 @@ class ViT(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         keys: drop.Keys | None = None,
+        keep: Int[Array, "batch kept"] | None = None,
     ) -> ViTOutput:
         """Features of `images`.
 
         Args:
-          images: uint8 pixels, normalised here; float images are taken as normalised already.
+          images: uint8 pixels, normalised here; float images are taken as normalised already. Sides other than
+            `image_size` resample the position embeddings.
           dtype: of the computation; parameters stay float32.
           keys: one key per example turns patch dropout and dropout on.
+          keep: the patches to look at (row-major numbers); by default those that patch dropout keeps. `tokens` then holds
+            these alone.
         """
         c = self.config
-        x = self.patch_embed(patchify(normalise(images, c.mean, c.std), c.patch_size).astype(dtype))
-        pos = self.pos_embed[...].astype(dtype)
-        x = x + pos[int(c.cls_token):]
-        x = drop.patch_dropout(x, drop.fold(keys, 0), c.patch_dropout)
+        x = patchify(normalise(images, c.mean, c.std), c.patch_size)
+        pos = self._positions(images.shape[1] // c.patch_size, images.shape[2] // c.patch_size)
+        if keep is None:
+            keep = drop.kept_patches(drop.fold(keys, 0), x.shape[1], c.patch_dropout)
+        if keep is not None:  # before the embedding: no work on what is not seen
+            x, pos = drop.take_patches(x, keep), drop.take_patches(pos[None], keep)
+        x = self.patch_embed(x.astype(dtype)) + pos.astype(dtype)
         prefix = [] if self.cls is None else [(self.cls[...] + self.pos_embed[0])[None].astype(dtype)]
         prefix += [] if self.registers is None else [self.registers[...].astype(dtype)]
         if prefix:
@@ -180,6 +196,12 @@ class ViT(nnx.Module):
         if self.final_norm is not None:
             x = self.final_norm(x)
         return ViTOutput(self._pooled(x), x)
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "patches width"]:
+        """Position embeddings of a grid of patches."""
+        c, prefix = self.config, int(self.config.cls_token)
+        pos = self.pos_embed[...]
+        return (pos if (rows, columns) == (c.grid, c.grid) else resample_pos_embed(pos, (rows, columns), prefix))[prefix:]
 
     def _pooled(self, x: Array) -> Array | None:
         c = self.config
@@ -205,8 +227,14 @@ def normalise(
 
 
 def patchify(images: Float[Array, "batch height width 3"], patch: int) -> Float[Array, "batch patches pixels"]:
-    """Non-overlapping patches in row-major order, each flattened as (row, column, channel)."""
+    """Non-overlapping patches in row-major order, each flattened as (row, column, channel).
+
+    Raises:
+      ValueError: the sides are not multiples of `patch`.
+    """
     b, h, w, c = images.shape
+    if h % patch or w % patch:
+        raise ValueError(f"pictures of {h}x{w} pixels are not divisible by patch_size {patch}")
     x = images.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
     return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
 
@@ -221,3 +249,40 @@ def resample_pos_embed(
     patches = pos[prefix:].reshape(side, side, -1)
     patches = jax.image.resize(patches, (*grid, pos.shape[1]), method="bicubic", antialias=True)
     return jnp.concatenate([pos[:prefix], patches.reshape(grid[0] * grid[1], -1).astype(pos.dtype)])
+
+
+def fit_positions(config: ViTConfig, pos: Float[Array, "positions width"]) -> Float[Array, "resampled width"]:
+    """Position embeddings of another run for the grid of `config`, resampled if they differ."""
+    prefix = int(config.cls_token)
+    return pos if pos.shape[0] == config.grid**2 + prefix else resample_pos_embed(pos, (config.grid, config.grid), prefix)
+
+
+def embedding(
+    tower: ViT, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
+) -> Float[Array, "batch dim"]:
+    """The tower's pooled feature with unit norm, in float32: what evaluators of frozen features ask for."""
+    x = tower(images, dtype=jnp.dtype(dtype)).pooled.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def patch_features(
+    tower: ViT, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
+) -> Float[Array, "batch patches width"]:
+    """The tower's patch tokens in float32, without `cls` and registers."""
+    c = tower.config
+    return tower(images, dtype=jnp.dtype(dtype)).tokens[:, int(c.cls_token) + c.registers:].astype(jnp.float32)
+
+
+def sincos_positions(grid: int, width: int, prefix: int = 0) -> Float[np.ndarray, "positions width"]:
+    """Fixed positions of a square grid (MAE): half of the channels for the row and half for the column, each half the sines and
+    cosines of x · 10000^(-i/n) for i < n = width/4; `prefix` rows of zeros in front.
+
+    Raises:
+      ValueError: the width is not divisible by 4.
+    """
+    if width % 4:
+        raise ValueError(f"sine-cosine positions need a width divisible by 4, got {width}")
+    angles = np.arange(grid)[:, None] * 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    rows, columns = np.repeat(line, grid, axis=0), np.tile(line, (grid, 1))
+    return np.concatenate([np.zeros((prefix, width)), np.concatenate([rows, columns], axis=1)]).astype(np.float32)

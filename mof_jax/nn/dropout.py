@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Keys = Key[Array, "batch"]
 
@@ -36,10 +36,24 @@ def patch_dropout(
     x: Float[Array, "batch patches width"], keys: Keys | None, rate: float
 ) -> Float[Array, "batch kept width"]:
     """Keeps a random subset of patches (FLIP, arXiv 2212.00794), the same number for every example, in their order."""
+    keep = kept_patches(keys, x.shape[1], rate)
+    return x if keep is None else take_patches(x, keep)
+
+
+def kept_patches(keys: Keys | None, patches: int, rate: float) -> Int[Array, "batch kept"] | None:
+    """The patches that patch dropout keeps; None, for all of them, without keys (evaluation)."""
     if keys is None or rate == 0.0:
-        return x
-    patches = x.shape[1]
-    kept = max(1, round(patches * (1.0 - rate)))
+        return None
+    return split_patches(keys, patches, max(1, round(patches * (1.0 - rate))))[0]
+
+
+def split_patches(keys: Keys, patches: int, kept: int) -> tuple[Int[Array, "batch kept"], Int[Array, "batch rest"]]:
+    """A random subset of `kept` of the `patches` of each example and the rest, both in the patches' order."""
     noise = jax.vmap(lambda key: jax.random.uniform(key, (patches,)))(keys)
-    index = jnp.sort(jnp.argsort(noise, axis=-1)[:, :kept], axis=-1)
-    return jnp.take_along_axis(x, index[:, :, None], axis=1)
+    order = jnp.argsort(noise, axis=-1)
+    return jnp.sort(order[:, :kept], axis=-1), jnp.sort(order[:, kept:], axis=-1)
+
+
+def take_patches(x: Float[Array, "#batch patches width"], index: Int[Array, "batch kept"]) -> Float[Array, "batch kept width"]:
+    """The patches at `index`, example by example."""
+    return jnp.take_along_axis(jnp.broadcast_to(x, (index.shape[0], *x.shape[1:])), index[:, :, None], axis=1)

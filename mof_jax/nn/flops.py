@@ -23,9 +23,11 @@ def attention_pool_flops(block: BlockConfig, tokens: int) -> float:
     return 2.0 * (tokens * 2 * d * d + 2 * d * d + 2 * tokens * d + 2 * d * m)
 
 
-def training_factor(trained: bool) -> float:
-    """Forward plus backward as a multiple of forward: 3 for a trained part, 1 for a frozen one below which nothing trains.
+def training_factor(trained: bool, upstream: bool = False) -> float:
+    """Forward plus backward as a multiple of forward.
 
+    3 for a trained part (forward, gradient in its inputs, gradient in its weights); 2 for a frozen one with trained
+    parameters `upstream` of it, whose gradient passes through; 1 for a frozen one below which nothing trains.
     Rematerialisation is not counted: MFU is about model FLOPs.
     """
-    return 3.0 if trained else 1.0
+    return 3.0 if trained else 2.0 if upstream else 1.0

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mof_jax.nn import dropout as drop
-from mof_jax.nn.attention import Kernel, attention
+from mof_jax.nn.attention import Kernel, Mask, attention
 from mof_jax.nn.module import Axes, Initializer, Matrix, lecun, normal, ones, param, xavier, zeros
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -151,7 +151,7 @@ class SelfAttention(nnx.Module):
         shape = x.shape[:-1] + (3, self.heads, width // self.heads)
         qkv = project(x, self.qkv[...].reshape(width, 3 * width))
         qkv = (qkv + self.qkv_bias[...].astype(x.dtype).reshape(-1)).reshape(shape)
-        y = attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], mask=mask, causal=self.causal,
+        y = attention(qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :], Mask(self.causal, dense=mask),
                       kernel=self.attention_kernel)
         y = project(y.reshape(x.shape), self.out[...].reshape(width, width))
         return y + self.out_bias[...].astype(x.dtype)
@@ -204,7 +204,7 @@ class AttentionPool(nnx.Module):
         split = lambda y: y.reshape(y.shape[:-1] + (self.heads, -1))
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         y = attention(split(self.q(probe)), split(self.k(x)), split(self.v(x)),
-                      mask=None if mask is None else mask[:, None])
+                      Mask(dense=None if mask is None else mask[:, None]))
         y = self.out(y.reshape(probe.shape))
         return (y + self.mlp(self.norm(y)))[:, 0]
 

@@ -53,11 +53,13 @@ class Skeleton:
       shapes: abstract value of each parameter, by path, in a fixed order.
       axes: logical axis names of each parameter; leading dimensions beyond the names belong to a layer stack.
       matrices: the parameters that act as linear maps.
+      build: what makes the model.
     """
 
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     axes: Mapping[str, Axes]
     matrices: Mapping[str, Matrix]
+    build: Callable[[nnx.Rngs], nnx.Module]
     _graphdef: Any
     _treedef: Any
 
@@ -72,7 +74,7 @@ class Skeleton:
         shapes = {_path(keys): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for keys, leaf in leaves}
         axes = {path: meta[path]["axes"] for path in shapes}
         matrices = {path: meta[path]["matrix"] for path in shapes if meta[path]["matrix"] is not None}
-        return cls(shapes, axes, matrices, graphdef, treedef)
+        return cls(shapes, axes, matrices, build, graphdef, treedef)
 
     def merge(self, params: Mapping[str, Array]) -> nnx.Module:
         """The module holding `params`; every path of `shapes` must be there."""

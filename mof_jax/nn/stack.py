@@ -51,3 +51,14 @@ class Stack(nnx.Module):
             body = jax.checkpoint(body, policy=_POLICIES[self.remat], prevent_cse=False)
         x, _ = jax.lax.scan(body, x, (params, jnp.arange(self.depth)), unroll=min(self.unroll, self.depth))
         return x
+
+    def carry(
+        self, x: Float[Array, "batch tokens width"], state: Any, *args: Any, method: Callable[..., tuple[Array, Any]]
+    ) -> tuple[Float[Array, "batch tokens width"], Any]:
+        """Runs `method(layer, x, own, *args) -> (x, own)` of every layer, `own` being its slice of `state` (a cache)."""
+        graphdef, params = nnx.split(self.layers)
+
+        def body(x: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
+            return method(nnx.merge(graphdef, layer[0]), x, layer[1], *args)
+
+        return jax.lax.scan(body, x, (params, state), unroll=min(self.unroll, self.depth))

@@ -12,14 +12,14 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mof_jax.mesh import BATCH_AXES, batch_shards
+from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
 from mof_jax.rules import Rule
-from mof_jax.task import Batch, Loss
+from mof_jax.task import Batch, Loss, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ContrastiveConfig:
     strip: int = 512
 
 
-class ContrastiveTask:
+class ContrastiveTask(Task):
     """Two towers and one loss over the global batch.
 
     A batch holds `image` uint8 [batch, views, height, width, 3], `text` int32 [batch, captions, tokens] and `group` int32
@@ -133,13 +133,6 @@ def microbatched(fn: Callable[[Any], Any], inputs: Any, steps: int, shards: int 
     if steps == 1:
         return fn(inputs)
 
-    def split(x: Array) -> Array:
-        x = x.reshape(shards, steps, x.shape[0] // (shards * steps), *x.shape[1:]).swapaxes(0, 1)
-        return x.reshape(steps, -1, *x.shape[3:])
-
-    def join(x: Array) -> Array:
-        x = x.reshape(steps, shards, -1, *x.shape[2:]).swapaxes(0, 1)
-        return x.reshape(-1, *x.shape[3:])
-
-    _, outputs = jax.lax.scan(lambda _, part: (None, jax.checkpoint(fn)(part)), None, jax.tree.map(split, inputs))
-    return jax.tree.map(join, outputs)
+    parts = jax.tree.map(lambda x: split_rows(x, steps, shards), inputs)
+    _, outputs = jax.lax.scan(lambda _, part: (None, jax.checkpoint(fn)(part)), None, parts)
+    return jax.tree.map(lambda x: join_rows(x, shards), outputs)

@@ -8,7 +8,7 @@ newest one that verifies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import contextlib
 import dataclasses
 import logging
@@ -119,14 +119,16 @@ class Checkpointer:
                             "the lines above say why")
         return None
 
-    def restore_params(self, step: int, shardings: Mapping[str, Any] | None = None, ema: bool = False) -> dict[str, Array]:
-        """Parameters by path of one checkpoint, trained and frozen, averaged if asked for and kept."""
+    def restore_params(
+        self, step: int, shardings: Mapping[str, Any] | None = None, ema: bool = False, only: Collection[str] | None = None
+    ) -> dict[str, Array]:
+        """Parameters by path of one checkpoint, trained and frozen, averaged if asked for and kept; `only` some of them."""
         meta = self.meta(step)
         place = lambda path: None if shardings is None else shardings.get(path)
         parts: dict[str, dict[str, Any]] = {}
         for name, (shape, dtype) in meta["leaves"].items():
             part, _, path = name.partition(":")
-            if part in ("params", "frozen", "ema"):
+            if part in ("params", "frozen", "ema") and (only is None or path in only):
                 parts.setdefault(part, {})[path] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place(path))
         wanted = {"frozen": parts.get("frozen", {}), "params": parts.get("params", {})}
         if ema and "ema" in parts:

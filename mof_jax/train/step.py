@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import optax
 
+from mof_jax.mesh import split_rows
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.task import Batch, Loss, Task
 from mof_jax.train.state import TrainState
@@ -17,21 +19,34 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 def make_step(
-    task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, seed: int, ema_decay: float | None = None
+    task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, seed: int, ema_decay: float | None = None, shards: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of `task`. All randomness is keyed by (seed, step)."""
+    """The step of `task`, for batches whose rows lie on `shards` devices. All randomness is keyed by (seed, step)."""
 
-    def loss_fn(params: Params, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Loss]:
+    def loss_fn(params: Params, state: TrainState, batch: Batch, key: Array | None) -> tuple[Array, Loss]:
         loss = task.loss(skeleton.merge({**state.frozen, **params}), batch, key)
-        return loss.sum / loss.weight, loss
+        return loss.sum, loss
+
+    def loss_and_grads(state: TrainState, batch: Batch, key: Array) -> tuple[Loss, Params]:
+        gradient = jax.grad(loss_fn, has_aux=True)
+        if task.accumulate == 1:
+            grads, loss = gradient(state.params, state, batch, key)
+        else:
+            parts = jax.tree.map(lambda x: split_rows(x, task.accumulate, shards), dict(task.keyed(batch, key)))
+            part = lambda i: jax.tree.map(lambda x: x[i], parts)
+            add = lambda total, i: (jax.tree.map(jnp.add, total, gradient(state.params, state, part(i), None)), None)
+            (grads, loss), _ = jax.lax.scan(add, gradient(state.params, state, part(0), None), jnp.arange(1, task.accumulate))
+        return loss, {path: g / loss.weight for path, g in grads.items()}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
-        (mean, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch, key)
+        loss, grads = loss_and_grads(state, batch, key)
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, state.frozen, opt, average(state, params, ema_decay), state.bad_step)
-        metrics = {"loss": mean, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        frozen = task.advance(state.step, params, state.frozen)
+        new = TrainState(state.step + 1, params, frozen, opt, average(state, params, ema_decay), state.bad_step,
+                         batch.get("cursor"))
+        metrics = {"loss": loss.sum / loss.weight, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         # The update's norm, too: an infinite step of the temperature gives a finite loss ever after.
         new, bad = _stand_still_if_bad(state, new, jnp.isfinite(jnp.stack(list(metrics.values()))).all())
         metrics |= {name: x / loss.weight for name, x in loss.metrics.items()}
@@ -52,8 +67,6 @@ def average(state: TrainState, params: Params, decay: float | None) -> Params | 
 def _stand_still_if_bad(old: TrainState, new: TrainState, finite: Array) -> tuple[TrainState, Array]:
     """Keeps the last good state from the first non-finite step on; the host reads `bad_step` when it logs."""
     bad = jnp.where((old.bad_step < 0) & ~finite, old.step, old.bad_step)
-    # Frozen parameters are the same on both sides; selecting them would copy a tower for nothing.
-    keep = lambda o, n: jax.tree.map(lambda a, b: jnp.where(bad < 0, b, a), o, n)
-    return TrainState(
-        keep(old.step, new.step), keep(old.params, new.params), old.frozen, keep(old.opt, new.opt),
-        keep(old.ema, new.ema), bad), bad
+    # What did not move is the same array on both sides; selecting it would copy a frozen tower for nothing.
+    keep = jax.tree.map(lambda a, b: a if a is b else jnp.where(bad < 0, b, a), old, new)
+    return dataclasses.replace(keep, bad_step=bad), bad
