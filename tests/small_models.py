@@ -8,13 +8,15 @@ import functools
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
-from mof_jax.mesh import MeshConfig, make_mesh, param_shardings, put_batch
+from mof_jax.mesh import MeshConfig, batch_shards, make_mesh, param_shardings, put_batch
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Params, Skeleton
+from mof_jax.task import Task
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import TrainState, init_fn, state_shardings
@@ -61,7 +63,7 @@ def batch(rows: int, views: int = 1, captions: int = 1, seed: int = 0) -> dict[s
 class Run:
     """A task laid out on a mesh, with its jitted step."""
 
-    task: ContrastiveTask
+    task: Task
     skeleton: Skeleton
     state: TrainState
     step: Callable
@@ -70,9 +72,14 @@ class Run:
 
 def launch(model: TwoTowerConfig, objective: ContrastiveConfig, optimizer: OptimizerConfig, mesh: MeshConfig,
            devices: int) -> Run:
+    """The tiny two-tower task on a mesh."""
+    return launch_task(lambda grid: ContrastiveTask(model, objective, grid), optimizer, mesh, devices)
+
+
+def launch_task(make: Callable[[Mesh], Task], optimizer: OptimizerConfig, mesh: MeshConfig, devices: int) -> Run:
     """What `run.py` does, in small: a state with given weights, every leaf where it belongs."""
     grid = make_mesh(mesh, jax.devices()[:devices])
-    task = ContrastiveTask(model, objective, grid)
+    task = make(grid)
     skeleton = Skeleton.of(task.build)
     decisions = decide(optimizer, skeleton, task.rules)
     tx = make_optimizer(optimizer, 100, decisions, skeleton.matrices)
@@ -81,5 +88,5 @@ def launch(model: TwoTowerConfig, objective: ContrastiveConfig, optimizer: Optim
     init = init_fn(build, trained, tx, optimizer.ema is not None)
     shardings = state_shardings(grid, jax.eval_shape(init, jax.random.key(0)), param_shardings(grid, skeleton, mesh.rules))
     state = quick_jit(init, out_shardings=shardings)(jax.random.key(0))
-    step = quick_jit(make_step(task, skeleton, tx, 0, optimizer.ema), out_shardings=(shardings, None))
+    step = quick_jit(make_step(task, skeleton, tx, 0, optimizer.ema, batch_shards(grid)), out_shardings=(shardings, None))
     return Run(task, skeleton, state, step, lambda rows: put_batch(grid, rows))

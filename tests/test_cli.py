@@ -31,7 +31,7 @@ def error(capsys, *args: str) -> str:
     ("stepz=1", "config.stepz: unknown key (did you mean 'steps'?)"),
     ("optimizer.lr=fast", "config.optimizer.lr: expected float, got 'fast'"),
     ("model.image.heads=3", "width 16 is not divisible by 3 heads"),
-    ("data.image_size=17", "differs from config.model.image.image_size"),
+    ("data.image_size=17", "differs from the model's image_size"),
     ("evals=[{'kind': 'retreival'}]", "did you mean 'retrieval'?"),
     ("optimizer.name=adamm", "did you mean 'adamw'?"),
     ("optimizer.freeze=[('imagee/.*', True)]", "rule 'imagee/.*' matches no parameter"),

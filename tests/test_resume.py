@@ -11,6 +11,8 @@ import pytest
 from run_samples import ROOT, finish, lines, mof, write_pool
 from tiny_run import losses
 
+from mof_jax.train.start import open_checkpoint
+
 CONFIG = ROOT / "tiny_run.py"
 
 
@@ -98,6 +100,24 @@ def test_a_run_moves_from_one_process_to_another_mesh(whole, pool, cache, tmp_pa
     assert code == 0 and "resuming after step" in out, err
     for a, b in zip(losses(lines(tmp_path / "metrics.jsonl")), losses(lines(whole / "metrics.jsonl"))):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+
+
+def test_a_teacher_resumes_with_its_student(cache, tmp_path):
+    """Killed and resumed, a run of self-distillation ends with the same losses and, bit for bit, the same teacher."""
+    args = ("train", "--config", ROOT / "tiny_dino.py", cache, "--workdir")
+    code, _, err = finish(mof(*args, tmp_path / "whole"))
+    assert code == 0, err
+    process = mof(*args, tmp_path / "killed")
+    wait_for_step(process, tmp_path / "killed", 9)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    code, out, err = finish(mof(*args, tmp_path / "killed"))
+    assert code == 0 and "resuming after step" in out, err
+    whole, killed = (losses(lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed"))
+    assert whole == killed and [line["step"] for line in killed] == list(range(1, 17))
+    prints = [open_checkpoint(str(tmp_path / name))[1]["fingerprints"] for name in ("whole", "killed")]
+    teacher = {leaf for leaf in prints[0] if "teacher/" in leaf}
+    assert prints[0] == prints[1] and teacher and not any(leaf.startswith(("opt", "params")) for leaf in teacher)
 
 
 def test_the_work_dir_holds_the_resolved_config(whole):

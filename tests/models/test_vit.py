@@ -124,3 +124,34 @@ def test_a_config_that_cannot_be_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(SMALL, **change)
+
+
+def test_kept_patches_are_all_that_is_seen():
+    """The tower on some patches is the tower on a picture whose other patches do not exist: their pixels change nothing."""
+    skeleton = Skeleton.of(lambda rngs: ViT(SMALL, rngs))
+    params, keep = weights(skeleton), np.array([[1, 6, 11]] * 3)
+    forward = quick_jit(lambda p, images, keep: skeleton.merge(p)(images, keep=keep).tokens)
+    tokens = forward(params, IMAGES, keep)
+    assert tokens.shape == (3, 1 + 3, 16)
+    hidden = IMAGES.copy()
+    hidden[:, 12:], hidden[:, :4, :4] = 0, 7  # patches 12 to 15, and 0
+    np.testing.assert_array_equal(forward(params, hidden, keep), tokens)
+    hidden[:, 8:12, 12:] = 7  # patch 11
+    assert np.abs(forward(params, hidden, keep) - tokens).max() > 1e-3
+    every = np.tile(np.arange(16), (3, 1))
+    np.testing.assert_allclose(forward(params, IMAGES, every), run(SMALL)[0].tokens, atol=1e-6)
+
+
+def test_a_picture_of_another_size_meets_resampled_positions():
+    """As a tower of that size would see it with the resampled table."""
+    skeleton = Skeleton.of(lambda rngs: ViT(SMALL, rngs))
+    params, small = weights(skeleton), dataclasses.replace(SMALL, image_size=8)
+    crop = IMAGES[:, :8, 4:12]
+    got = quick_jit(lambda p: skeleton.merge(p)(crop).tokens)(params)
+    resampled = params | {"pos_embed": resample_pos_embed(params["pos_embed"], (2, 2), prefix=1)}
+    native = Skeleton.of(lambda rngs: ViT(small, rngs))
+    np.testing.assert_allclose(got, quick_jit(lambda p: native.merge(p)(crop).tokens)(resampled), atol=1e-5)
+    wide = quick_jit(lambda p: skeleton.merge(p)(IMAGES[:, :8]).tokens)(params)
+    assert wide.shape == (3, 1 + 8, 16)
+    with pytest.raises(ValueError, match="10x16 pixels are not divisible by patch_size 4"):
+        skeleton.merge(params)(IMAGES[:, :10])

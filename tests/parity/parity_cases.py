@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity_map
 
+from mof_jax.models.llm import LLM, LLMConfig
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import ViT, ViTConfig, resample_pos_embed
@@ -36,12 +37,14 @@ SIGLIP = TwoTowerConfig(
     _text(causal=False, pool="last", activation="gelu_tanh", embed_dim=WIDTH, embed_bias=True),
     logit_scale_init=10.0, logit_bias_init=-10.0)
 DINOV2 = _image(layer_scale=1.0)
+# Four query heads share two; heads are wider than width / heads for Mistral.
+LLAMA = LLMConfig(vocab_size=VOCAB, width=WIDTH, depth=DEPTH, heads=4, kv_heads=2, mlp_dim=HIDDEN, rope_theta=100.0)
 
 
 class Case(NamedTuple):
     """Our config, and the table that names its weights in the other library."""
 
-    config: TwoTowerConfig | ViTConfig
+    config: TwoTowerConfig | ViTConfig | LLMConfig
     table: parity_map.Table
 
 
@@ -51,6 +54,10 @@ CASES: dict[str, Case] = {
     "dinov2": Case(DINOV2, parity_map.HF_DINOV2),
     "dinov2_registers": Case(dataclasses.replace(DINOV2, registers=3), parity_map.HF_DINOV2),
     "dinov2_swiglu": Case(dataclasses.replace(DINOV2, swiglu=True, activation="silu", mlp_dim=24), parity_map.HF_DINOV2_SWIGLU),
+    "llama": Case(LLAMA, parity_map.HF_LLAMA),
+    "mistral": Case(dataclasses.replace(LLAMA, head_dim=6), parity_map.HF_LLAMA),
+    "qwen2": Case(dataclasses.replace(LLAMA, qkv_bias=True, tied=True, norm_eps=1e-6), parity_map.HF_LLAMA),
+    "qwen3": Case(dataclasses.replace(LLAMA, qk_norm=True, norm_eps=1e-6), parity_map.HF_LLAMA),
     "open_clip": Case(CLIP, parity_map.open_clip("")),
     "open_clip_custom_text": Case(CLIP, parity_map.open_clip("text.")),
     "timm": Case(_image(), parity_map.TIMM),
@@ -80,8 +87,16 @@ class Sample(NamedTuple):
 
 
 def inputs(seed: int, kind: str) -> dict[str, np.ndarray]:
-    """Normalised pictures [batch, height, width, 3] and, for a two-tower model, tokens that end at different places."""
+    """Normalised pictures [batch, height, width, 3] and, for a two-tower model, tokens that end at different places.
+
+    For a language model: tokens, and `segment_ids` and `positions` of documents that are packed into the same rows.
+    """
     rng = np.random.default_rng(seed)
+    if isinstance(CASES[kind].config, LLMConfig):
+        tokens = rng.integers(0, VOCAB, (BATCH, 2 * CONTEXT)).astype(np.int32)
+        segments = np.sort(rng.integers(1, 4, tokens.shape), axis=1).astype(np.int32)
+        starts = np.stack([np.searchsorted(row, row) for row in segments])
+        return {"tokens": tokens, "segment_ids": segments, "positions": (np.arange(2 * CONTEXT) - starts).astype(np.int32)}
     images = rng.standard_normal((BATCH, IMAGE, IMAGE, 3)).astype(np.float32)
     if not isinstance(CASES[kind].config, TwoTowerConfig):
         return {"images": images}
@@ -119,7 +134,14 @@ def _vit(model: ViT, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     return {"tokens": out.tokens.astype(jnp.float32), "pooled": out.pooled.astype(jnp.float32)}
 
 
-_FORWARD: dict[type, tuple[Callable, Callable]] = {TwoTowerConfig: (_two_tower, TwoTower), ViTConfig: (_vit, ViT)}
+def _llm(model: LLM, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    x, rows = model.embed(inputs["tokens"]), jnp.broadcast_to(jnp.arange(2 * CONTEXT), inputs["tokens"].shape)
+    logits = model.logits(model(x, rows, dtype=dtype))
+    return {"logits": logits, "packed": model.logits(model(x, inputs["positions"], inputs["segment_ids"], dtype=dtype))}
+
+
+_FORWARD: dict[type, tuple[Callable, Callable]] = {
+    TwoTowerConfig: (_two_tower, TwoTower), ViTConfig: (_vit, ViT), LLMConfig: (_llm, LLM)}
 
 # --- losses and positions -----------------------------------------------------------------------------------------------
 

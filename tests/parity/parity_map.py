@@ -124,6 +124,18 @@ HF_DINOV2_SWIGLU: Table = _HF_DINOV2_SHARED
 for _name in ("gate", "up", "down"):
     HF_DINOV2_SWIGLU = HF_DINOV2_SWIGLU | linear(f"blocks/layers/mlp/{_name}", f"encoder.layer.{{}}.mlp.{_name}_proj")
 
+# Llama's names are Mistral's, Qwen2's (with biases on query, key and value) and Qwen3's (with a norm on each head), too.
+_LLAMA = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm",
+          "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+HF_LLAMA: Table = (
+    plain("embedding", "model.embed_tokens.weight") | plain("final_norm/scale", "model.norm.weight")
+    | {"output": Source(("lm_head.weight",), "linear")})
+for _ours, _name in _LLAMA.items():
+    HF_LLAMA = HF_LLAMA | plain(f"blocks/layers/{_ours}/scale", f"model.layers.{{}}.{_name}.weight")
+for _ours, _name in [(x, f"self_attn.{x[0]}_proj") for x in ("q", "k", "v", "out")] + [
+        (x, f"mlp.{x}_proj") for x in ("gate", "up", "down")]:
+    HF_LLAMA = HF_LLAMA | linear(f"blocks/layers/{_ours}", f"model.layers.{{}}.{_name}")
+
 
 def open_clip(text: str) -> Table:
     """`text` prefixes the text tower's names: "" in `CLIP`, "text." in `CustomTextCLIP`."""

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and DINOv2 of `transformers`, tiny and random."""
+"""CLIP, SigLIP, DINOv2 and language models of `transformers`, tiny and random."""
 
 from __future__ import annotations
 
@@ -30,7 +30,32 @@ def _dinov2_registers() -> transformers.Dinov2WithRegistersModel:
         transformers.Dinov2WithRegistersConfig(**_DINO, num_register_tokens=3))
 
 
+_LLM = _TOWER | dict(vocab_size=VOCAB, num_attention_heads=4, num_key_value_heads=2,
+                     rope_parameters={"rope_type": "default", "rope_theta": 100.0}, attn_implementation="eager")
+
+
+def _llama() -> transformers.LlamaForCausalLM:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_LLM, rms_norm_eps=1e-5))
+
+
+def _mistral() -> transformers.MistralForCausalLM:
+    return transformers.MistralForCausalLM(
+        transformers.MistralConfig(**_LLM, rms_norm_eps=1e-5, head_dim=6, sliding_window=None))
+
+
+def _qwen2() -> transformers.Qwen2ForCausalLM:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_LLM, tie_word_embeddings=True))
+
+
+def _qwen3() -> transformers.Qwen3ForCausalLM:
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_LLM, head_dim=WIDTH // 4))
+
+
 MODELS = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
     "clip": _clip,
     "siglip": _siglip,
     "dinov2": _dinov2,
@@ -44,7 +69,13 @@ def sample(kind: str, seed: int) -> Sample:
     """Random weights and what the model makes of random inputs."""
     model, given = randomise(MODELS[kind](), seed), inputs(seed, kind)
     with torch.no_grad():
-        if "tokens" in given:
+        if "segment_ids" in given:
+            ids, segments = tokens(given["tokens"]), tokens(given["segment_ids"])
+            same = torch.tril(segments[:, :, None] == segments[:, None])  # within the document and not later
+            never = torch.where(same, 0.0, torch.finfo(torch.float32).min)[:, None]
+            packed = model(input_ids=ids, position_ids=tokens(given["positions"]), attention_mask=never)
+            want = arrays(logits=model(input_ids=ids).logits, packed=packed.logits)
+        elif "tokens" in given:
             out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
             want = arrays(image=out.image_embeds, text=out.text_embeds, logits=out.logits_per_image)
         else:

@@ -4,7 +4,8 @@ import numpy as np
 from parity_cases import FIXTURES, Sample, check, our_loss, our_positions, ours
 import pytest
 
-MODELS = ["clip", "siglip", "dinov2", "dinov2_registers", "dinov2_swiglu", "open_clip", "timm_gap"]
+MODELS = ["clip", "siglip", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral", "qwen2", "qwen3", "open_clip",
+          "timm_gap"]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -40,5 +41,10 @@ def test_every_weight_matters():
         broken = sample._replace(weights=sample.weights | {name: sample.weights[name] * 1.1})
         with pytest.raises(AssertionError):
             check(ours("siglip", broken), sample.outputs)
+    llm = Sample.load(FIXTURES / "qwen2.npz")
+    for name in ("model.layers.1.self_attn.v_proj.bias", "model.layers.0.input_layernorm.weight", "model.norm.weight"):
+        broken = llm._replace(weights=llm.weights | {name: llm.weights[name] * 1.1})
+        with pytest.raises(AssertionError):
+            check(ours("qwen2", broken), llm.outputs)
     with pytest.raises(ValueError, match="nothing reads"):
         ours("siglip", sample._replace(weights=sample.weights | {"extra": np.zeros(1)}))

@@ -9,7 +9,7 @@ import numpy as np
 from small_models import quick_jit
 
 from mof_jax.nn.module import Skeleton, param
-from mof_jax.task import Loss
+from mof_jax.task import Loss, Task
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.schedule import ScheduleConfig
 from mof_jax.train.state import init_fn
@@ -24,10 +24,8 @@ class Line(nnx.Module):
         self.offset = param(rngs, nnx.initializers.constant(-1.0), (), ())
 
 
-class Regression:
+class Regression(Task):
     """Squared error, plus a random number as a metric to watch the step's key."""
-
-    predict, rules = {}, {}
 
     def build(self, rngs):
         return Line(rngs)
@@ -121,3 +119,46 @@ def test_randomness_belongs_to_seed_and_step():
     state, step = setup()
     again = step(step(state, rows(0))[0], rows(0))[1]["noise"]
     assert float(again) == noise(0)[1], "the key follows the step's number, not the data"
+
+
+class Noisy(Regression):
+    """Rows of unequal weight with noise keyed per row, in micro-batches; and an offset that follows the slope."""
+
+    def __init__(self, accumulate):
+        self.accumulate = accumulate
+
+    def keyed(self, batch, key):
+        return {**batch, "keys": jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch["x"].shape[0]))}
+
+    def loss(self, model, batch, key):
+        batch = batch if key is None else self.keyed(batch, key)
+        noise = jax.vmap(lambda k: jax.random.normal(k))(batch["keys"])
+        error = batch["x"] @ model.slope[...] + noise - batch["y"]
+        weight = jnp.abs(batch["y"])
+        return Loss((weight * error**2).sum(), weight.sum(), {"noise": noise.sum()})
+
+    def advance(self, step, params, frozen):
+        return {"offset": frozen["offset"] * 0.5 + params["slope"].sum() * (step + 1)}
+
+
+def noisy_step(accumulate):
+    task = Noisy(accumulate)
+    skeleton = Skeleton.of(task.build)
+    config = OptimizerConfig("sgd", lr=0.1, weight_decay=0.0, grad_clip=None, freeze=(("offset", True),))
+    tx = make_optimizer(config, 10, decide(config, skeleton), skeleton.matrices)
+    state = init_fn(task.build, {"slope": True, "offset": False}, tx, False)(jax.random.key(0))
+    batch = {name: np.concatenate([rows(i)[name] for i in range(4)]) for name in ("x", "y")}
+    return quick_jit(make_step(task, skeleton, tx, 0, shards=2))(state, batch)
+
+
+def test_micro_batches_add_up_to_the_whole_batch():
+    """Weights differ between micro-batches, so a mean of means would be off; noise follows the row, not the split."""
+    (whole, expected), (parts, got) = noisy_step(1), noisy_step(4)
+    for name in ("loss", "grad_norm", "noise"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-6)
+    np.testing.assert_allclose(parts.params["slope"], whole.params["slope"], rtol=1e-6)
+
+
+def test_a_task_moves_what_no_gradient_trains():
+    state, _ = noisy_step(1)
+    np.testing.assert_allclose(state.frozen["offset"], -0.5 + np.asarray(state.params["slope"]).sum(), rtol=1e-6)
