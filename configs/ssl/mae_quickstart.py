@@ -1,0 +1,19 @@
+"""x"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=None):
+    c = ConfigDict()
+    c.task, c.seed, c.steps, c.batch_size = "mae", 0, 1200, 128
+    c.model = dict(
+        encoder=dict(width=128, depth=3, heads=4, patch_size=8, image_size=32, pool="gap", pos_init="sincos",
+                     activation="gelu_tanh", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), unroll=3),
+        mask_ratio=0.5, decoder_width=64, decoder_depth=1, decoder_heads=2)
+    c.data = dict(sources=[dict(kind="emoji5")], augment=dict(affine=dict(zoom=0.2, shift=0.1)), cache="decoded", threads=1)
+    c.optimizer = dict(name="muon", lr=2e-3, weight_decay=0.05, schedule=dict(warmup=60))
+    concepts = dict(train=dict(kind="emoji5"), test=dict(kind="emoji5", split="twemoji"), label="concept")
+    c.evals = [dict(kind="knn", baselines=True, **concepts)]
+    c.checkpoint = dict(every=0, keep=1)
+    c.eval_every=300
+    return c
