@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+comma  := ,
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: quickstart test test-slow test-parity test-open-clip bench lint pack clean
+.PHONY: quickstart test test-slow test-plan test-parity test-open-clip bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
 	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
@@ -14,6 +15,9 @@ test: $(VENV)/.dev  ## the suite
 
 test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
+
+test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one
+	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py -m slow
 
 test-parity: $(VENV)-parity/.installed  ## live against transformers
 	$(VENV)-parity/bin/python -m pytest -q tests/parity -m parity
@@ -47,6 +51,9 @@ $(VENV)/.dev: setup.py
 	$(call install,$(VENV),-e .[dev])
 	touch $(VENV)/.installed
 
+$(VENV)-plan/.installed: setup.py
+	$(call install,$(VENV)-plan,-e .[dev$(comma)plan])
+
 # torch goes first and through pip: the wheel for CPUs.
 $(VENV)-parity/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)-parity
@@ -58,4 +65,4 @@ $(VENV)-open-clip/.installed: setup.py
 	$(call install,$(VENV)-open-clip,-e . pytest torch==2.13.0 torchvision open_clip_torch==3.3.0 timm==1.0.31)
 
 clean:
-	rm -rf $(VENV) $(VENV)-parity $(VENV)-open-clip runs
+	rm -rf $(VENV) $(VENV)-plan $(VENV)-parity $(VENV)-open-clip runs

@@ -38,12 +38,17 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        "plan": ["jax[tpu]"],  # the libtpu of the installed JAX compiles for slices that are not here
         "cuda": ["jax[cuda13]"],
         "cloud": ["gcsfs", "s3fs"],
         "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],
+        "lmms": ["lmms-eval>=0.7.3,<0.8"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib"],
         "parity": ["torch==2.13.0", "transformers==5.23.0"],
     },
-    entry_points={"console_scripts": ["mof=mof_jax.cli:main"]},
+    entry_points={
+        "console_scripts": ["mof=mof_jax.cli:main"],
+        "lmms_eval.models": ["mof_jax=mof_jax.evals.lmms:manifest"],
+    },
 )

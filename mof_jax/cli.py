@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_train(commands)
     _add_eval(commands)
+    _add_generate(commands)
     _add_data(commands)
     _add_bench(commands)
     return parser
@@ -140,11 +141,53 @@ def evaluate(args: argparse.Namespace) -> None:
     run.evaluate(args.checkpoint, sections, follow=args.follow)
 
 
+# --- generate -------------------------------------------------------------------------------------------------------------
+
+
+def _add_generate(commands) -> None:
+    p = _command(commands, "generate", generate, "Ask a multimodal model about pictures.",
+                 'mof generate --checkpoint runs/mllm --image apples.png --prompt "How many apples are there?"')
+    p.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]", help="newest step of a work dir, or one")
+    p.add_argument("--prompt", required=True, help="the question; pictures stand at <image>, or first if it has none")
+    p.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; once for each <image>")
+    p.add_argument("--plain", action="store_true", help="continue the prompt as plain text, outside the chat template")
+    p.add_argument("--max-tokens", type=int, default=64, help="length of the answer at most")
+    p.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
+    p.add_argument("--top-p", type=float, default=1.0, help="draw from the smallest set of tokens that holds this probability")
+    p.add_argument("--top-k", type=int, default=0, help="draw from so many likeliest tokens, 0 for all")
+    p.add_argument("--seed", type=int, default=0, help="of the draws")
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text that ends the answer")
+    p.add_argument("--score", action="append", default=[], metavar="ANSWER", help="print log p(ANSWER) instead of an answer")
+
+
+def generate(args: argparse.Namespace) -> None:
+    from mof_jax import run
+    from mof_jax.data.remote import read
+    from mof_jax.decode.sample import SampleConfig
+
+    try:
+        sample = SampleConfig(args.temperature, args.top_p, args.top_k, args.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if args.max_tokens < 1:
+        raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
+    pictures = [read(path) for path in args.image]
+    responder = run.restore(args.checkpoint).responder
+    prompt = (responder.text if args.plain else responder.ask)(args.prompt, pictures)
+    if args.score:
+        log_probs, tokens = responder.log_probs([prompt] * len(args.score), args.score)
+        for answer, value, count in zip(args.score, log_probs, tokens):
+            print(f"{value:10.4f}  ({count} tokens)  {answer}")
+        return
+    print(responder.answer([prompt], args.max_tokens, sample, args.stop)[0])
+
+
 # --- data -----------------------------------------------------------------------------------------------------------------
 
 
 def _add_data(commands) -> None:
-    p = commands.add_parser("data", help="Look at, convert and score data.", description="Look at, convert and score data.")
+    p = commands.add_parser("data", help="Look at, convert, caption and score data.",
+                            description="Look at, convert, caption and score data.")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
     source = "emoji5[/SPLIT], a .jsonl/.csv/.tsv file, .tar or .array_record shards (globs too), or a TFDS folder"
 
@@ -158,6 +201,16 @@ def _add_data(commands) -> None:
     c.add_argument("target", metavar="FOLDER", help="a new folder")
     c.add_argument("--shards", type=int, default=0, help="number of files; by default about 10,000 records each")
     c.add_argument("--strict", action="store_true", help="stop at the first bad record instead of leaving it out")
+
+    d = _command(sub, "caption", caption, "Write a source with synthetic captions by a multimodal checkpoint.",
+                 'mof data caption pool.jsonl --checkpoint runs/mllm --prompt "Describe the picture." --out captioned/')
+    d.add_argument("source", metavar="PATH", help=source)
+    d.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]")
+    d.add_argument("--prompt", required=True, help="what each picture is asked")
+    d.add_argument("--out", required=True, metavar="FOLDER", help="a new folder; captions are texts of kind synthetic")
+    d.add_argument("--max-tokens", type=int, default=64, help="length of a caption at most")
+    d.add_argument("--shards", type=int, default=0, help="number of files; by default about 10,000 records each")
+    d.add_argument("--strict", action="store_true", help="stop at the first bad record instead of leaving it out")
 
     s = _command(sub, "score", score, "Write a score sidecar with a two-tower checkpoint (a DFN).",
                  "mof data score --checkpoint runs/dfn pool.jsonl --out pool.scores.jsonl")
@@ -179,6 +232,16 @@ def convert(args: argparse.Namespace) -> None:
 
     done = tools.convert(args.source, args.target, shards=args.shards, on_error="raise" if args.strict else "skip")
     print(f"{args.target}: {done.written:,} records written, {len(done.bad):,} bad ones left out")
+
+
+def caption(args: argparse.Namespace) -> None:
+    from mof_jax import run
+    from mof_jax.evals import caption_source
+
+    if args.max_tokens < 1:
+        raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
+    caption_source.caption(run.restore(args.checkpoint).responder, args.source, args.prompt, args.out, max_tokens=args.max_tokens,
+                           shards=args.shards, on_error="raise" if args.strict else "skip")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -217,6 +280,12 @@ def _add_bench(commands) -> None:
     t.add_argument("--batch", type=int, default=32)
     t.add_argument("--repeats", type=int, default=5)
     t.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    k = _command(sub, "packing", bench_packing, "A training step on packed rows against one on padded rows.", "mof bench packing")
+    k.add_argument("--width", type=int, default=128, help="of the language model")
+    k.add_argument("--context", type=int, default=256, help="positions of a row")
+    k.add_argument("--rows", type=int, default=8, help="of a step")
+    k.add_argument("--images", type=int, default=72, help="pictures of the packed step's buffer")
+    k.add_argument("--repeats", type=int, default=5)
 
 
 def bench_loss(args: argparse.Namespace) -> None:
@@ -235,6 +304,12 @@ def bench_train(args: argparse.Namespace) -> None:
     from mof_jax.bench import train as bench
 
     bench.show(bench.run(args.model, args.image_size, args.batch, args.repeats, args.dtype))
+
+
+def bench_packing(args: argparse.Namespace) -> None:
+    from mof_jax.bench import packing
+
+    packing.show(packing.run(width=args.width, context=args.context, rows=args.rows, images=args.images, repeats=args.repeats))
 
 
 if __name__ == "__main__":

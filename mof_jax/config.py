@@ -46,6 +46,24 @@ def load(spec: str) -> ml_collections.ConfigDict:
     return config
 
 
+def arguments(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
+    """The argument of a config file, `name=value,name=value`, over its defaults.
+
+    Raises:
+      UserError: a name that has no default, or a value of another type than the default's (None takes any).
+    """
+    found = dict(defaults)
+    for pair in (arg or "").split(",") if arg else ():
+        name, eq, text = (part.strip() for part in pair.partition("="))
+        if not eq or name not in defaults:
+            known = ", ".join(f"{key}=…" for key in defaults)
+            raise UserError(f"config argument {pair!r}{nearest(name, defaults) if eq else ''}: write {known}")
+        default = defaults[name]
+        value = text if isinstance(default, str) else literal(text)
+        found[name] = value if default is None else _convert(type(default), value, f"config argument {name}")
+    return types.SimpleNamespace(**found)
+
+
 def load_module(path: str) -> types.ModuleType:
     """The Python module at `path`, outside `sys.modules`."""
     if not os.path.isfile(path):

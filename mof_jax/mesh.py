@@ -6,9 +6,11 @@ and `tensor` (one layer's work split). The batch is spread over data × fsdp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
+from typing import ParamSpec, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -18,6 +20,8 @@ import numpy as np
 
 from mof_jax.errors import UserError
 from mof_jax.nn.module import Axes, Skeleton
+
+Inputs, Output = ParamSpec("Inputs"), TypeVar("Output")
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -59,18 +63,36 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list[jax.Device] | Non
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def on_mesh(mesh: Mesh, function: Callable[Inputs, Output]) -> Callable[Inputs, Output]:
+    """`function`, to be jitted, traced with the mesh in context: a kernel that XLA cannot partition splits its work by it.
+
+    Only while tracing. `jax.set_mesh` around the caller would also spread its every small operation over all devices.
+    """
+
+    @functools.wraps(function)
+    def traced(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the global batch is split."""
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
-def check_batch(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None:
-    """Refuses a global batch that the mesh and the accumulation do not divide."""
-    parts = batch_shards(mesh) * microbatches
-    if batch_size % parts:
+def check_batch(mesh: Mesh, batch_size: int, microbatches: int = 1, together: int = 1) -> None:
+    """Refuses a global batch that the mesh and the accumulation do not divide.
+
+    Args:
+      together: rows that share a buffer of pictures; they stay on one shard and in one micro-batch.
+    """
+    if batch_size % (batch_shards(mesh) * microbatches * together):
         raise UserError(
             f"config.batch_size: {batch_size} is not divisible by {batch_shards(mesh)} batch shards (data × fsdp)"
-            + (f" × {microbatches} micro-batches" if microbatches > 1 else ""))
+            + (f" × {microbatches} micro-batches" if microbatches > 1 else "")
+            + (f" × {together} rows a stream" if together > 1 else ""))
 
 
 def split_rows(x: Array, steps: int, shards: int) -> Array:

@@ -18,8 +18,9 @@ from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.data.tokenizers import make as make_tokenizer
+from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
-from mof_jax.evals.encoder import Encoder, Preprocess
+from mof_jax.evals.encoder import Encoder
 from mof_jax.mesh import (
     MeshConfig,
     batch_sharding,
@@ -27,6 +28,7 @@ from mof_jax.mesh import (
     check_batch,
     fetch,
     make_mesh,
+    on_mesh,
     param_shardings,
     put_batch,
     replicated,
@@ -95,7 +97,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     run = configs.build(RunConfig, values)
     objective = configs.build(kind.objective, run.objective, "config.objective")
     for i, section in enumerate(run.evals):
-        evaluators.build(section, f"config.evals.{i}")
+        evaluators.build(section, f"config.evals.{i}", kind.face)
     init_from = (run.init_from,) if isinstance(run.init_from, InitConfig) else run.init_from
     return dataclasses.replace(run, model=model, objective=objective, init_from=init_from,
                                data=configs.build(kind.data, data, "config.data"))
@@ -121,12 +123,17 @@ class Run:
         self.skeleton = Skeleton.of(self.task.build)
         self.decisions = decide(config.optimizer, self.skeleton, self.task.rules)
         self.shardings = param_shardings(self.mesh, self.skeleton, config.mesh.rules)
-        self.preprocess = Preprocess(config.data.image_size, config.data.resize, config.data.resample)
+        self.preprocess = config.data.preprocess
 
-    def encoder(self) -> Encoder:
-        """What evaluators embed with; bind parameters to it."""
-        return Encoder(self.task.predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer,
-                       self.config.eval_batch_size, pictures=self.workdir)
+    def face(self) -> Encoder | Responder:
+        """What evaluators ask; bind parameters to it."""
+        c = self.config
+        if TASKS[c.task].face == "responder":
+            return Responder(c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess,
+                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=self.workdir)
+        predict = {name: on_mesh(self.mesh, function) for name, function in self.task.predict.items()}
+        return Encoder(predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer, c.eval_batch_size,
+                       pictures=self.workdir)
 
     def meta(self) -> dict[str, Any]:
         """What travels in every checkpoint beside the state."""
@@ -212,7 +219,7 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
         if saved is None:
             raise UserError(f"config.tokenizer.path: {config.tokenizer.path} is a run without words; it has no tokenizer")
         return load_tokenizer(saved)
-    return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data))
+    return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data, config.tokenizer.records))
 
 
 def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
@@ -226,7 +233,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     if kind.texts is not None:
         tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
     run = Run(config, tokenizer, workdir)
-    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1))
+    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
     tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
     trained = {path: d.trained for path, d in run.decisions.items()}
@@ -239,15 +246,15 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     start = int(state.step)
     introduce(run, pipeline, flops, start)
     results: dict[str, dict[str, float]] = {}
-    encoder, measures = run.encoder(), [evaluators.build(s, f"config.evals.{i}") for i, s in enumerate(config.evals)]
+    face, measures = run.face(), [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
     lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start), TensorBoard(f"{workdir}/tensorboard")
 
     def evaluate(step: int, state: TrainState) -> None:
         params = state.model_params(ema=config.eval_ema)
-        results.update(run_evaluators(measures, encoder.bind(params), step, lines, board))
+        results.update(run_evaluators(measures, face.bind(params), step, lines, board))
 
     schedule = make_schedule(config.optimizer.schedule, config.steps)
-    step = make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh))
+    step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))
     loop = Loop(
         config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
         state=state,
@@ -303,17 +310,18 @@ def parameter_rows(skeleton: Skeleton, decisions: Mapping[str, Decision], flops:
 
 
 def run_evaluators(
-    measures: list[Any], encoder: Encoder, step: int, lines: JsonLines, board: TensorBoard | None = None
+    measures: list[Any], face: Encoder | Responder, step: int, lines: JsonLines, board: TensorBoard | None = None
 ) -> dict[str, dict[str, float]]:
     """Runs every evaluator, writes its line, prints one table."""
     results, rows = {}, []
     for measure in measures:
         begun = time.perf_counter()
-        found = measure.run(encoder)
+        found = measure.run(face)
         if not found:
             continue
         results[measure.name] = found
-        lines.write({"step": step, "name": measure.name, **found, "time": round(time.perf_counter() - begun, 2)})
+        version = {"version": measure.version} if hasattr(measure, "version") else {}
+        lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
         if board is not None:
             board.write(step, found, prefix=measure.name)
         rows += [(measure.name if i == 0 else "", key, f"{value:,.0f}" if value == int(value) and value > 100 else f"{value:.2f}")
@@ -325,12 +333,34 @@ def run_evaluators(
 
 @dataclasses.dataclass
 class Restored:
-    """A model read back: its config, its parameters, and an encoder that preprocesses as training did."""
+    """A model read back: its config, its parameters, and what evaluators ask, which preprocesses as training did."""
 
     run: Run
     params: Params
     step: int
-    encoder: Encoder
+    face: Encoder | Responder
+
+    @property
+    def encoder(self) -> Encoder:
+        """The towers of this model.
+
+        Raises:
+          UserError: it is one that answers.
+        """
+        if not isinstance(self.face, Encoder):
+            raise UserError(f"a model of task {self.run.config.task!r} answers questions; it does not embed")
+        return self.face
+
+    @property
+    def responder(self) -> Responder:
+        """The model that answers.
+
+        Raises:
+          UserError: it only embeds.
+        """
+        if not isinstance(self.face, Responder):
+            raise UserError(f"a model of task {self.run.config.task!r} answers no questions; give a checkpoint of task 'mllm'")
+        return self.face
 
 
 def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | None = None, ema: bool | None = None) -> Restored:
@@ -346,7 +376,7 @@ def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | 
     tokenizer = None if meta["tokenizer"] is None else load_tokenizer(meta["tokenizer"])
     run = Run(resolve(values), tokenizer, workdir)
     params = reader.restore_params(step, run.shardings, run.config.eval_ema if ema is None else ema)
-    return Restored(run, params, step, run.encoder().bind(params))
+    return Restored(run, params, step, run.face().bind(params))
 
 
 def evaluate(
@@ -360,17 +390,18 @@ def evaluate(
     workdir = last_stage(path.split("/checkpoints")[0].rstrip("/"))
     log = f"{workdir}/evals.jsonl"
     results: dict[str, dict[str, float]] = {}
-    encoder = None
+    face = None
     while True:
         done = {line["step"] for line in read_lines(log)} if follow and os.path.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
             model = restore(checkpoint, workdir=workdir)
-            encoder = encoder or model.encoder
+            face = face or model.face
             chosen = list(model.run.config.evals) if sections is None else sections
-            measures = [evaluators.build(s, f"evals.{i}") for i, s in enumerate(chosen)]
+            kind = TASKS[model.run.config.task]
+            measures = [evaluators.build(s, f"evals.{i}", kind.face) for i, s in enumerate(chosen)]
             if not measures:
                 raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
-            results = run_evaluators(measures, encoder.bind(model.params), model.step, JsonLines(log))
+            results = run_evaluators(measures, face.bind(model.params), model.step, JsonLines(log))
             if model.step >= model.run.config.steps:
                 return results
         if not follow:

@@ -35,11 +35,13 @@ class Task(abc.ABC):
     Attributes:
       accumulate: micro-batches of a step, for a loss that is a sum over rows: the step adds sums, weights and gradients.
         (A loss that couples the rows of a batch accumulates inside instead, see `tasks.contrastive`.)
+      rows: rows of a batch that share a buffer and stay together on a device and in a micro-batch.
       predict: named functions `(model, inputs) -> outputs` for evaluators, e.g. `image` and `text` embeddings.
       rules: the library's optional per-parameter defaults by decision (`freeze`, `decay`, `bounds`), see `train.optim`.
     """
 
     accumulate: int = 1
+    rows: int = 1
     predict: ClassVar[Mapping[str, Callable[[nnx.Module, Array], Array]]] = {}
     rules: Mapping[str, list[Rule]] = {}
 

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from mof_jax.mesh import MeshConfig, batch_shards, make_mesh, param_shardings, put_batch
+from mof_jax.mesh import MeshConfig, batch_shards, make_mesh, on_mesh, param_shardings, put_batch
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
@@ -88,5 +88,6 @@ def launch_task(make: Callable[[Mesh], Task], optimizer: OptimizerConfig, mesh: 
     init = init_fn(build, trained, tx, optimizer.ema is not None)
     shardings = state_shardings(grid, jax.eval_shape(init, jax.random.key(0)), param_shardings(grid, skeleton, mesh.rules))
     state = quick_jit(init, out_shardings=shardings)(jax.random.key(0))
-    step = quick_jit(make_step(task, skeleton, tx, 0, optimizer.ema, batch_shards(grid)), out_shardings=(shardings, None))
+    step = make_step(task, skeleton, tx, 0, optimizer.ema, batch_shards(grid))
+    step = quick_jit(on_mesh(grid, step), out_shardings=(shardings, None))
     return Run(task, skeleton, state, step, lambda rows: put_batch(grid, rows))

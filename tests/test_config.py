@@ -108,3 +108,14 @@ def test_resolved_config_is_json_and_its_digest_follows_the_values():
     assert C.build(Outer, json.loads(json.dumps(C.to_dict(built)))) == built
     same, other = C.build(Outer, {"parts": [{}], "name": "a"}), C.build(Outer, {"name": "b", "parts": [{}]})
     assert C.digest(built) == C.digest(same) != C.digest(other)
+
+
+def test_the_argument_of_a_config_file():
+    read = lambda arg: vars(C.arguments(arg, px=224, scale=1.0, parity=True, data="", width=None))
+    assert read(None) == read("") == dict(px=224, scale=1.0, parity=True, data="", width=None)
+    assert read("data=gs://b/x:1, px=336,scale=2,parity=False,width=3") == dict(
+        px=336, scale=2.0, parity=False, data="gs://b/x:1", width=3)
+    assert read("data=1e3")["data"] == "1e3", "what defaults to a text stays one"
+    for arg, says in (("pix=3", "did you mean 'px'"), ("336", "write px=…, scale=…"), ("px=big", "px: expected int, got 'big'")):
+        with pytest.raises(UserError, match=says):
+            read(arg)

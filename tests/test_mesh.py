@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, check_batch, make_mesh, param_shardings, put_batch
+from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, check_batch, make_mesh, on_mesh, param_shardings, put_batch
 from mof_jax.nn.module import Skeleton
 
 
@@ -59,6 +59,18 @@ def test_what_does_not_divide_is_named():
         param_shardings(mesh, skeleton(image__qkv=((4, 3, 8), ("embed", "heads", None))))
     with pytest.raises(UserError, match="'embed' is mapped to 'expert'; the mesh has data, fsdp, tensor"):
         param_shardings(mesh, skeleton(w=((4,), ("embed",))), {"": {"embed": "expert"}})
+
+
+def test_a_function_sees_its_mesh_while_it_is_traced():
+    mesh, seen = make_mesh(MeshConfig(2, 2, 2)), []
+
+    def function(x, *, twice: bool):
+        seen.append(dict(jax.sharding.get_abstract_mesh().shape))
+        return x * (2 if twice else 1)
+
+    y = jax.jit(on_mesh(mesh, function), static_argnames="twice")(3.0, twice=True)
+    assert seen == [{"data": 2, "fsdp": 2, "tensor": 2}] and y == 6
+    assert jax.sharding.get_abstract_mesh().empty and len(y.devices()) == 1, "its caller computes where it did"
 
 
 def test_batches():

@@ -1,14 +1,21 @@
-"""A packed multimodal run resumes exactly, from the cursor in its checkpoint."""
+"""A packed multimodal run resumes exactly, from the cursor in its checkpoint, in every stage and on other hosts."""
 
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
+import time
 
-from run_samples import lines
+import numpy as np
+import pytest
+from run_samples import ROOT, finish, lines, mof
 import tiny_mllm
 from tiny_run import losses
 
 from mof_jax import run
+
+STEPS = list(range(1, 31))
 
 
 def test_a_packed_run_resumes_from_its_cursor(tmp_path):
@@ -21,3 +28,74 @@ def test_a_packed_run_resumes_from_its_cursor(tmp_path):
     assert [line["step"] for line in second] == [1, 2, 3, 4, 5, 6]
     assert first == second
     assert len({line["loss"] for line in first}) == 6
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The staged run's command line; compiled programs are shared by the runs of this file."""
+    cache = tmp_path_factory.mktemp("xla")
+    stages = [f"--config.stages.{i}.compilation_cache={cache}" for i in range(2)]
+    return "train", "--config", f"{ROOT}/tiny_mllm.py:staged", *stages, "--workdir"
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """An undisturbed run of both stages."""
+    workdir = tmp_path_factory.mktemp("whole")
+    code, _, err = finish(mof(*command, workdir))
+    assert code == 0, err
+    return workdir
+
+
+def kill_after(process, log, step: int) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and f'"step": {step},' in log.read_text():
+            process.send_signal(signal.SIGKILL)
+            assert finish(process)[0] == -signal.SIGKILL
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached: {finish(process)}")
+
+
+def test_killed_in_each_stage_it_computes_the_same(command, whole, tmp_path):
+    """Packing and a mixture on: losses and shares bit for bit, with the adapters alone and with the language model."""
+    for stage in ("align", "tune"):
+        log = tmp_path / stage / "metrics.jsonl"
+        kill_after(mof(*command, tmp_path), log, 12)  # the save after step 5 is on disk before the one after step 10 begins
+        assert len(lines(log)) < len(STEPS), "killed in the middle"
+    code, out, err = finish(mof(*command, tmp_path))
+    assert code == 0, err
+    assert "stage align: done before" in out and "resuming after step" in out
+    for stage in ("align", "tune"):
+        ours, theirs = (losses(lines(folder / stage / "metrics.jsonl")) for folder in (tmp_path, whole))
+        assert [line["step"] for line in ours] == STEPS and ours == theirs
+        assert len({line["loss"] for line in ours}) == len(STEPS) and all(0 < line["fill_tokens"] <= 1 for line in ours)
+    prints = [run.open_checkpoint(str(folder))[1]["fingerprints"] for folder in (tmp_path, whole)]
+    assert prints[0] == prints[1] and "cursor" in " ".join(prints[0])
+
+
+def test_each_stage_moves_what_it_should(whole):
+    align, tune = (run.restore(f"{whole}/{stage}").params for stage in ("align", "tune"))
+    first = run.restore(f"{whole}/align/checkpoints/5").params
+    moved = lambda a, b: {path.split("/")[0] for path in a if not np.array_equal(a[path], b[path])}
+    assert moved(first, align) == {"adapters"} and moved(align, tune) == {"adapters", "llm"}
+
+
+def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
+    """From one process of two devices, in the middle of the second stage, to two of one: the cursor names the same documents."""
+    shutil.copytree(whole, tmp_path / "w")
+    for later in (20, 25, 30):
+        shutil.rmtree(tmp_path / "w" / "tune" / "checkpoints" / str(later))
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    together = ("--coordinator", f"localhost:{port}", "--processes", "2", "--process-id")
+    processes = [mof(*command, tmp_path / "w", *together, i, devices=1) for i in range(2)]
+    ends = [finish(process) for process in processes]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "stage align: done before" in ends[0][1] and "resuming after step 15" in ends[0][1]
+    ours, theirs = (losses(lines(folder / "tune" / "metrics.jsonl")) for folder in (tmp_path / "w", whole))
+    assert [line["step"] for line in ours] == STEPS
+    for a, b in zip(ours, theirs):
+        assert a == pytest.approx(b, rel=2e-5, abs=2e-6)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    """One run; `arg="staged"`: adapters first, then the language model too, each long enough to be killed in its middle."""
     c = ConfigDict()
     c.task, c.seed, c.steps, c.batch_size = "mllm", 3, 6, 16
     vit = dict(width=16, depth=1, heads=2, patch_size=8, image_size=16)
@@ -20,4 +21,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optimizer = dict(lr=1e-3, freeze=[("encoders/.*", True)])
     c.checkpoint, c.log_every, c.eval_every = dict(every=3, keep=2), 1, None
     c.compilation_cache = None
-    return c
+    return staged(c) if arg == "staged" else c
+
+
+def staged(c: ConfigDict) -> ConfigDict:
+    c.steps, c.checkpoint, c.precision = 30, dict(every=5, keep=10), "highest"
+    align, tune = c.to_dict() | dict(name="align"), c.to_dict() | dict(name="tune", seed=4)
+    align["optimizer"] = dict(lr=1e-2, freeze=[("encoders/.*", True), ("llm/.*", True)])
+    tune |= dict(init_from=dict(path="stage:align"), tokenizer=dict(kind="run", path="stage:align"))
+    return ConfigDict(dict(stages=[align, tune]))

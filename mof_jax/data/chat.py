@@ -121,10 +121,13 @@ class Template:
             images, words = self._pictures_first(question)
             spans += _fill(self.ask, images=images, text=words)
             if answer is not None:
-                spans.append(Text(self.answer + answer.strip() + self.closing, True))
-                if self.end:
-                    spans.append(Special(self.end, True))
+                spans += self.reply(answer)
         return spans
+
+    def reply(self, answer: str) -> list[Span]:
+        """An answer as it is learned, with what ends it."""
+        words = Text(self.answer + answer.strip() + self.closing, True)
+        return [words, Special(self.end, True)] if self.end else [words]
 
     def _pictures_first(self, question: str) -> tuple[str, str]:
         """(pictures, words) of a question: a single picture comes first; several stay in the text they belong to.

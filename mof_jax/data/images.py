@@ -119,6 +119,11 @@ def resize(
     return canvas
 
 
+def from_array(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    """Pixels to an RGB picture."""
+    return Image.fromarray(pixels)
+
+
 def to_array(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB picture to pixels."""
     return np.asarray(image)

@@ -13,6 +13,7 @@ from PIL import Image
 from mof_jax.data import augment, captions, images, keyed
 from mof_jax.data import filter as filters
 from mof_jax.data.mixture import Located
+from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
@@ -96,6 +97,11 @@ class DataConfig:
         labels = [source.label for source in self.sources]
         if len(set(labels)) != len(labels):
             raise ValueError(f"sources need names of their own, got {', '.join(labels)}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What happens to a picture outside of training."""
+        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill)
 
 
 def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:

@@ -146,7 +146,7 @@ def _count(world: _World) -> Scene:
     things = [dataclasses.replace(thing, artist=artist) for thing in things]
     words = f"{answer} {name if n == 1 else THINGS[name][1]}"
     return Scene("count", ground, tuple(things), f"How many {THINGS[name][1]} are there?", answer, COUNTS,
-                 f"{words} on a {ground} background")
+                 f"{words} on {_a(ground)} background")
 
 
 def _single(world: _World, name: str, ground: str) -> tuple[Thing, ...]:
@@ -157,14 +157,14 @@ def _colour(world: _World) -> Scene:
     ground = world.turn(_COLOURS)
     name = world.draws.choice([n for n in _NAMES if may_train(n, ground) == world.train])
     return Scene("colour", ground, _single(world, name, ground), "What is the colour of the background?", ground, _COLOURS,
-                 f"{_a(name)} on a {ground} background")
+                 f"{_a(name)} on {_a(ground)} background")
 
 
 def _name(world: _World) -> Scene:
     name = world.turn(_NAMES)
     ground = world.ground_of(name)
     return Scene("name", ground, _single(world, name, ground), "What is in the picture?", name, _NAMES,
-                 f"{_a(name)} on a {ground} background")
+                 f"{_a(name)} on {_a(ground)} background")
 
 
 def _position(world: _World) -> Scene:
@@ -178,7 +178,7 @@ def _position(world: _World) -> Scene:
     things = (world.put(name, x + 0.25 * dx, y + 0.25 * dy, size), world.put(other, x - 0.25 * dx, y - 0.25 * dy, size))
     words = {"left": "to the left of", "right": "to the right of"}.get(side, side)
     return Scene("position", ground, things, f"Where is the {name}, seen from the {other}?", side, tuple(SIDES),
-                 f"{_a(name)} {words} {_a(other)} on a {ground} background")
+                 f"{_a(name)} {words} {_a(other)} on {_a(ground)} background")
 
 
 def _presence(world: _World) -> Scene:
@@ -190,7 +190,7 @@ def _presence(world: _World) -> Scene:
     spots = world.draws.sample([(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)], 2)
     things = tuple(world.put(n, x, y, world.draws.uniform(0.34, 0.44)) for n, (x, y) in zip((first, second), spots))
     return Scene("presence", ground, things, f"Is there {_a(name)}?", answer, ("yes", "no"),
-                 f"{_a(first)} and {_a(second)} on a {ground} background")
+                 f"{_a(first)} and {_a(second)} on {_a(ground)} background")
 
 
 def _two_others(world: _World, name: str, ground: str) -> tuple[str, str]:
@@ -262,7 +262,7 @@ def _canvas(facts: Scene, pixels: int) -> Image.Image:
 
 
 class Scenes:
-    """`size` scenes as conversations of one question; the caption is text `alt`.
+    """`size` scenes as conversations of one question; the caption is text `alt`, without the background text `short`.
 
     Args:
       split: see above.
@@ -295,5 +295,6 @@ class Scenes:
         _canvas(facts, self._pixels).save(out, "PNG", compress_level=1)
         messages = ({"role": "user", "content": f"<image>\n{facts.question}"}, {"role": "assistant", "content": facts.answer})
         attributes = {"kind": facts.kind, "question": facts.question, "answer": facts.answer, "choices": "|".join(facts.choices)}
-        return Chat(id=self.id(index), image=out.getvalue(), texts={"alt": (facts.caption,)}, attributes=attributes,
-                    messages=messages, images=(out.getvalue(),))
+        texts = {"alt": (facts.caption,), "short": (facts.caption.removesuffix(f" on {_a(facts.ground)} background"),)}
+        return Chat(id=self.id(index), image=out.getvalue(), texts=texts, attributes=attributes, messages=messages,
+                    images=(out.getvalue(),))

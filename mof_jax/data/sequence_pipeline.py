@@ -36,6 +36,7 @@ from mof_jax.data.documents import KindConfig
 from mof_jax.data.mixture import Located, Stream
 from mof_jax.data.packing import Packed, Packer, Shape, State, check_cursor
 from mof_jax.data.pipeline import BatchInfo
+from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.sequences import OnLong, Sample, encode
 from mof_jax.data.sources import open_source
 from mof_jax.data.tokenizers import Tokenizer
@@ -110,6 +111,17 @@ class SequenceConfig:
         if self.tokens_per_image >= self.context_length:
             raise ValueError(f"tokens_per_image {self.tokens_per_image}: a row has {self.context_length} positions")
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """What happens to every picture."""
+        return Preprocess(self.image_size, self.resize, self.resample, self.fill)
+
+    @property
+    def template(self) -> str:
+        """The chat template that a model of these documents is asked in: its first conversations', else `plain`."""
+        kinds = [self.kinds[name].named(name) for name in sorted(self.kinds)]
+        return next((kind.template for kind in kinds if kind.kind == "chat"), "plain")
+
 
 def texts(config: SequenceConfig, limit: int = 100_000) -> Iterator[str]:
     """The words of a config's documents, to train a vocabulary on; repeatable, unreadable records left out.
@@ -140,6 +152,7 @@ class SampleReader:
 
     def __init__(self, config: SequenceConfig, tokenizer: Tokenizer, seed: int):
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self._preprocess = config.preprocess
         self.names = tuple(sorted(config.kinds))  # the order of the kinds in a cursor does not depend on a file's order
         self.kinds = tuple(config.kinds[name].named(name) for name in self.names)
         self.whole = [[open_source(source) for source in kind.sources] for kind in self.kinds]
@@ -205,13 +218,9 @@ class SampleReader:
         document = documents.compose(record, settings, settings.sources[source].captions, draws, name)
         sample = encode(document, self.tokenizer, c.tokens_per_image, c.context_length, max_images=c.max_images,
                         on_long=c.on_long, source=name)
-        pixels = tuple(self._pixels(picture, name, record.id) for picture in sample.pictures)
+        pixels = tuple(self._preprocess(picture, name, record.id) for picture in sample.pictures)
         return dataclasses.replace(sample, pictures=pixels)
 
-    def _pixels(self, data: bytes, source: str, record: str) -> np.ndarray:
-        c = self.config
-        picture = images.decode(data, source=source, record=record, at_least=c.image_size)
-        return images.to_array(images.resize(picture, c.image_size, c.resize, c.resample, c.fill))
 
 
 def _after(previous: concurrent.futures.Future | None, packer: Packer) -> Packed:

@@ -54,6 +54,7 @@ class TokenizerConfig:
       path: the vocabulary file (`.model`, `tokenizer.json`, a CLIP merges file); None for CLIP's own or one to train. For
         `run`, the work dir of the run whose tokenizer is used, as it is.
       vocab_size: entries a trained vocabulary may have, special tokens included; otherwise ignored.
+      records: of each source, evenly spread, that a vocabulary is trained on.
       context_length: tokens a caption, special tokens included; longer captions are cut and keep their eos.
       lowercase, strip_punctuation: canonical form of the text before it is split.
       bos, eos: whether the token is added.
@@ -63,6 +64,7 @@ class TokenizerConfig:
     kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf", "run"] = "bpe"
     path: str | None = None
     vocab_size: int = 4096
+    records: int = 100_000
     context_length: int | None = None
     lowercase: bool | None = None
     strip_punctuation: bool | None = None
@@ -73,6 +75,8 @@ class TokenizerConfig:
     def __post_init__(self):
         if self.context_length is not None and self.context_length < 1:
             raise ValueError(f"context_length {self.context_length}: at least 1")
+        if self.records < 1:
+            raise ValueError(f"records {self.records}: at least 1")
         if self.kind == "run" and not self.path:
             raise ValueError("kind 'run' needs path, the work dir of another run")
         if self.kind in ("wordlevel", "bpe") and self.vocab_size <= len(vocabularies.SPECIAL):
@@ -154,10 +158,11 @@ class Tokenizer:
         first, second, both = self._vocabulary.encode(["x", "a", "x a"])
         return both == first + second
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+    def decode(self, ids: Sequence[int], strip: bool = True) -> str:
+        """The text of ids, without special tokens, and by default without spaces around it."""
         skip = {self.pad_id, *self._before, *self._after}
-        return self._vocabulary.decode([int(i) for i in ids if int(i) not in skip]).strip()
+        text = self._vocabulary.decode([int(i) for i in ids if int(i) not in skip])
+        return text.strip() if strip else text
 
     def canonical(self, text: str) -> str:
         """The text as the vocabulary sees it."""

@@ -6,33 +6,59 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mof_jax import config as configs
+from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
+from mof_jax.evals.captioning import Captioning
+from mof_jax.evals.choice import Choice
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.fewshot import FewShot
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.knn import Knn
+from mof_jax.evals.pope import Pope
 from mof_jax.evals.probe import Probe
+from mof_jax.evals.questions import Questions
 from mof_jax.evals.retrieval import Retrieval
+from mof_jax.evals.vqa import Vqa
 from mof_jax.evals.zeroshot import ZeroShot
 
 
 class Evaluator(Protocol):
-    """Something to measure; `name` labels its results."""
+    """Something to measure; `name` labels its results.
+
+    One that asks a model for answers has `needs = "responder"` and a `version`, which is written beside its results: what
+    prompt, decoding and scorer they come from.
+    """
 
     name: str
 
-    def run(self, encoder: Encoder) -> dict[str, float]: ...
+    def run(self, face: Encoder | Responder) -> dict[str, float]: ...
 
 
 KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "probe": Probe,
-                          "gallery": Gallery}
+                          "gallery": Gallery, "questions": Questions, "vqa": Vqa, "captioning": Captioning,
+                          "choice": Choice, "pope": Pope}
 
 
-def build(section: Mapping[str, Any], where: str) -> Evaluator:
-    """The evaluator of a config section; its `kind` chooses the class, the other keys are its fields."""
+_ASKS = {"encoder": "for embeddings", "responder": "questions"}
+
+
+def needs(cls: type) -> str:
+    """Which face of a model an evaluator asks."""
+    return getattr(cls, "needs", "encoder")
+
+
+def build(section: Mapping[str, Any], where: str, face: str = "encoder") -> Evaluator:
+    """The evaluator of a config section; its `kind` chooses the class, the other keys are its fields.
+
+    Raises:
+      UserError: no such evaluator or field, or one that asks another `face` of a model than the task has.
+    """
     section = dict(section)
     kind = section.pop("kind", None)
     if kind is None:
         raise UserError(f"{where}.kind: missing (one of {', '.join(KINDS)})")
     cls = lookup(KINDS, kind, f"evaluator kind at {where}.kind")
+    if needs(cls) != face:
+        known = ", ".join(name for name, other in KINDS.items() if needs(other) == face)
+        raise UserError(f"{where}.kind: {kind!r} asks a model {_ASKS[needs(cls)]}; this task's models can be asked by {known}")
     return configs.build(cls, section, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import os
 
@@ -18,6 +19,7 @@ from mof_jax.evals.retrieval import candidates, item_ids
 
 _CELL, _LABEL, _GAP, _TITLE = 96, 220, 10, 56
 _RIGHT, _WRONG, _INK = (0, 114, 178), (222, 222, 222), (34, 34, 34)  # blue and grey: told apart by everyone
+_WRONG_INK = (190, 90, 0)  # orange beside blue, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,22 @@ def draw(asked: list, shown: list, k: int) -> Image.Image:
         for i, (caption, right) in enumerate(answers):
             _text(pen, (middle + _CELL + 3 * _GAP, y + i * _CELL // k), f"{i + 1}  {caption}", 14, _LABEL + 4 * _GAP,
                   _RIGHT if right else _INK)
+    return sheet
+
+
+def draw_answers(cells: Sequence[tuple[Image.Image, str, str, bool]], columns: int = 4) -> Image.Image:
+    """A sheet of (picture, question, answer, right): each picture with what was asked and answered below it."""
+    width, height = _LABEL + 2 * _GAP, 2 * _CELL + 6 * _GAP
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for n, (picture, question, answer, right) in enumerate(cells):
+        x, y = n % columns * width + _GAP, n // columns * height + _GAP
+        side = 2 * _CELL - 2 * _GAP
+        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        _text(pen, (x, y + side + 4), question, 13, _LABEL)
+        said = f"{answer or '(nothing)'}  {'✓' if right else '✗'}"
+        _text(pen, (x, y + side + 22), said, 15, _LABEL, _RIGHT if right else _WRONG_INK)
     return sheet
 
 

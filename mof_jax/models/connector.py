@@ -180,11 +180,11 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, inputs: int, width: int):
         squeezed = round(0.25 * inputs)
-        conv = lambda i, o, bias=False: Linear(rngs, i, o, ("embed", None), bias=bias, init=normal(0.02))
+        conv = lambda i, o, bias=False, axes=("embed", None): Linear(rngs, i, o, axes, bias=bias, init=normal(0.02))
         self.conv1, self.norm1 = conv(inputs, width), LayerNorm(rngs, width, 1e-5)
         self.depthwise = param(rngs, normal(0.02), (3, 3, 1, width), (None, None, None, "embed"))
         self.norm2 = LayerNorm(rngs, width, 1e-5)
-        self.squeeze, self.excite = conv(width, squeezed, True), conv(squeezed, width, True)
+        self.squeeze, self.excite = conv(width, squeezed, True), conv(squeezed, width, True, (None, "embed"))
         self.conv3, self.norm3 = conv(width, width), LayerNorm(rngs, width, 1e-5)
         change = inputs != width
         self.shortcut = conv(inputs, width) if change else None

@@ -108,11 +108,14 @@ class LLMConfig:
                              self.qk_norm, self.dropout, self.kernel, self.depth)
 
     def flops(self, tokens: int) -> float:
-        """Forward FLOPs of one sequence, the head's included: 2 a weight and token, and 2·tokens²·heads·head_dim a layer
-        for attention, which is causal (half of both products). Norms, rotations and activations are left out."""
-        attention = 2.0 * tokens**2 * self.heads * self.head_dim
-        layers = self.depth * (2.0 * tokens * self.block.kernel_parameters + attention)
-        return layers + 2.0 * tokens * self.width * self.vocab_size
+        """Forward FLOPs of one sequence, the head's included: 2 a weight and token, and attention's. Norms, rotations and
+        activations are left out."""
+        weights = self.depth * self.block.kernel_parameters + self.width * self.vocab_size
+        return 2.0 * tokens * weights + self.attention_flops(tokens)
+
+    def attention_flops(self, tokens: int) -> float:
+        """The part of `flops` without weights: 2·tokens²·heads·head_dim a layer, as it is causal (half of both products)."""
+        return self.depth * 2.0 * tokens**2 * self.heads * self.head_dim
 
 
 class LLM(nnx.Module):

@@ -67,6 +67,7 @@ class MllmConfig:
     in their mixture share the rest of their initial values.
 
     Attributes:
+      blind: pictures are tokens of zeros: a model that can only read, to compare with.
       dtype: of the computation; parameters are float32.
     """
 
@@ -74,6 +75,7 @@ class MllmConfig:
     llm: LLMConfig
     fusion: FusionConfig = FusionConfig()
     connector: ConnectorConfig = ConnectorConfig()
+    blind: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -164,6 +166,8 @@ class Mllm(nnx.Module):
         self, images: UInt8[Array, "images height width 3"], keys: drop.Keys | None = None
     ) -> Float[Array, "images tokens width"]:
         """What the language model sees of pictures: [N, K, d]."""
+        if self.config.blind:
+            return jnp.zeros((images.shape[0], self.config.tokens_per_image, self.config.llm.width), self.config.dtype)
         return self.mix({e.name: self.features(e.name, images, drop.fold(keys, i)) for i, e in enumerate(self.config.encoders)})
 
     def embed(
@@ -196,17 +200,18 @@ class Mllm(nnx.Module):
 
 def mllm_flops(config: MllmConfig, rows: int, context: int, images: int, trained: Callable[[str], bool]) -> dict[str, float]:
     """Model FLOPs of a step by part: what is laid out is counted (padding too, the fill is logged beside it), causal attention
-    as causal over the row, a frozen tower forward only, a frozen LLM with its activations' gradients."""
+    as causal over the row, a frozen tower forward only, a frozen LLM with its activations' gradients (in attention, which has
+    no weights, those are all there is)."""
     skeleton = nnx.eval_shape(lambda: Mllm(config, nnx.Rngs(0)))
-    flops, upstream = {}, False
-    for encoder in config.encoders:
-        part = f"encoders/{encoder.name}"
-        flops[part] = images * encoder.tower.flops * training_factor(trained(part + "/"))
-        upstream |= trained(part + "/")
-    seen = upstream
+    flops = {f"encoders/{e.name}": images * e.tower.flops * training_factor(trained(f"encoders/{e.name}/"))
+             for e in config.encoders}
+    upstream = False
     for name in config.adapters:
         part = f"adapters/{name}"
-        flops[part] = images * connector_flops(skeleton.adapters[name], trained(part + "/"), seen)
-        upstream |= trained(part + "/")
-    flops["llm"] = rows * config.llm.flops(context) * training_factor(trained("llm/"), upstream)
+        below = any(trained(f"encoders/{e.name}/") for e in config.encoders if name in (e.name, "shared"))
+        flops[part] = images * connector_flops(skeleton.adapters[name], trained(part + "/"), below)
+        upstream |= below or trained(part + "/")
+    llm, attention = trained("llm/"), config.llm.attention_flops(context)
+    flops["llm"] = rows * ((config.llm.flops(context) - attention) * training_factor(llm, upstream)
+                           + attention * training_factor(llm or upstream))
     return flops

@@ -98,7 +98,7 @@ def _reference(q: Array, k: Array, v: Array, mask: Mask) -> Array:
 def _splash_on_mesh(q: Array, k: Array, v: Array, mask: Mask, *, interpret: bool = False) -> Array:
     """Splash on each device's own rows and heads, for a Pallas call cannot be partitioned by XLA.
 
-    The mesh is the one in context (`jax.set_mesh`). What an axis does not divide, each of its devices does whole.
+    The mesh is the one in context (`mesh.on_mesh`). What an axis does not divide, each of its devices does whole.
     """
     mesh, run = jax.sharding.get_abstract_mesh(), functools.partial(splash, interpret=interpret)
     if mesh.empty or mesh.size == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from jax.sharding import Mesh
 
@@ -33,7 +33,9 @@ class TaskKind:
       model, objective, data: types of the config sections.
       decides: keys of the data section that a model config decides (the size of the pictures).
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
-      texts: the words of a data section, to train a vocabulary on; None for a task that reads none.
+      texts: the words of a data section (of so many records a source), to train a vocabulary on; None for a task that reads
+        none.
+      face: what evaluators find: an `encoder` of pictures and texts, or a `responder` that answers.
     """
 
     make: Callable[[Any, Mesh, Tokenizer | None], Task]
@@ -42,7 +44,8 @@ class TaskKind:
     decides: Callable[[Any], dict[str, int]]
     data: type = DataConfig
     pipeline: type = Pipeline
-    texts: Callable[[Any], Iterable[str]] | None = texts
+    texts: Callable[[Any, int], Iterable[str]] | None = texts
+    face: Literal["encoder", "responder"] = "encoder"
 
 
 def pictures_only(model: MaeConfig | DinoConfig) -> dict[str, int]:
@@ -60,7 +63,7 @@ TASKS: dict[str, TaskKind] = {
             rows=config.data.rows_per_stream, images=config.data.images_per_stream),
         MllmConfig, MllmObjective,
         lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image},
-        SequenceConfig, SequencePipeline, sequence_texts),
+        SequenceConfig, SequencePipeline, sequence_texts, face="responder"),
     "mae": TaskKind(
         lambda config, mesh, _: MaeTask(config.model, config.objective, mesh, views=config.data.views),
         MaeConfig, MaeObjective, pictures_only, texts=None),

@@ -16,11 +16,13 @@ from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import batch_sharding
 from mof_jax.models.mllm import Mllm, MllmConfig, mllm_flops
-from mof_jax.models.vit import resample_pos_embed
+from mof_jax.models.vit import fit_positions, resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.objectives.language import cross_entropy
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss, Task
+
+SHARES = ("fill_tokens", "fill_images", "supervised")  # of positions and pictures that are used, of positions that are learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +57,23 @@ class MllmTask(Task):
         return Mllm(self.model, rngs)
 
     def loss(self, model: Mllm, batch: Batch, key: Key[Array, ""] | None) -> Loss:
-        hidden = self.hidden(model, self.keyed(batch, key))
+        batch = self.keyed(batch, key)
+        hidden = self.hidden(model, batch)
         labels = jnp.roll(batch["tokens"], -1, axis=1)
         # A document's first position has no weight, so nothing is predicted across documents, nor around the row's end.
         weight = jnp.roll(batch["loss_weight"], -1, axis=1)
         loss = cross_entropy(hidden, model.llm.head, labels, weight, chunk=self.objective.chunk, z_loss=self.objective.z_loss)
-        fill = {name: batch[name].mean() * loss.weight for name in ("fill_tokens", "fill_images") if name in batch}
-        return loss._replace(metrics=loss.metrics | fill | {"supervised": loss.weight * (batch["loss_weight"] > 0).mean()})
+        shares = {name: batch[name].mean() * loss.weight for name in SHARES if name in batch}
+        return loss._replace(metrics=loss.metrics | shares)
 
     def keyed(self, batch: Batch, key: Key[Array, ""] | None) -> Batch:
         if key is None:
             return batch
         keys = {"row_keys": drop.example_keys(jax.random.fold_in(key, 0), batch["tokens"].shape[0]),
                 "image_keys": drop.example_keys(jax.random.fold_in(key, 1), batch["images"].shape[0])}
-        return {**batch, **keys}
+        batch = {**batch, **keys, "supervised": (batch["loss_weight"] > 0).mean(axis=1)}
+        # The log weighs micro-batches by their supervised tokens: each of them says what the whole batch's share is.
+        return batch | {name: jnp.full_like(batch[name], batch[name].mean()) for name in SHARES if name in batch}
 
     def hidden(self, model: Mllm, batch: Batch) -> Float[Array, "rows context width"]:
         """Last hidden states; a batch that `keyed` has seen turns dropout on."""
@@ -80,18 +85,18 @@ class MllmTask(Task):
         return model(x, batch["positions"], batch["segment_ids"], batch.get("row_keys"))
 
     def adapt(self, path: str, value: Array) -> Array:
-        """Position embeddings of encoders resampled to their grid here; stacks cut above the feature layer."""
+        """Position embeddings of encoders and adapters resampled to their grid here; stacks cut above the feature layer."""
         part, _, rest = path.partition("/")
         name, _, rest = rest.partition("/")
+        if part == "adapters" and rest == "pos_embed":
+            grid = self.model.adapters[name][0]
+            return value if value.shape[0] == grid**2 else resample_pos_embed(value, (grid, grid))
         if part != "encoders":
             return value
         vit = next(e.tower for e in self.model.encoders if e.name == name)
         if rest.startswith("blocks/"):
             return value[:vit.depth]
-        prefix = int(vit.cls_token)
-        if rest == "pos_embed" and value.shape[0] != vit.grid**2 + prefix:
-            return resample_pos_embed(value, (vit.grid, vit.grid), prefix)
-        return value
+        return fit_positions(vit, value) if rest == "pos_embed" else value
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         return mllm_flops(self.model, batch_size, self.context, batch_size // self.rows * self.images, trained)

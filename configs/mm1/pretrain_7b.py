@@ -1,0 +1,27 @@
+"""MM1 7B pretraining: ViT-H/14 at 378 px, C-Abstractor with 144 tokens, a 6.4 B language model (arXiv 2403.09611).
+
+    mof train --config configs/mm1/pretrain_7b.py:clip=CLIP,llm=LLM,tokenizer=WORDS.model --workdir gs://BUCKET/mm1_7b \\
+        --distributed \\
+        --config.data.kinds.caption.sources="[{'kind': 'arrayrecord', 'path': 'gs://BUCKET/dfn2b/data@1024'}]" \\
+        --config.data.kinds.pages.sources="[{'kind': 'obelics', 'path': 'obelics.jsonl', 'image_root': 'gs://BUCKET/obelics'}]" \\
+        --config.data.kinds.text.sources="[{'kind': 'arrayrecord', 'path': 'gs://BUCKET/text/data@1024'}]"
+
+For the arguments and the recipe see `configs/mm1/common.py`; without sources it reads what is embedded, as a smoke test. Learning
+rate: the paper's, its law rounded. Hardware: a v5p-512 slice (256 chips), parameters split 32 ways. Cost:
+
+    stage    steps      rows a step    FLOPs        (python -m mof_jax.plan.cost configs/mm1/pretrain_7b.py)
+    run      200,000    512            2.31e+22
+
+Expect at 8 shots (the paper, table 3): COCO 116.3, NoCaps 106.6, TextCaps 88.2, VQAv2 63.6, TextVQA 46.3,
+VizWiz 45.3, OKVQA 51.4. Not trained by us.
+"""
+
+import os
+
+from mof_jax.config import arguments, load_module
+
+common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
+
+
+def get_config(arg=None):
+    return common.pretrain("mm1-7b", 4e-5, arguments(arg, **common.OPTIONS), fsdp=32)

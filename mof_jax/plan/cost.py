@@ -1,0 +1,120 @@
+"""What a config's runs cost, by formula and without making an array.
+
+    python -m mof_jax.plan.cost configs/mof/*.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import sys
+from typing import Any, NamedTuple
+
+from jax.sharding import AbstractMesh
+import ml_collections
+from rich.console import Console
+from rich.table import Table
+
+from mof_jax import config as configs
+from mof_jax.data.tokenizers import TokenizerConfig
+from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
+from mof_jax.nn.module import Skeleton
+from mof_jax.run import RunConfig, resolve
+from mof_jax.task import Task
+from mof_jax.tasks import TASKS
+from mof_jax.train.optim import Decision, decide
+
+
+class Vocabulary(NamedTuple):
+    """What a model asks a tokenizer for."""
+
+    vocab_size: int
+    context_length: int
+    pad_id: int = 0
+    eos_id: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run without arrays, data and devices.
+
+    Attributes:
+      decisions: what the optimizer's rules say, by path. mesh: as the config wants it, on the fewest devices.
+    """
+
+    config: RunConfig
+    task: Task
+    skeleton: Skeleton
+    decisions: Mapping[str, Decision]
+    mesh: AbstractMesh
+
+    @property
+    def flops(self) -> dict[str, float]:
+        """Of one step, by part."""
+        trained = [path for path, d in self.decisions.items() if d.trained]
+        return self.task.flops(self.config.batch_size, lambda part: any(path.startswith(part) for path in trained))
+
+    def parameters(self, trained: bool | None = None) -> int:
+        """How many there are: all, the trained or the frozen ones."""
+        return sum(x.size for path, x in self.skeleton.shapes.items() if trained in (None, self.decisions[path].trained))
+
+
+def stages(values: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, RunConfig]:
+    """The resolved runs of a config by name; one that is not staged is called `run`."""
+    values = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else dict(values)
+    if "stages" not in values:
+        return {"run": resolve(values)}
+    return {s["name"]: resolve({key: x for key, x in s.items() if key != "name"}) for s in values["stages"]}
+
+
+def plan(config: RunConfig) -> Plan:
+    """The plan of a run, every check made that needs no devices.
+
+    Raises:
+      UserError: a rule that matches nothing, a dimension or a batch that the mesh does not divide.
+    """
+    mesh = smallest_mesh(config.mesh)
+    task = TASKS[config.task].make(config, mesh, vocabulary(config.tokenizer))
+    skeleton = Skeleton.of(task.build)
+    decisions = decide(config.optimizer, skeleton, task.rules)
+    param_shardings(mesh, skeleton, config.mesh.rules)
+    check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), task.rows)
+    return Plan(config, task, skeleton, decisions, mesh)
+
+
+def smallest_mesh(config: MeshConfig) -> AbstractMesh:
+    """The mesh of the fewest devices that a config fits on: what is left to the devices is 1."""
+    sizes = tuple(max(1, size) for size in (config.data, config.fsdp, config.tensor))
+    return AbstractMesh(sizes, AXES)
+
+
+def vocabulary(config: TokenizerConfig) -> Vocabulary:
+    """A tokenizer's sizes without its file: 32,000 entries, as Llama's and SigLIP's, where only the file knows."""
+    sizes = {"clip": 49_408, "bpe": config.vocab_size, "wordlevel": config.vocab_size}
+    return Vocabulary(sizes.get(config.kind, 32_000), config.resolved().context_length if config.kind != "run" else 77)
+
+
+def rows(path: str) -> list[tuple[str, ...]]:
+    """One row a stage of a config file."""
+    found = []
+    for name, config in stages(configs.load(path)).items():
+        p = plan(config)
+        flops, data = sum(p.flops.values()), config.data
+        positions = config.batch_size * data.context_length if config.task == "mllm" else 0
+        pictures = config.batch_size // data.rows_per_stream * data.images_per_stream if positions else config.batch_size
+        found.append((path, name, f"{p.parameters():,}", f"{p.parameters(True):,}", f"{config.steps:,}", f"{config.batch_size:,}",
+                      f"{positions:,}", f"{pictures:,}", f"{flops:.3g}", f"{flops * config.steps:.3g}"))
+    return found
+
+
+def main(paths: list[str]) -> None:
+    """Prints the costs of config files (`FILE.py[:arg]`)."""
+    table = Table("config", "stage", "parameters", "trained", "steps", "rows", "positions", "pictures", "FLOPs/step", "FLOPs")
+    for path in paths:
+        for row in rows(path):
+            table.add_row(*row)
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
