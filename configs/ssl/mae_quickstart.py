@@ -13,7 +13,7 @@ def get_config(arg=None):
     c.data = dict(sources=[dict(kind="emoji5")], augment=dict(affine=dict(zoom=0.2, shift=0.1)), cache="decoded", threads=1)
     c.optimizer = dict(name="muon", lr=2e-3, weight_decay=0.05, schedule=dict(warmup=60))
     concepts = dict(train=dict(kind="emoji5"), test=dict(kind="emoji5", split="twemoji"), label="concept")
-    c.evals = [dict(kind="knn", baselines=True, **concepts)]
+    c.evals = [dict(kind="knn", baselines=True, **concepts),
+               dict(kind="probe", baselines=True, l2=(1e-4,), steps=30, **concepts)]
     c.checkpoint = dict(every=0, keep=1)
-    c.eval_every=300
     return c

@@ -172,7 +172,7 @@ def _position(world: _World) -> Scene:
     name = world.draws.choice(_NAMES)
     ground = world.ground_of(name)
     other = world.other(ground, name)
-    (dx, dy), size = SIDES[side], world.draws.uniform(0.34, 0.42)
+    (dx, dy), size = SIDES[side], world.draws.uniform(0.38, 0.46)
     across = world.draws.uniform(-0.2, 0.2)  # both may stand anywhere along the other direction
     x, y = 0.5 + (across if dx == 0 else 0), 0.5 + (across if dy == 0 else 0)
     things = (world.put(name, x + 0.25 * dx, y + 0.25 * dy, size), world.put(other, x - 0.25 * dx, y - 0.25 * dy, size))
@@ -186,17 +186,10 @@ def _presence(world: _World) -> Scene:
     name = world.draws.choice(_NAMES)
     ground = world.ground_of(name)
     # The asked thing and the one in its place are exchangeable: whatever the ground tells of one, it tells of the other.
-    first, second = (name, world.other(ground, name)) if answer == "yes" else _two_others(world, name, ground)
-    spots = world.draws.sample([(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)], 2)
-    things = tuple(world.put(n, x, y, world.draws.uniform(0.34, 0.44)) for n, (x, y) in zip((first, second), spots))
-    return Scene("presence", ground, things, f"Is there {_a(name)}?", answer, ("yes", "no"),
-                 f"{_a(first)} and {_a(second)} on {_a(ground)} background")
-
-
-def _two_others(world: _World, name: str, ground: str) -> tuple[str, str]:
-    """Two things, neither of them `name`, of which the first stands on a ground as the split wants it."""
-    first = world.draws.choice([n for n in _NAMES if n != name and may_train(n, ground) == world.train])
-    return first, world.other(ground, name, first)
+    others = [n for n in _NAMES if n != name and may_train(n, ground) == world.train]
+    shown = name if answer == "yes" else world.draws.choice(others)
+    return Scene("presence", ground, _single(world, shown, ground), f"Is there {_a(name)}?", answer, ("yes", "no"),
+                 f"{_a(shown)} on {_a(ground)} background")
 
 
 _MAKERS = {"count": _count, "colour": _colour, "position": _position, "name": _name, "presence": _presence}
@@ -262,7 +255,7 @@ def _canvas(facts: Scene, pixels: int) -> Image.Image:
 
 
 class Scenes:
-    """`size` scenes as conversations of one question; the caption is text `alt`, without the background text `short`.
+    """`size` scenes as conversations of one question; the caption is text `alt`.
 
     Args:
       split: see above.
@@ -295,6 +288,5 @@ class Scenes:
         _canvas(facts, self._pixels).save(out, "PNG", compress_level=1)
         messages = ({"role": "user", "content": f"<image>\n{facts.question}"}, {"role": "assistant", "content": facts.answer})
         attributes = {"kind": facts.kind, "question": facts.question, "answer": facts.answer, "choices": "|".join(facts.choices)}
-        texts = {"alt": (facts.caption,), "short": (facts.caption.removesuffix(f" on {_a(facts.ground)} background"),)}
-        return Chat(id=self.id(index), image=out.getvalue(), texts=texts, attributes=attributes, messages=messages,
-                    images=(out.getvalue(),))
+        return Chat(id=self.id(index), image=out.getvalue(), texts={"alt": (facts.caption,)}, attributes=attributes,
+                    messages=messages, images=(out.getvalue(),))

@@ -25,7 +25,7 @@ from mof_jax.data.sequences import Part, Sample, Special, Text, place, tokenize
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.decode.generate import Reading, advance, answer_log_probs, read
 from mof_jax.decode.sample import SampleConfig
-from mof_jax.mesh import batch_shards, fetch, put_batch
+from mof_jax.mesh import batch_shards, fetch, on_mesh, put_batch
 from mof_jax.models.mllm import Mllm, MllmConfig
 from mof_jax.nn.module import Params, Skeleton
 
@@ -77,9 +77,9 @@ class Responder:
         self.preprocess, self.tokenizer, self.template = preprocess, tokenizer, chat.template(template)
         self.batch_size, self.pictures = batch_size, pictures
         self._params: Params | None = None
-        self._read = jax.jit(self._read_batch, static_argnames="room")
-        self._advance = jax.jit(self._advance_rows, static_argnames=("steps", "sample"), donate_argnums=1)
-        self._score = jax.jit(self._score_batch)
+        self._read = jax.jit(on_mesh(mesh, self._read_batch), static_argnames="room")
+        self._advance = jax.jit(on_mesh(mesh, self._advance_rows), static_argnames=("steps", "sample"), donate_argnums=1)
+        self._score = jax.jit(on_mesh(mesh, self._score_batch))
 
     def bind(self, params: Params) -> Responder:
         """This responder with the given parameters (all of them, by path)."""

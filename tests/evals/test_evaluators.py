@@ -11,6 +11,7 @@ import tiny_run
 from mof_jax import evals, run
 from mof_jax.data import embedded
 from mof_jax.data.record import Record
+from mof_jax.data.scenes import Scenes
 from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.retrieval import Retrieval, candidates, item_ids
@@ -127,6 +128,17 @@ def test_a_step_can_be_named(trained):
     assert run.restore(f"{workdir}/checkpoints/2").step == 2
     with pytest.raises(UserError, match=r"no such checkpoint \(complete steps: 4, 2\)"):
         run.restore(f"{workdir}/checkpoints/3")
+
+
+def test_two_sources_of_one_name_and_size_are_told_apart(trained):
+    """Decoded pictures are kept between evaluations; two splits of a world differ in nothing but their pictures."""
+    encoder = run.restore(str(trained[0])).encoder
+    train, test = (Scenes(12, split, 16) for split in ("train", "test"))
+    assert train.name == test.name
+    first, second = encoder.images(train), encoder.images(test)
+    np.testing.assert_array_equal(encoder.images(train), first)
+    np.testing.assert_array_equal(run.restore(str(trained[0])).encoder.images(test), second)
+    assert np.abs(first - second).max() > 0
 
 
 def test_the_gallery_is_a_picture(trained):
