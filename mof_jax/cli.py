@@ -162,6 +162,7 @@ def _add_generate(commands) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     from mof_jax import run
+    from mof_jax.data import images
     from mof_jax.data.remote import read
     from mof_jax.decode.sample import SampleConfig
 
@@ -171,7 +172,7 @@ def generate(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from None
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
-    pictures = [read(path) for path in args.image]
+    pictures = [images.to_array(images.decode(read(path), source=path, record="picture")) for path in args.image]
     responder = run.restore(args.checkpoint).responder
     prompt = (responder.text if args.plain else responder.ask)(args.prompt, pictures)
     if args.score:

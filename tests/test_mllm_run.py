@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from run_samples import ROOT, finish, lines, mof
 import tiny_mllm
+import tiny_run
 from tiny_run import losses
 
-from mof_jax import run
+from mof_jax import cli, run
+from mof_jax.data import images
+from mof_jax.errors import UserError
 
 STEPS = list(range(1, 31))
 
@@ -99,3 +102,32 @@ def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
     assert [line["step"] for line in ours] == STEPS
     for a, b in zip(ours, theirs):
         assert a == pytest.approx(b, rel=2e-5, abs=2e-6)
+
+
+def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
+    picture, model = tmp_path / "x.png", run.restore(str(whole)).responder
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    picture.write_bytes(images.encode(pixels))
+    ask = ("generate", "--checkpoint", str(whole), "--prompt", "How many?", "--image", str(picture))
+    assert cli.main([*ask, "--max-tokens", "5"]) == 0
+    answer = capsys.readouterr().out.removesuffix("\n")
+    assert answer == model.answer([model.ask("How many?", [pixels])], 5)[0]
+    assert cli.main([*ask, "--score", "one", "--score", "two dogs"]) == 0
+    scores = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert scores == pytest.approx(model.log_probs([model.ask("How many?", [pixels])] * 2, ["one", "two dogs"])[0], abs=1e-3)
+    for more, line in ((("--image", str(picture), "--prompt", "<image>?"), "1 <image> placeholders for 2 images"),
+                       (("--temperature", "-1"), "temperature must not be negative"),
+                       (("--image", str(tmp_path / "y.png")), "y.png"), (("--max-tokens", "0"), "--max-tokens 0: at least 1")):
+        assert cli.main([*ask, *more]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and line in error
+    picture.write_text("junk")
+    assert cli.main(list(ask)) == 1 and "x.png: record picture: not a PNG" in capsys.readouterr().err
+
+
+def test_a_model_that_embeds_is_not_asked(tmp_path):
+    c = tiny_run.get_config()
+    c.steps, c.checkpoint.every, c.compilation_cache = 1, 0, None
+    run.train(c, str(tmp_path))
+    with pytest.raises(UserError, match="task 'contrastive' answers no questions; give a checkpoint of task 'mllm'"):
+        _ = run.restore(str(tmp_path)).responder

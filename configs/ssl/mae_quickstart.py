@@ -1,4 +1,9 @@
-"""x"""
+"""A masked autoencoder on the embedded emoji, of the size of the CLIP quickstart's image tower, on two CPU cores.
+
+    mof train --config configs/ssl/mae_quickstart.py --workdir runs/mae
+
+0.6 M parameters of the tower, 1,200 steps of 128 pictures without a word. @@MAE@@
+"""
 
 from ml_collections import ConfigDict
 

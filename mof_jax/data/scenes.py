@@ -4,7 +4,7 @@
     colour     What is the colour of the background?    one of eight
     position   Where is the apple, seen from the dog?   left, right, above, below
     name       What is in the picture?                  one of twenty-four
-    presence   Is there an apple?                       yes, no
+    presence   Is there an apple or a dog?              the one of the two that is there
 
 Scene `i` of a split asks question `i mod 5` and is a pure function of (split, i). What a question says never tells
 its answer: given the words, every answer is equally often right, so a model that reads only them stays at chance, one
@@ -182,14 +182,14 @@ def _position(world: _World) -> Scene:
 
 
 def _presence(world: _World) -> Scene:
-    answer = world.turn(("yes", "no"))
+    place = world.turn(("first", "second"))
     name = world.draws.choice(_NAMES)
     ground = world.ground_of(name)
-    # The asked thing and the one in its place are exchangeable: whatever the ground tells of one, it tells of the other.
-    others = [n for n in _NAMES if n != name and may_train(n, ground) == world.train]
-    shown = name if answer == "yes" else world.draws.choice(others)
-    return Scene("presence", ground, _single(world, shown, ground), f"Is there {_a(name)}?", answer, ("yes", "no"),
-                 f"{_a(shown)} on {_a(ground)} background")
+    # The two are exchangeable: the split shows both of them on this ground, or neither.
+    other = world.draws.choice([n for n in _NAMES if n != name and may_train(n, ground) == world.train])
+    pair = (name, other) if place == "first" else (other, name)
+    return Scene("presence", ground, _single(world, name, ground), f"Is there {_a(pair[0])} or {_a(pair[1])}?", name, pair,
+                 f"{_a(name)} on {_a(ground)} background")
 
 
 _MAKERS = {"count": _count, "colour": _colour, "position": _position, "name": _name, "presence": _presence}

@@ -85,19 +85,21 @@ def draw(asked: list, shown: list, k: int) -> Image.Image:
     return sheet
 
 
-def draw_answers(cells: Sequence[tuple[Image.Image, str, str, bool]], columns: int = 4) -> Image.Image:
-    """A sheet of (picture, question, answer, right): each picture with what was asked and answered below it."""
-    width, height = _LABEL + 2 * _GAP, 2 * _CELL + 6 * _GAP
+def draw_answers(cells: Sequence[tuple[Image.Image, str, str, str | None]], columns: int = 4) -> Image.Image:
+    """A sheet of (picture, question, answer, what is right if the answer is not): each picture with its lines below it."""
+    room = _LABEL + 8 * _GAP
+    width, height = room + 2 * _GAP, 2 * _CELL + 6 * _GAP
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for n, (picture, question, answer, right) in enumerate(cells):
+    for n, (picture, question, answer, reference) in enumerate(cells):
         x, y = n % columns * width + _GAP, n // columns * height + _GAP
         side = 2 * _CELL - 2 * _GAP
         sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y))
-        _text(pen, (x, y + side + 4), question, 13, _LABEL)
-        said = f"{answer or '(nothing)'}  {'✓' if right else '✗'}"
-        _text(pen, (x, y + side + 22), said, 15, _LABEL, _RIGHT if right else _WRONG_INK)
+        _text(pen, (x, y + side + 4), question, 13, room)
+        said = answer or "(nothing)"
+        said, ink = (said, _RIGHT) if reference is None else (f"{said}   (it is {reference})", _WRONG_INK)
+        _text(pen, (x, y + side + 22), said, 15, room, ink)
     return sheet
 
 

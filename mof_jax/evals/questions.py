@@ -11,7 +11,6 @@ import os
 from typing import ClassVar
 
 import jax
-from jaxtyping import Bool
 import numpy as np
 
 from mof_jax.data import images
@@ -70,18 +69,18 @@ class Questions:
         write_answers(responder.pictures, self.name, (
             {"id": r.id, "kind": kind, "question": q, "answer": a, "reference": w, "right": bool(ok)}
             for r, kind, q, a, w, ok in zip(items, kinds.tolist(), asked, answers, wanted, right)))
-        self._draw(responder.pictures, items, asked, answers, right)
+        self._draw(responder.pictures, items, asked, answers, [None if ok else want for ok, want in zip(right, wanted)])
         return result
 
     def _draw(
         self, folder: str | None, items: Sequence[Record], asked: Sequence[str], answers: Sequence[str],
-        right: Bool[np.ndarray, "questions"],
+        corrections: Sequence[str | None],
     ) -> None:
         if not self.shown or folder is None or jax.process_index():
             return
         # A step that shares no factor with the number of kinds, which take turns in most sources.
         rows = [(i * (len(items) // self.shown) + i) % len(items) for i in range(min(self.shown, len(items)))]
-        cells = [(images.decode(items[i].image), asked[i], answers[i], bool(right[i])) for i in rows]
+        cells = [(images.decode(items[i].image), asked[i], answers[i], corrections[i]) for i in rows]
         draw_answers(cells).save(os.path.join(folder, f"{self.name}.png"))
 
 
