@@ -17,6 +17,7 @@ from tiny_run import losses
 from mof_jax import cli, run
 from mof_jax.data import images
 from mof_jax.errors import UserError
+from mof_jax.train.start import InitConfig, take_params
 
 STEPS = list(range(1, 31))
 
@@ -83,6 +84,16 @@ def test_each_stage_moves_what_it_should(whole):
     first = run.restore(f"{whole}/align/checkpoints/5").params
     moved = lambda a, b: {path.split("/")[0] for path in a if not np.array_equal(a[path], b[path])}
     assert moved(first, align) == {"adapters"} and moved(align, tune) == {"adapters", "llm"}
+
+
+def test_both_adapters_go_from_stage_to_stage_under_their_own_names(whole):
+    """The released I-MoF code starts its second stage with one adapter's weights in both (tsb0601/MMVP's mm_projector)."""
+    tune, align = run.restore(f"{whole}/tune").run, run.restore(f"{whole}/align").params
+    taken = take_params([InitConfig(f"{whole}/align")], tune.skeleton, tune.shardings, tune.task.adapt)
+    for layer in ("fc1/kernel", "fc2/kernel"):
+        clip, ssl = (f"adapters/{name}/{layer}" for name in ("clip", "ssl"))
+        assert np.array_equal(taken[clip], align[clip]) and np.array_equal(taken[ssl], align[ssl])
+        assert not np.array_equal(taken[clip], taken[ssl])
 
 
 def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
