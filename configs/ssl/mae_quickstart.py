@@ -2,7 +2,9 @@
 
     mof train --config configs/ssl/mae_quickstart.py --workdir runs/mae
 
-0.6 M parameters of the tower, 1,200 steps of 128 pictures without a word. @@MAE@@
+0.6 M parameters of the tower, 1,200 steps of 128 pictures without a word.
+At the end it names Twemoji's pictures (an unseen artist) by nearest neighbours and by a linear probe of frozen features, beside
+the same of the untrained tower and of the pixels themselves; `lead_…_low` above 0 is what to expect.
 """
 
 from ml_collections import ConfigDict
