@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from run_samples import ROOT, finish, lines, mof
 import tiny_mllm
-import tiny_run
 from tiny_run import losses
 
 from mof_jax import cli, run
 from mof_jax.data import images
-from mof_jax.errors import UserError
 from mof_jax.train.start import InitConfig, take_params
 
 STEPS = list(range(1, 31))
@@ -134,11 +132,3 @@ def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
         assert error.startswith("error: ") and line in error
     picture.write_text("junk")
     assert cli.main(list(ask)) == 1 and "x.png: record picture: not a PNG" in capsys.readouterr().err
-
-
-def test_a_model_that_embeds_is_not_asked(tmp_path):
-    c = tiny_run.get_config()
-    c.steps, c.checkpoint.every, c.compilation_cache = 1, 0, None
-    run.train(c, str(tmp_path))
-    with pytest.raises(UserError, match="task 'contrastive' answers no questions; give a checkpoint of task 'mllm'"):
-        _ = run.restore(str(tmp_path)).responder

@@ -141,6 +141,11 @@ def test_two_sources_of_one_name_and_size_are_told_apart(trained):
     assert np.abs(first - second).max() > 0
 
 
+def test_a_model_that_embeds_is_not_asked(trained):
+    with pytest.raises(UserError, match="task 'contrastive' answers no questions; give a checkpoint of task 'mllm'"):
+        _ = run.restore(str(trained[0])).responder
+
+
 def test_the_gallery_is_a_picture(trained):
     from PIL import Image
 
