@@ -3,8 +3,9 @@
     mof train --config configs/ssl/mae_quickstart.py --workdir runs/mae
 
 0.6 M parameters of the tower, 1,200 steps of 128 pictures without a word.
-At the end it names Twemoji's pictures (an unseen artist) by nearest neighbours and by a linear probe of frozen features, beside
-the same of the untrained tower and of the pixels themselves; `lead_…_low` above 0 is what to expect.
+At the end it names Twemoji's pictures (an unseen artist, 1,734 names) from frozen features, beside the untrained tower and the
+pixels themselves. Measured, seed 0: nearest neighbours 18.5 % (untrained 5.1, pixels 29.7), linear probe 20.1 % (untrained 7.0,
+pixels 34.3). So it learns, and on pictures this small and alike it does not beat their pixels yet.
 """
 
 from ml_collections import ConfigDict
