@@ -29,6 +29,9 @@ setup(
         "ml_collections>=1.1",
         "numpy>=2.0",
         "pillow>=10",
+        "pyarrow>=15",
+        "scipy>=1.13",
+        "pyarrow",
         "fsspec",
         "jaxtyping",
         "rich",
@@ -43,6 +46,7 @@ setup(
         "cloud": ["gcsfs", "s3fs"],
         "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],
+        "bench": ["faiss-cpu"],  # what `mof bench mine` is measured against
         "lmms": ["lmms-eval>=0.7.3,<0.8"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib"],
         "parity": ["torch==2.13.0", "transformers==5.23.0"],

@@ -313,7 +313,7 @@ def run_evaluators(
     measures: list[Any], face: Encoder | Responder, step: int, lines: JsonLines, board: TensorBoard | None = None
 ) -> dict[str, dict[str, float]]:
     """Runs every evaluator, writes its line, prints one table."""
-    results, rows = {}, []
+    results: dict[str, dict[str, float]] = {}
     for measure in measures:
         begun = time.perf_counter()
         found = measure.run(face)
@@ -324,10 +324,8 @@ def run_evaluators(
         lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
         if board is not None:
             board.write(step, found, prefix=measure.name)
-        rows += [(measure.name if i == 0 else "", key, f"{value:,.0f}" if value == int(value) and value > 100 else f"{value:.2f}")
-                 for i, (key, value) in enumerate(found.items())]
-    if rows:
-        display.show(display.table(f"Evaluation after step {step:,}", ("evaluator", "metric", "value"), rows))
+    if results:
+        display.show(display.results(f"Evaluation after step {step:,}", results))
     return results
 
 

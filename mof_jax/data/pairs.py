@@ -6,6 +6,7 @@ What MMVP and MMVP-VLM hold (arXiv 2401.06209), what `data.pattern_world` draws,
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from mof_jax.data.record import Record
 
@@ -21,6 +22,21 @@ PATTERNS: dict[str, tuple[str, str]] = {
     "text": ("Text", "Text"),
     "viewpoint": ("Viewpoint and Perspective", "Camera Perspective"),
 }
+
+
+def pattern_of(name: str) -> str:
+    """The key of the pattern called `name`: a key, the paper's name or a `Type`, whatever its case, underscores or plural.
+
+    "" if there is none: files and loaders write `Camera Perspective`, `Camera_Perspective`, `Texts`.
+    """
+    return _KEYS.get(_plain(name), "")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().lower().removesuffix("s")
+
+
+_KEYS = {_plain(name): key for key, names in PATTERNS.items() for name in (key, *names)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,8 @@ from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.fewshot import FewShot
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.knn import Knn
+from mof_jax.evals.mmvp import Mmvp
+from mof_jax.evals.mmvp_vlm import MmvpVlm
 from mof_jax.evals.pope import Pope
 from mof_jax.evals.probe import Probe
 from mof_jax.evals.questions import Questions
@@ -36,7 +38,7 @@ class Evaluator(Protocol):
 
 KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "probe": Probe,
                           "gallery": Gallery, "questions": Questions, "vqa": Vqa, "captioning": Captioning,
-                          "choice": Choice, "pope": Pope}
+                          "choice": Choice, "pope": Pope, "mmvp": Mmvp, "mmvp_vlm": MmvpVlm}
 
 
 _ASKS = {"encoder": "for embeddings", "responder": "questions"}

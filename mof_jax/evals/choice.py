@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 import dataclasses
 import string
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -58,10 +58,7 @@ class Choice:
     @property
     def version(self) -> str:
         """How the numbers come about."""
-        if self.by == "likelihood":
-            return f"prompt choice-bare/1, likelihood {self.length}, scorer argmax/1"
-        scorer = f"{letters.VERSION} circular" if self.circular else letters.VERSION
-        return f"prompt {named_prompt('choice-letter/1', self.instruction, BY_LETTER)}, greedy {self.max_tokens}, scorer {scorer}"
+        return method(self) + (" circular" if self.circular else "")
 
     def run(self, responder: Responder) -> dict[str, float]:
         """`accuracy`, `accuracy_<category>`; by letter also `unparsed`, the number of replies that choose no option.
@@ -73,9 +70,9 @@ class Choice:
         questions = spread(questions, self.limit)
         turns = [q.rotations() if self.circular else [q] for q in questions]
         asked = [turned for of_one in turns for turned in of_one]
-        chosen, answers = (self._by_letter if self.by == "letter" else self._by_likelihood)(responder, asked)
+        chosen, answers = choose(responder, asked, self, self.path)
         rights = [choice == q.right for choice, q in zip(chosen, asked)]
-        write_answers(responder.pictures, self.name, map(_line, asked, answers, rights))
+        write_answers(responder.pictures, self.name, map(answer_line, asked, answers, rights))
         left = iter(rights)
         passed = [all([next(left) for _ in of_one]) for of_one in turns]
         by_category = defaultdict(list)
@@ -85,19 +82,56 @@ class Choice:
         categories = {f"accuracy_{name}": 100 * float(np.mean(found)) for name, found in sorted(by_category.items()) if name}
         return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(passed)), **unparsed, **categories}
 
-    def _by_letter(self, responder: Responder, asked: Sequence[ChoiceQuestion]) -> tuple[list[int | None], list[str]]:
-        prompt = lambda q: _chat(responder, q, lettered(q.options), self.instruction)
-        replies = ask(responder, asked, prompt, self.path, max_tokens=self.max_tokens)
-        return [letters.parse(reply, q.options) for reply, q in zip(replies, asked)], replies
 
-    def _by_likelihood(self, responder: Responder, asked: Sequence[ChoiceQuestion]) -> tuple[list[int | None], list[str]]:
-        items = [(q, option) for q in asked for option in q.options]
-        scores, counts = ask_likelihood(responder, items, lambda q: _chat(responder, q), self.path)
-        if self.length == "mean":
-            scores = scores / np.maximum(counts, 1)
-        ends = np.cumsum([len(q.options) for q in asked])[:-1]
-        chosen = [int(of_one.argmax()) for of_one in np.split(scores, ends)]
-        return chosen, [q.options[choice] for q, choice in zip(asked, chosen)]
+class Asking(Protocol):
+    """How options are asked for; see the attributes of `Choice`."""
+
+    by: Literal["letter", "likelihood"]
+    length: Literal["sum", "mean"]
+    instruction: str
+    max_tokens: int
+
+
+def method(how: Asking) -> str:
+    """Prompt, decoding and scorer, for the version of a result."""
+    if how.by == "likelihood":
+        return f"prompt choice-bare/1, likelihood {how.length}, scorer argmax/1"
+    prompt = named_prompt("choice-letter/1", how.instruction, BY_LETTER)
+    return f"prompt {prompt}, greedy {how.max_tokens}, scorer {letters.VERSION}"
+
+
+def choose(
+    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+) -> tuple[list[int | None], list[str]]:
+    """(the option that a model chooses for each question, None where its reply names none; its replies).
+
+    Args:
+      source: file to name where a picture is bad.
+
+    Raises:
+      BadExample: a picture that is missing or cannot be decoded.
+    """
+    return (_by_letter if how.by == "letter" else _by_likelihood)(responder, asked, how, source)
+
+
+def _by_letter(
+    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+) -> tuple[list[int | None], list[str]]:
+    prompt = lambda q: _chat(responder, q, lettered(q.options), how.instruction)
+    replies = ask(responder, asked, prompt, source, max_tokens=how.max_tokens)
+    return [letters.parse(reply, q.options) for reply, q in zip(replies, asked)], replies
+
+
+def _by_likelihood(
+    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+) -> tuple[list[int | None], list[str]]:
+    items = [(q, option) for q in asked for option in q.options]
+    scores, counts = ask_likelihood(responder, items, lambda q: _chat(responder, q), source)
+    if how.length == "mean":
+        scores = scores / np.maximum(counts, 1)
+    ends = np.cumsum([len(q.options) for q in asked])[:-1]
+    chosen = [int(of_one.argmax()) for of_one in np.split(scores, ends)]
+    return chosen, [q.options[choice] for q, choice in zip(asked, chosen)]
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -110,6 +144,7 @@ def _chat(responder: Responder, q: ChoiceQuestion, *after: str) -> Prompt:
     return responder.chat(({"role": "user", "content": words},), [q.image()], q.id)
 
 
-def _line(q: ChoiceQuestion, answer: str, right: bool) -> dict[str, Any]:
+def answer_line(q: ChoiceQuestion, answer: str, right: bool) -> dict[str, Any]:
+    """What the answers file says of a question."""
     return {"id": q.id, "question": q.question, "options": list(q.options), "answer": answer,
             "reference": string.ascii_uppercase[q.right], "right": right}

@@ -19,8 +19,8 @@ import numpy as np
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
 from mof_jax.data.tokenizers import Tokenizer
-from mof_jax.errors import BadExample
-from mof_jax.mesh import batch_sharding, batch_shards, put_batch, replicated
+from mof_jax.errors import BadExample, lookup
+from mof_jax.mesh import batch_sharding, batch_shards, fetch, put_batch, replicated
 from mof_jax.nn.module import Params, Skeleton, flatten
 
 # Decoded pictures kept between evaluations of one run, in bytes.
@@ -89,10 +89,23 @@ class Encoder:
             del self._cache[key]
             raise
 
+    def fingerprint(self) -> str:
+        """Hex digits that change with the parameters or the preprocessing; every process has to call."""
+        total = zlib.crc32(repr(self.preprocess).encode())
+        for path in sorted(self._params):
+            value = np.ascontiguousarray(fetch(self._params[path]))
+            total = zlib.crc32(value.view(np.uint8).reshape(-1), zlib.crc32(f"{path}{value.shape}{value.dtype}".encode(), total))
+        return f"{len(self._params):04x}{total:08x}"
+
     def pictures_of(
-        self, record: Callable[[int], Record], name: str, count: int, keep: np.ndarray | None = None
+        self, record: Callable[[int], Record], name: str, count: int, keep: np.ndarray | None = None, which: str = "image"
     ) -> Float[np.ndarray, "count dim"]:
-        """Image embeddings of `record(0)` … `record(count - 1)`; their pixels are written to `keep` if given."""
+        """Embeddings `which` of `record(0)` … `record(count - 1)`; their pixels are written to `keep` if given.
+
+        Raises:
+          BadExample: a record that cannot be decoded. UserError: a model without such embeddings.
+        """
+        lookup(self._predict, which, "kind of embedding")
         with ThreadPoolExecutor(max_workers=4) as pool:
 
             def load(rows: np.ndarray) -> np.ndarray:
@@ -101,7 +114,7 @@ class Encoder:
                     keep[rows] = batch
                 return batch
 
-            return self._embed("image", load, count)
+            return self._embed(which, load, count)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
         """One embedding a text."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import resample_pos_embed
+from mof_jax.models.vit import patch_features, resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
@@ -51,7 +51,8 @@ class ContrastiveTask(Task):
     [batch]. Every (view, caption) combination gives one loss; they are added.
     """
 
-    predict = {"image": lambda model, x: model.embed_image(x), "text": lambda model, x: model.embed_text(x)}
+    predict = {"image": lambda model, x: model.embed_image(x), "text": lambda model, x: model.embed_text(x),
+               "patches": lambda model, x: patch_features(model.image, x, model.config.dtype)}
 
     def __init__(self, model: TwoTowerConfig, objective: ContrastiveConfig, mesh: Mesh | None = None):
         if objective.loss == "sigmoid" and model.logit_bias_init is None:

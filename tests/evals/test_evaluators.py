@@ -5,17 +5,21 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+from pair_samples import vlm_pairs
 import pytest
 import tiny_run
 
-from mof_jax import evals, run
+from mof_jax import cli, evals, run
 from mof_jax.data import embedded
+from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.record import Record
 from mof_jax.data.scenes import Scenes
 from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
+from mof_jax.evals.mmvp_files import write_mmvp_vlm
 from mof_jax.evals.retrieval import Retrieval, candidates, item_ids
 from mof_jax.mesh import make_mesh
+from mof_jax.train.metrics import read_lines
 
 TWEMOJI = dict(kind="emoji5", split="unseen")
 
@@ -108,6 +112,18 @@ def test_evaluation_in_training_equals_mof_eval(trained):
     alone = run.evaluate(str(workdir))
     assert alone["unseen"] == pytest.approx(in_training["unseen"], abs=1e-3)
     assert (workdir / "retrieval.png").stat().st_size > 10_000
+
+
+def test_mmvp_vlm_from_the_command_line(trained, tmp_path, capsys):
+    """Written pairs, a real encoder, a line in `evals.jsonl`; MMVP itself asks more than an encoder can answer."""
+    write_mmvp_vlm(str(tmp_path / "w"), vlm_pairs(1))
+    options = ("--checkpoint", str(trained[0]), "--data-dir", str(tmp_path / "w"))
+    assert cli.main(["eval", "--task", "mmvp_vlm", *options]) == 0
+    line = read_lines(str(trained[0] / "evals.jsonl"))[-1]
+    assert line["name"] == "mmvp_vlm" and line["version"].startswith("prompt 'a photo of '") and line["pairs"] == 9
+    assert {line[f"image_score_{pattern}"] for pattern in PATTERNS} <= {0.0, 100.0}
+    assert cli.main(["eval", "--task", "mmvp", *options]) == 1
+    assert "'mmvp' asks a model questions; this task's models can be asked by" in capsys.readouterr().err
 
 
 def test_follow_evaluates_every_checkpoint_once(trained):

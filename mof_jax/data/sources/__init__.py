@@ -83,6 +83,12 @@ def _scenes(config: SourceConfig) -> Source:
     return Scenes(config.size, config.split, config.pixels, config.questions, config.label)
 
 
+def _patterns(config: SourceConfig) -> Source:
+    from mof_jax.data.pattern_world import PatternWorld
+
+    return PatternWorld(config.size, config.split, config.pixels, config.questions, config.stated, config.label)
+
+
 READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "emoji5": _emoji5,
     "arrayrecord": _arrayrecord,
@@ -96,6 +102,7 @@ READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "pages": _pages,
     "glossary": _glossary,
     "scenes": _scenes,
+    "patterns": _patterns,
 }
 
 

@@ -9,8 +9,8 @@ from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.filter import FilterConfig
 
 Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "synthetic", "obelics", "mmc4", "llava", "pages",
-               "glossary", "scenes"]
-EMBEDDED = ("emoji5", "synthetic", "pages", "glossary", "scenes")  # they come with the package and need no path
+               "glossary", "scenes", "patterns"]
+EMBEDDED = ("emoji5", "synthetic", "pages", "glossary", "scenes", "patterns")  # they come with the package and need no path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +20,18 @@ class SourceConfig:
     Attributes:
       kind: which reader.
       path: file, glob, `name@N`, folder or URL, as the reader documents; unused by what comes with the package
-        (emoji5, synthetic, pages, glossary, scenes).
+        (emoji5, synthetic, pages, glossary, scenes, patterns).
       name: name in tables, ids and messages; by default the kind and the last part of the path.
       weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
-      split: split of emoji5, TFDS, pages and scenes.
+      split: split of emoji5, TFDS, pages, scenes and patterns.
       locales: caption languages of emoji5; languages that pages and glossary name things in.
       image_field: column or feature with the image; by default the usual names.
       text_fields: caption kind -> column or feature, e.g. `{"alt": "caption"}`; by default the usual names.
       image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
         folder of the file.
-      size, pixels: number and side of synthetic pictures and scenes; number of pages.
-      questions: which questions `scenes` asks; all by default.
+      size, pixels: number and side of synthetic pictures, scenes and patterns; number of pages.
+      questions: which questions `scenes` asks, which patterns `patterns` shows; all by default.
+      stated: share of the captions of `patterns` that state the fact a question would ask for.
       cache_dir: where indexes and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
       captions: how to choose among the texts.
       filter: which records to keep.
@@ -48,6 +49,7 @@ class SourceConfig:
     size: int = 1024
     pixels: int = 64
     questions: tuple[str, ...] = ()
+    stated: float = 0.25
     cache_dir: str = ""
     captions: CaptionConfig = CaptionConfig()
     filter: FilterConfig | None = None
