@@ -31,7 +31,6 @@ setup(
         "pillow>=10",
         "pyarrow>=15",
         "scipy>=1.13",
-        "pyarrow",
         "fsspec",
         "jaxtyping",
         "rich",

@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
+    _add_mine(commands)
     _add_data(commands)
     _add_bench(commands)
     return parser
@@ -127,18 +128,52 @@ def join_processes(args: argparse.Namespace) -> None:
 
 def _add_eval(commands) -> None:
     p = _command(commands, "eval", evaluate, "Evaluate a checkpoint with the evaluators of its config, or others.",
-                 "mof eval --checkpoint runs/quickstart\n  mof eval --checkpoint runs/quickstart --follow")
-    p.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]", help="newest step of a work dir, or one")
+                 "mof eval --checkpoint runs/quickstart\n  mof eval --checkpoint runs/quickstart --follow\n"
+                 "  mof eval --checkpoint runs/mllm --task mmvp --data-dir MMVP\n"
+                 "  mof eval --task mmvp --data-dir MMVP --answers judged.jsonl")
+    p.add_argument("--checkpoint", metavar="WORKDIR[/checkpoints/STEP]", help="newest step of a work dir, or one")
     p.add_argument("--evals", metavar="FILE.py[:ARG]", help="config file whose `evals` to run instead of the checkpoint's own")
     p.add_argument("--follow", action="store_true", help="evaluate checkpoints as they appear, until the last step")
+    p.add_argument("--task", choices=("mmvp", "mmvp_vlm"), help="one benchmark instead, its files in --data-dir")
+    p.add_argument("--data-dir", metavar="FOLDER", help="with --task: the benchmark's files as published")
+    p.add_argument("--labels", choices=("original", "corrected"), help="with --task mmvp: as published (default), or set right")
+    p.add_argument("--answers", metavar="FILE.jsonl", help="with --task mmvp: score these replies or judgements, without a model")
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    section = benchmark(args)
+    if args.answers:
+        from mof_jax.evals import mmvp, mmvp_files
+        from mof_jax.train import display
+
+        labels = args.labels or "original"
+        found = mmvp.score_answers(args.answers, mmvp_files.read_mmvp(args.data_dir, labels))
+        display.show(display.results(f"{args.answers}, labels {labels}", {args.task: found}))
+        return
     from mof_jax import config as configs
     from mof_jax import run
 
     sections = list(configs.load(args.evals).to_dict().get("evals", ())) if args.evals else None
-    run.evaluate(args.checkpoint, sections, follow=args.follow)
+    run.evaluate(args.checkpoint, [section] if section else sections, follow=args.follow)
+
+
+def benchmark(args: argparse.Namespace) -> dict[str, str]:
+    """The evaluator section that `--task` stands for, empty without it.
+
+    Raises:
+      UserError: flags that do not go together.
+    """
+    if bool(args.answers) == bool(args.checkpoint):
+        raise UserError("eval: give --checkpoint, or --answers FILE to score what was answered elsewhere")
+    if bool(args.task) != bool(args.data_dir):
+        raise UserError("eval: --task and --data-dir go together")
+    if args.task and args.evals:
+        raise UserError("eval: --task and --evals exclude each other")
+    if args.task != "mmvp" and (args.labels or args.answers):
+        raise UserError("eval: --labels and --answers belong to --task mmvp")
+    if not args.task:
+        return {}
+    return {"kind": args.task, "path": args.data_dir, **({"labels": args.labels} if args.labels else {})}
 
 
 # --- generate -------------------------------------------------------------------------------------------------------------
@@ -183,12 +218,90 @@ def generate(args: argparse.Namespace) -> None:
     print(responder.answer([prompt], args.max_tokens, sample, args.stop)[0])
 
 
+# --- mine -----------------------------------------------------------------------------------------------------------------
+
+
+def _add_mine(commands) -> None:
+    p = _command(commands, "mine", mine, "Find every pair of pictures that one encoder confuses and another tells apart.",
+                 "mof mine --features clip=runs/clip --features ssl=runs/dino --source emoji5/unseen --out pairs.parquet\n"
+                 "  mof mine --features clip=clip/ --features ssl=s.npy --above clip=q0.999 --below ssl=0.5 --out pairs.parquet")
+    p.add_argument("--features", action="append", required=True, metavar="NAME=WHERE",
+                   help="a checkpoint (then --source is embedded), a folder of `mof data embed`, or a .npy; once a feature")
+    p.add_argument("--above", action="append", default=[], metavar="NAME=T",
+                   help="cosine above T, or above the quantile qT of all pairs; 0.95 for a feature named clip without a rule")
+    p.add_argument("--below", action="append", default=[], metavar="NAME=T", help="likewise below; 0.6 for one named ssl")
+    p.add_argument("--out", required=True, metavar="FILE.parquet", help="where the pairs go; run again to go on after a stop")
+    p.add_argument("--source", metavar="PATH", help="the pictures: for checkpoints, labels, and a sheet of the blindest pairs")
+    p.add_argument("--centre", action="store_true", help="subtract each feature's mean first")
+    p.add_argument("--label", metavar="ATTRIBUTE", help="attribute of the source's records by which pairs are counted")
+    p.add_argument("--within", choices=("same", "different"), help="keep only pairs of the same label, or of different ones")
+    p.add_argument("--top-k", type=int, metavar="K", help="keep the K blindest pairs of each picture")
+    p.add_argument("--limit", type=int, metavar="N", help="keep the N blindest pairs of all")
+    p.add_argument("--skip-bad", action="store_true", help="leave out rows that are zero or not finite")
+    p.add_argument("--tile", type=int, help="rows and columns of a tile on the device")
+
+
+def mine(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from mof_jax.data import tools
+    from mof_jax.data.sources import open_source
+    from mof_jax.mining import blind, report, rules
+
+    places = pairs_of(args.features, "--features")
+    chosen = rules.pair_up(pairs_of(args.above, "--above"), pairs_of(args.below, "--below"), list(places))
+    source = open_source(tools.guess(args.source)) if args.source else None
+    if args.label and source is None:
+        raise UserError("--label: give the records with --source")
+    labels = report.labels(source, args.label) if args.label else None
+    blind.check_out(args.out)
+    features = {name: features_at(name, where, source, args.out) for name, where in places.items()}
+    for name, found in features.items():
+        if source is not None and len(found) != len(source):
+            raise UserError(f"--features {name}={places[name]}: {len(found):,} rows for {len(source):,} records of {args.source}")
+    mined = blind.mine(features, chosen, args.out, centre=args.centre, labels=labels, within=args.within, top_k=args.top_k,
+                       limit=args.limit, skip_bad=args.skip_bad, tile=args.tile)
+    Console().print(report.summary(mined.info))
+    if source is not None and len(mined):
+        picture = args.out.removesuffix(".parquet") + ".png"
+        report.sheet(mined.pairs, mined.info, source).save(picture)
+        print(f"{picture}: the blindest pairs")
+    print(f"{args.out}: {len(mined):,} pairs")
+
+
+def pairs_of(words: Sequence[str], flag: str) -> dict[str, str]:
+    """`NAME=VALUE` words as a mapping."""
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not name.isidentifier() or not value:
+            raise UserError(f"{flag} {word}: write NAME=VALUE")
+        if name in found:
+            raise UserError(f"{flag} {word}: {name} is given twice")
+        found[name] = value
+    return found
+
+
+def features_at(name: str, where: str, source, out: str):
+    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`."""
+    from mof_jax.mining import embed, embeddings
+
+    if embeddings.is_embeddings(where):
+        return embeddings.Embeddings.open(where)
+    if source is None:
+        raise UserError(f"--features {name}={where}: neither a .npy nor a folder of `mof data embed`; for a checkpoint, give the "
+                        "pictures with --source")
+    from mof_jax import run
+
+    return embed.embed(run.restore(where).encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")
+
+
 # --- data -----------------------------------------------------------------------------------------------------------------
 
 
 def _add_data(commands) -> None:
-    p = commands.add_parser("data", help="Look at, convert, caption and score data.",
-                            description="Look at, convert, caption and score data.")
+    p = commands.add_parser("data", help="Look at, convert, caption, embed and score data.",
+                            description="Look at, convert, caption, embed and score data.")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
     source = "emoji5[/SPLIT], a .jsonl/.csv/.tsv file, .tar or .array_record shards (globs too), or a TFDS folder"
 
@@ -220,6 +333,31 @@ def _add_data(commands) -> None:
     s.add_argument("--out", required=True, metavar="FILE.jsonl", help="where the scores go")
     s.add_argument("--name", default="dfn", help="name of the score")
     s.add_argument("--text", default="alt", help="kind of text that is scored")
+
+    e = _command(sub, "embed", embed, "Write a source's embeddings by a checkpoint; run again to go on.",
+                 "mof data embed emoji5/unseen --checkpoint runs/dino --out embeddings/dino")
+    e.add_argument("source", metavar="PATH", help=source)
+    e.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]")
+    e.add_argument("--out", required=True, metavar="FOLDER", help="where shards and manifest go")
+    e.add_argument("--which", default="image", help="image, or patches for models that have them")
+    e.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="as stored")
+    e.add_argument("--shard", type=int, default=16_384, help="records a file")
+    e.add_argument("--strict", action="store_true", help="stop at the first bad record instead of marking it invalid")
+
+
+def embed(args: argparse.Namespace) -> None:
+    from mof_jax import run
+    from mof_jax.data import tools
+    from mof_jax.data.sources import open_source
+    from mof_jax.mining import embed as embedding
+
+    source = open_source(tools.guess(args.source))
+    encoder = run.restore(args.checkpoint).encoder
+    done = embedding.embed(encoder, source, args.out, args.which, args.dtype, args.shard, args.strict)
+    for record, reason in done.manifest["invalid_examples"][:10]:
+        print(f"{args.source}: record {record}: {reason}", file=sys.stderr)
+    print(f"{args.out}: {len(done):,} × {' × '.join(map(str, done.row_shape))} {done.dtype}, "
+          f"{done.manifest['invalid']:,} of them unreadable")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -288,6 +426,12 @@ def _add_bench(commands) -> None:
     k.add_argument("--images", type=int, default=72, help="pictures of the packed step's buffer")
     k.add_argument("--repeats", type=int, default=5)
 
+    m = _command(sub, "mine", bench_mine, "Exact mining of blind pairs against faiss and blocked NumPy.",
+                 "mof bench mine --n 50000")
+    m.add_argument("--n", type=int, default=50_000, help="records")
+    m.add_argument("--dim", type=int, default=768, help="width of both features")
+    m.add_argument("--repeats", type=int, default=3)
+
 
 def bench_loss(args: argparse.Namespace) -> None:
     from mof_jax.bench import loss
@@ -311,6 +455,12 @@ def bench_packing(args: argparse.Namespace) -> None:
     from mof_jax.bench import packing
 
     packing.show(packing.run(width=args.width, context=args.context, rows=args.rows, images=args.images, repeats=args.repeats))
+
+
+def bench_mine(args: argparse.Namespace) -> None:
+    from mof_jax.bench import mine as bench
+
+    bench.show(bench.run(args.n, args.dim, args.repeats), args.n, args.dim)
 
 
 if __name__ == "__main__":

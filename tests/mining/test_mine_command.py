@@ -1,0 +1,80 @@
+"""`mof mine` and `mof data embed` from the outside, and the bench against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from mof_jax import cli
+from mof_jax.bench import mine as bench
+from mof_jax.data.embedded import Emoji5
+from mof_jax.mining.blind import Mined, brute_force
+from mof_jax.mining.rules import Rule
+
+COUNT = len(Emoji5("unseen"))
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, dim in (("clip", 8), ("ssl", 6)):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((COUNT, dim)).astype(np.float32))
+    return tmp_path
+
+
+def words(files, *more: str) -> list[str]:
+    features = [word for name in ("clip", "ssl") for word in ("--features", f"{name}={files}/{name}.npy")]
+    return ["mine", *features, "--out", f"{files}/pairs.parquet", *more]
+
+
+def error(capsys, *args: str) -> str:
+    """The one line that a failing command prints."""
+    assert cli.main(list(args)) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and err.count("error: ") == 1
+    return err
+
+
+def test_mine_writes_pairs_and_a_sheet(files, capsys):
+    more = ("--above", "clip=q0.9", "--below", "ssl=0", "--source", "emoji5/unseen", "--label", "flag", "--tile", "64")
+    assert cli.main(words(files, *more)) == 0
+    out = capsys.readouterr().out
+    found = Mined.read(f"{files}/pairs.parquet")
+    features = {name: np.load(files / f"{name}.npy") for name in ("clip", "ssl")}
+    expected = brute_force(features, {"clip": Rule("above", quantile=0.9), "ssl": Rule("below", 0.0)})
+    np.testing.assert_array_equal(found.pairs.j, expected.j)
+    assert f"{len(found):,} pairs" in out and set(found.info["statistics"]["labels"]) == {"yes", "no"}
+    with Image.open(files / "pairs.png") as sheet:
+        assert sheet.height > 16 * 96
+    assert "exists already" in error(capsys, *words(files))
+
+
+@pytest.mark.parametrize("more, message", [
+    (("--above", "dino=0.9"), "--above dino=0.9: no feature of that name (there is clip, ssl)"),
+    (("--above", "ssl=0.9", "--below", "ssl=0.1"), "feature ssl: a rule above and one below"),
+    (("--above", "clip=2"), "a cosine lies in [-1, 1]"),
+    (("--above", "clip"), "--above clip: write NAME=VALUE"),
+    (("--features", "clip=x.npy"), "clip is given twice"),
+    (("--features", "moco=x.npy"), "feature moco: no rule"),
+    (("--features", "moco=x.npy", "--above", "moco=0.9"), "x.npy: no such file"),
+    (("--features", "moco=runs/none", "--above", "moco=0.9"), "for a checkpoint, give the pictures with --source"),
+    (("--source", "emoji5/twemoji"), "rows for"),
+    (("--source", "emoji5/unseen", "--label", "famly"), "no record has attribute 'famly' (did you mean 'family'?)"),
+    (("--within", "same"), "needs labels"),
+])
+def test_mistakes_are_named(files, capsys, more, message):
+    assert message in error(capsys, *words(files, *more))
+
+
+def test_help_shows_an_example(capsys):
+    for command in ("mine", "data embed", "bench mine"):
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), "--help"])
+        assert f"mof {command} " in capsys.readouterr().out
+
+
+def test_the_contestants_of_the_bench_agree():
+    rows = bench.run(n=400, dim=32, repeats=1, memory=False)
+    assert {"mof_jax", "mof_jax, no bound", "blocked NumPy"} <= {r["name"] for r in rows}
+    assert {r["pairs"] for r in rows} == {4}, "of eight near-duplicates, half are so for both features"
