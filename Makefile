@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 comma  := ,
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: quickstart test test-slow test-plan test-parity test-open-clip bench lint pack clean
+.PHONY: quickstart reproduce-mof test test-slow test-plan test-parity test-open-clip bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
 	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
@@ -24,6 +24,9 @@ test-parity: $(VENV)-parity/.installed  ## live against transformers
 
 test-open-clip: $(VENV)-open-clip/.installed  ## live against open_clip (downloads several GB of torch)
 	$(VENV)-open-clip/bin/python -m pytest -q tests/parity -m open_clip
+
+reproduce-mof: $(VENV)/.dev  ## CLIP-blind pairs and mixtures of features at toy scale: towers, readers, report (about an hour)
+	$(BIN)/python -m mof_jax.studies.blindness --config configs/mof/reproduce.py --out runs/reproduce_mof
 
 bench: $(VENV)-open-clip/.installed  ## loss and training step against open_clip, data against a plain loop
 	$(VENV)-open-clip/bin/mof bench loss
