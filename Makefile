@@ -17,7 +17,7 @@ test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
 
 test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one
-	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py -m slow
+	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/mining/test_tiles_tpu_compile.py -m slow
 
 test-parity: $(VENV)-parity/.installed  ## live against transformers
 	$(VENV)-parity/bin/python -m pytest -q tests/parity -m parity

@@ -300,8 +300,8 @@ def features_at(name: str, where: str, source, out: str):
 
 
 def _add_data(commands) -> None:
-    p = commands.add_parser("data", help="Look at, convert, caption, embed and score data.",
-                            description="Look at, convert, caption, embed and score data.")
+    p = commands.add_parser("data", help="Look at, convert, caption, embed, score and draw data.",
+                            description="Look at, convert, caption, embed, score and draw data.")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
     source = "emoji5[/SPLIT], a .jsonl/.csv/.tsv file, .tar or .array_record shards (globs too), or a TFDS folder"
 
@@ -343,6 +343,32 @@ def _add_data(commands) -> None:
     e.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="as stored")
     e.add_argument("--shard", type=int, default=16_384, help="records a file")
     e.add_argument("--strict", action="store_true", help="stop at the first bad record instead of marking it invalid")
+
+
+    w = _command(sub, "patterns", patterns, "Draw pairs of the nine patterns, in the files of MMVP and MMVP-VLM.",
+                 "mof data patterns world/ --pairs 15\n  mof eval --checkpoint runs/mllm --task mmvp --data-dir world/MMVP")
+    w.add_argument("folder", metavar="FOLDER", help="a new folder; MMVP and MMVP_VLM are made in it")
+    w.add_argument("--split", default="test", help="train, dev, test (an artist of its own) or known (the artists of training)")
+    w.add_argument("--pairs", type=int, default=15, help="of each pattern")
+    w.add_argument("--first", type=int, default=0, help="number of the first scene")
+    w.add_argument("--pixels", type=int, default=224, help="side of the pictures")
+
+
+def patterns(args: argparse.Namespace) -> None:
+    import os
+
+    from rich.progress import track
+
+    from mof_jax.data import pattern_world as world
+    from mof_jax.evals import mmvp_files
+
+    if args.pairs < 1 or args.first < 0 or args.pixels < 8:
+        raise UserError("--pairs: at least 1; --first: not negative; --pixels: at least 8")
+    scenes = [(pattern, n) for pattern in world.PATTERNS for n in range(args.first, args.first + args.pairs)]
+    pairs = [world.pair(*scene, args.split, args.pixels) for scene in track(scenes, "draw", transient=True)]
+    mmvp_files.write_mmvp(os.path.join(args.folder, "MMVP"), pairs)
+    mmvp_files.write_mmvp_vlm(os.path.join(args.folder, "MMVP_VLM"), pairs)
+    print(f"{args.folder}: {len(pairs):,} pairs in the files of MMVP and of MMVP_VLM")
 
 
 def embed(args: argparse.Namespace) -> None:

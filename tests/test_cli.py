@@ -112,3 +112,19 @@ class TestNonFiniteLoss:
         with pytest.raises(UserError) as stop:
             run.train(c, str(tmp_path / "w"))
         assert str(stop.value).startswith("step 1: ") and "not finite" in str(stop.value) and "emoji5:" in str(stop.value)
+
+
+def test_data_patterns_writes_both_layouts_which_read_back(tmp_path, capsys):
+    from mof_jax.data import pattern_world as world
+    from mof_jax.evals.mmvp_files import read_mmvp, read_mmvp_vlm
+
+    assert cli.main(["data", "patterns", str(tmp_path / "world"), "--pairs", "2", "--split", "known", "--pixels", "32"]) == 0
+    assert "18 pairs" in capsys.readouterr().out
+    expected = [world.pair(pattern, n, "known", 32) for pattern in world.PATTERNS for n in range(2)]
+    asked, stated = read_mmvp(str(tmp_path / "world/MMVP")), read_mmvp_vlm(str(tmp_path / "world/MMVP_VLM"))
+    for pair, question, statement in zip(expected, asked, stated, strict=True):
+        assert (question.question, question.options, question.answers) == (pair.question, pair.options, pair.answers)
+        assert statement.statements == pair.statements and question.pattern == statement.pattern == pair.pattern
+        assert question.images == statement.images == pair.images
+    assert "already there" in error(capsys, "data", "patterns", tmp_path / "world", "--pairs", 1)
+    assert "'test'" in error(capsys, "data", "patterns", tmp_path / "other", "--split", "tset")

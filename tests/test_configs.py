@@ -25,7 +25,7 @@ from mof_jax.train.state import init_fn
 from mof_jax.train.step import make_step
 
 ROOT = pathlib.Path(__file__).parent.parent / "configs"
-NO_RUNS = ("common.py", "against.py")  # what runs share; evaluators alone
+NO_RUNS = ("common.py", "against.py", "reproduce.py")  # what runs share; evaluators alone; a study of many runs
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/*.py") if path.name not in NO_RUNS)
 VARIANTS = {"mof/imof.py": ["px=336", "px=336,size=7b,parity=False"], "mof/amof.py": ["ssl_ratio=0.5,normalise=l2"],
             "mm1/study.py": ["size=9m", "size=85m", "size=302m"], "mm1/sft.py": ["px=672,size=30b", "size=7b"],

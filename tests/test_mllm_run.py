@@ -15,6 +15,8 @@ from tiny_run import losses
 
 from mof_jax import cli, run
 from mof_jax.data import images
+from mof_jax.data import pattern_world as world
+from mof_jax.evals.mmvp_files import write_mmvp
 from mof_jax.train.start import InitConfig, take_params
 
 STEPS = list(range(1, 31))
@@ -132,3 +134,19 @@ def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
         assert error.startswith("error: ") and line in error
     picture.write_text("junk")
     assert cli.main(list(ask)) == 1 and "x.png: record picture: not a PNG" in capsys.readouterr().err
+
+
+def test_mmvp_is_asked_of_a_checkpoint_from_its_files(whole, tmp_path, capsys):
+    pairs = [world.pair(pattern, n, "known", 16) for pattern in world.PATTERNS for n in range(2)]
+    write_mmvp(str(tmp_path / "MMVP"), pairs)
+    shutil.copytree(whole, tmp_path / "run")
+    assert cli.main(["eval", "--checkpoint", str(tmp_path / "run"), "--task", "mmvp", "--data-dir", str(tmp_path / "MMVP")]) == 0
+    shown = capsys.readouterr().out
+    assert "pair_accuracy" in shown and "question_accuracy" in shown and "labels original" in shown
+    line = lines(tmp_path / "run/tune/evals.jsonl")[-1]
+    assert line["name"] == "mmvp" and line["pairs"] == 18 and "pair_accuracy_text" in line and "letters/1" in line["version"]
+    answers = lines(tmp_path / "run/tune/answers/mmvp.jsonl")
+    assert len(answers) == 36 and {answer["pattern"] for answer in answers} == set(world.PATTERNS)
+    exported = str(tmp_path / "run/tune/answers/mmvp.jsonl")
+    assert cli.main(["eval", "--task", "mmvp", "--data-dir", str(tmp_path / "MMVP"), "--answers", exported]) == 0
+    assert f"{line['pair_accuracy']:.2f}" in capsys.readouterr().out

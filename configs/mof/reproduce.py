@@ -51,8 +51,8 @@ def dino() -> dict:
                  augment=dict(crop=dict(scale=(0.4, 1.0)), jitter=dict(brightness=0.3, contrast=0.3, probability=0.5)))
     model = dict(encoder=TOWER, hidden=256, bottleneck=64, prototypes=1024)
     return run | dict(task="dino", model=model, data=run["data"] | crops, steps=STEPS // 2,
-                      objective=dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), warmup=100, sinkhorn=3, momentum=0.99,
-                                     frozen_prototypes=30))
+                      objective=dict(student_temperature=0.1, teacher_temperature=(0.04, 0.07), warmup=100, sinkhorn=3,
+                                     momentum=0.99, frozen_prototypes=30))
 
 
 def learning(stated: float) -> dict:

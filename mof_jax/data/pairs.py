@@ -5,6 +5,7 @@ What MMVP and MMVP-VLM hold (arXiv 2401.06209), what `data.pattern_world` draws,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import re
 
@@ -66,3 +67,18 @@ class Pair:
         texts = {"alt": (self.statements[which],)} if self.statements else {}
         attributes = {"pattern": self.pattern, "pair": self.id, "which": str(which)}
         return Record(id=f"{self.id}/{which}", image=self.images[which], texts=texts, attributes=attributes)
+
+
+class PairPictures:
+    """The pictures of pairs as a `Source`: 2i and 2i + 1 are those of pair i."""
+
+    def __init__(self, pairs: Sequence[Pair], name: str = "pairs"):
+        self.pairs, self.name = pairs, name
+
+    def __len__(self) -> int:
+        return 2 * len(self.pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.pairs[index // 2].record(index % 2)

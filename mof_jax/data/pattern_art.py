@@ -24,6 +24,7 @@ COLOURS: dict[str, Colour] = {
 }
 SIDES = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 NUMBERS = ("two", "three", "four", "five")
+_EDGE: Colour = (40, 40, 40)
 _OVER = 3  # supersampling: edges are as soft as the sprites'
 
 
@@ -102,21 +103,22 @@ class Pen:
     def _at(self, *values: float) -> list[float]:
         return [v * self.side for v in values]
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None, edge: Colour = (40, 40, 40), width=0.03) -> None:
-        self.pen.rectangle(self._at(x0, y0, x1, y1), fill=fill, outline=edge, width=round(width * self.side))
+    def box(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None) -> None:
+        self.pen.rectangle(self._at(x0, y0, x1, y1), fill=fill, outline=_EDGE, width=round(0.03 * self.side))
 
-    def disc(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None, edge: Colour = (40, 40, 40), width=0.03) -> None:
-        self.pen.ellipse(self._at(x0, y0, x1, y1), fill=fill, outline=edge, width=round(width * self.side))
+    def disc(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None, edge: Colour = _EDGE) -> None:
+        self.pen.ellipse(self._at(x0, y0, x1, y1), fill=fill, outline=edge, width=round(0.03 * self.side))
 
-    def polygon(self, points: Sequence[tuple[float, float]], fill: Colour | None, edge: Colour = (40, 40, 40), width=0.03) -> None:
-        self.pen.polygon([tuple(self._at(*p)) for p in points], fill=fill, outline=edge, width=round(width * self.side))
+    def polygon(self, points: Sequence[tuple[float, float]], fill: Colour | None, width: float = 0.03) -> None:
+        self.pen.polygon([tuple(self._at(*p)) for p in points], fill=fill, outline=_EDGE, width=round(width * self.side))
 
     def line(self, points: Sequence[tuple[float, float]], fill: Colour, width: float) -> None:
         self.pen.line([tuple(self._at(*p)) for p in points], fill=fill, width=max(1, round(width * self.side)))
 
     def word(self, text: str, size: float, fill: Colour) -> None:
         font = _font(round(size * self.side))
-        self.pen.text((self.side / 2, self.side / 2), text, font=font, fill=fill, anchor="mm", stroke_width=round(0.012 * self.side))
+        middle, bold = (self.side / 2, self.side / 2), round(0.012 * self.side)
+        self.pen.text(middle, text, font=font, fill=fill, anchor="mm", stroke_width=bold)
 
 
 @functools.lru_cache(maxsize=64)

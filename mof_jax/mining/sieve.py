@@ -25,7 +25,7 @@ import numpy as np
 
 _F32, _BF16 = 2.0**-24, 2.0**-8  # unit roundoff
 SMALLEST = 1e-30  # a row without an entry of this size counts as zero: its square would vanish in float32
-PAPER_MARGIN = 0.008  # for bfloat16 inputs of up to a thousand dimensions, section 1.3 of the mining notes
+PAPER_MARGIN = 0.008  # for bfloat16 inputs of up to a thousand dimensions
 
 
 @dataclasses.dataclass(frozen=True)

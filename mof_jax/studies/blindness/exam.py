@@ -44,8 +44,8 @@ class Vocabulary:
     def __init__(self):
         some = [world.scene(pattern, n) for pattern in world.PATTERNS for n in range(1500)]
         found = {w for scene in some for text in _sentences(scene) for w in words_of(text)}
-        named = [*world.THINGS, *map(world.plural, world.THINGS), *world.SMALL, *COLOURS, *NUMBERS, *sum(world.WORDS, ()), "or", "an"]
-        found |= {w for text in (*named, _NAME, _CAPTION) for w in words_of(text)}
+        named = (*world.THINGS, *map(world.plural, world.THINGS), *world.SMALL, *COLOURS, *NUMBERS, *sum(world.WORDS, ()))
+        found |= {w for text in (*named, "or", "an", _NAME, _CAPTION) for w in words_of(text)}
         self.words = ("<pad>", "<bos>", "<eos>", *sorted(found))
         self.ids = {word: i for i, word in enumerate(self.words)}
 

@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mof_jax.studies.blindness.plan import Study
 
-# Before a worker imports JAX.
-# Huge pages: every step allocates its buffers anew, and glibc's small pages cost a quarter of the time.
-_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_TOP_PAD_": "200000000", "MALLOC_TRIM_THRESHOLD_": "4000000000",
+# Set before a worker imports JAX. Huge pages: every step allocates its buffers anew, and small pages cost a quarter of the time.
+_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_TOP_PAD_": "200000000",
+                "MALLOC_TRIM_THRESHOLD_": "4000000000",
                 "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1"}
 
@@ -44,7 +44,8 @@ class Job:
 
 
 def waves(study: Study, folder: str) -> Iterator[list[Job]]:
-    """Jobs in the order in which they need each other: towers and language models; everything that reads features; the ratio that the dev world prefers, with the seeds that the sweep left out."""
+    """Jobs in the order in which they need each other: towers and language models; everything that reads features; the ratio
+    that the dev world prefers, with the seeds that the sweep left out."""
     split = lambda name: (name.rpartition("-")[0], int(name.rpartition("-")[2]))
     cost = {"clip": 3.0, "stated": 3.0, "ssl": 2.5, "other": 4.0, "random": 0.3}
     towers = [Job("features", kind, seed, cost.get(kind, 1.0)) for kind, seed in map(split, study.all_towers)]

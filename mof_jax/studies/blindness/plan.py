@@ -50,6 +50,8 @@ ARMS: dict[str, Arm] = {
     "other-imof": Arm("I-MoF with the other SSL tower", ("clip-{s}", "other-{s}"), "interleaved", seeds=1),
 }
 
+CONTROLS = ("clip-twice", "clip-clip", "clip-random")  # as many tokens and adapters as I-MoF, without self-supervision
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -93,7 +95,7 @@ class Study:
 
     @property
     def sweep(self) -> tuple[str, ...]:
-        """The arms that differ in their SSL ratio alone. The one that does best on the dev world is then trained with every seed."""
+        """The arms that differ in their SSL ratio alone; the one that does best on the dev world is trained with every seed."""
         return tuple(name for name in self.arms if ARMS[name].fusion == "additive" and ARMS[name].normalise == "none")
 
     @property
@@ -107,5 +109,6 @@ class Study:
         kind = ARMS[arm]
         encoders = tuple(EncoderConfig(name, dataclasses.replace(tower, pool="none", embed_dim=None))
                          for name, _ in zip("ab", kind.towers))
-        fusion = FusionConfig(kind.fusion, kind.ssl_ratio, kind.normalise) if kind.fusion == "additive" else FusionConfig(kind.fusion)
+        additive = dict(ssl_ratio=kind.ssl_ratio, normalise=kind.normalise) if kind.fusion == "additive" else {}
+        fusion = FusionConfig(kind.fusion, **additive)
         return MllmConfig(encoders, dataclasses.replace(self.llm, vocab_size=vocabulary), fusion, ConnectorConfig(kind="mlp"))

@@ -82,8 +82,8 @@ class Results:
         return float(np.quantile(self.probe(ssl, seed)["dev"]["cosines"]["patches"], self.study.ssl_below))
 
     def blind(self, seed: int, split: str = "test", ssl_below: float | None = None) -> Bool[np.ndarray, "pairs"]:
-        """Pairs that CLIP takes for one picture and the SSL tower does not: the paper's definition, the second threshold re-fitted
-        unless it is given."""
+        """Pairs that CLIP takes for one picture and the SSL tower does not: the paper's definition, its second threshold
+        re-fitted where none is given."""
         clip = np.array(self.probe("clip", seed)[split]["cosines"]["pooled"])
         ssl = np.array(self.probe("ssl", seed)[split]["cosines"]["patches"])
         return (clip > self.study.clip_above) & (ssl < (self.ssl_threshold(seed) if ssl_below is None else ssl_below))
@@ -113,6 +113,6 @@ class Results:
         """Pair accuracy of a probe by pattern, mean over seeds."""
         return np.mean([self.patterned(np.all(self.probe(tower, seed)[split][kind], axis=1)) for seed in seeds], axis=0)
 
-    def statements(self, tower: str, seeds: Sequence[int], split: str = "test", score: str = "image") -> Float[np.ndarray, "patterns"]:
-        """A CLIP's own score on the statements by pattern, MMVP-VLM's by default, mean over seeds."""
-        return np.mean([self.patterned(self.probe(tower, seed)[split]["statements"][score]) for seed in seeds], axis=0)
+    def statements(self, tower: str, seeds: Sequence[int], split: str = "test") -> Float[np.ndarray, "patterns"]:
+        """A CLIP's image score on the statements, as MMVP-VLM has it, by pattern, mean over seeds."""
+        return np.mean([self.patterned(self.probe(tower, seed)[split]["statements"]["image"]) for seed in seeds], axis=0)

@@ -122,7 +122,8 @@ def answers(study: Study, model: Reader, params: Params, shown: Features, split:
 def words(study: Study, model: Reader, params: Params, shown: Features, split: str) -> dict[str, Any]:
     """`named` of each scene's first picture, and `cider` of greedy captions of a tenth of all pictures."""
     lesson, vocabulary = towers.lesson_of(study, split), pictures.vocabulary()
-    of = lambda rows, kind: ({k: x[rows] for k, x in shown.items()}, lesson.texts[rows, exam.KINDS.index(kind)], np.arange(len(rows)))
+    of = lambda rows, kind: ({k: x[rows] for k, x in shown.items()}, lesson.texts[rows, exam.KINDS.index(kind)],
+                             np.arange(len(rows)))
     first = [vocabulary(name)[0] for name in THINGS]  # no two things begin with one word
     asked, some = np.arange(0, len(lesson.scenes), 2), np.arange(0, len(lesson.scenes), 10)
     guesses = model.next_logits(params, *of(asked, "name"))[:, first].argmax(-1)
