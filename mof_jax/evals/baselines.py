@@ -38,7 +38,7 @@ def accuracies(encoder: Encoder, right: Callable[[Features], Bool[np.ndarray, "t
 def paired_interval(a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
     """95 % interval of mean(a) - mean(b) over items drawn with replacement, the same ones for both."""
     difference = a.astype(np.float64) - b
-    # Only three values occur, so a resample is a draw of how often each of them does.
+    # Few values occur (three, of booleans), so a resample is a draw of how often each of them does.
     values, counts = np.unique(difference, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(difference), counts / len(difference), size=_RESAMPLES)
     low, high = np.quantile(draws @ values / len(difference), [0.025, 0.975])

@@ -7,11 +7,12 @@ import json
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.errors import UserError
 from mof_jax.evals.correlation import Correlation, correlate
-from mof_jax.evals.paired import mcnemar
+from mof_jax.evals.paired import bootstrap_interval, mcnemar
 from mof_jax.studies.blindness.figure import draw
 from mof_jax.studies.blindness.plan import ARMS, CONTROLS, SPLITS, Study
 from mof_jax.studies.blindness.results import Difference, Results
@@ -65,8 +66,8 @@ def _head(results: Results, name: str) -> str:
     s = results.study
     return f"""# Does a mixture of features mend CLIP's blind spots? A toy answer
 
-`make reproduce-mof` wrote this page, `{name}.png` and `{name}.json`. What was expected is in `{name}_plan.md`, written before
-the run.
+`make reproduce-mof` wrote this page, `{name}.png` and `{name}.json`. What was expected is in
+`{name}_plan.md`, written before the run.
 
 Pictures of {s.pixels} px, {s.pairs} pairs a pattern in `test` (an artist whom no training picture shows) and in `known` (the
 artists of training); in both, things stand on grounds where training never showed them. Seeds {', '.join(map(str, s.seeds))}, of
@@ -84,10 +85,12 @@ def _verdicts(results: Results) -> str:
     blind = np.mean([results.patterned(results.blind(seed)) for seed in s.seeds], axis=0)
     paper = results.difference("imof", "clip")
     controls = {base: results.difference("imof", base) for base in CONTROLS}
-    gain = lambda mixed, base: 100 * float(results.pairs(mixed, first).mean() - results.pairs(base, first).mean())
-    dose = gain("imof", "clip"), gain("stated-imof", "stated-clip")
+    gain = lambda mixed, base: 100.0 * (results.pairs(mixed, first).astype(float) - results.pairs(base, first))
+    doses = gain("imof", "clip"), gain("stated-imof", "stated-clip")
+    shrunk = bootstrap_interval(doses[0] - doses[1])
     where = [results.blind_gain("imof", "clip", seed) for seed in s.seeds]
     naming = [np.mean(results.reader(arm, first)["splits"]["test"]["named"]) for arm in ("clip", *results.study.sweep, "ssl")]
+    falls = stats.spearmanr(np.arange(len(naming)), naming).statistic
     found = _correlated(results, "clip")
     rows = [
         ("1. blind pairs exist",
@@ -96,11 +99,12 @@ def _verdicts(results: Results) -> str:
         ("2. I-MoF above CLIP", f"{paper.mean:+.1f} points", paper.clear and paper.mean > 0),
         ("3. and above each control", ", ".join(f"{d.mean:+.1f} against {ARMS[base].title}" for base, d in controls.items()),
          all(d.clear and d.mean > 0 for d in controls.values())),
-        ("4. its gain shrinks when captions state the fact", f"{dose[0]:+.1f} → {dose[1]:+.1f} points (one seed)",
-         dose[1] < dose[0]),
+        ("4. its gain shrinks when captions state the fact", f"{doses[0].mean():+.1f} → {doses[1].mean():+.1f} points, by "
+         f"{_interval((doses[0] - doses[1]).mean(), *shrunk)} (one seed)",
+         shrunk[0] > 0),
         ("5. its gain is larger on blind pairs", ", ".join(_interval(*x) for x in where), all(low > 0 for _, low, _ in where)),
-        ("6. naming falls with the SSL ratio", " → ".join(f"{100 * x:.0f}" for x in naming) + " % (one seed)",
-         naming[-1] < naming[0]),
+        ("6. naming falls with the SSL ratio", " → ".join(f"{100 * x:.0f}" for x in naming) + f" %, rank correlation {falls:+.2f} (one seed)",
+         falls < 0),
         ("7. CLIP's score goes with the reader's", _r(found), found is not None and found.r > 0),
     ]
     return "## What was expected, and what came out\n\n" + _table(
@@ -163,8 +167,7 @@ def _ratios(results: Results) -> str:
     norm = lambda kind: float(np.mean([results.probe(kind, seed)["norm"] for seed in results.study.seeds]))
     return f"""## A-MoF: the SSL ratio
 
-Seed {first}. The dev world chose {ARMS[results.amof].ssl_ratio:g}. Mean norm of a patch's features: CLIP {norm("clip"):.1f}, SSL
-{norm("ssl"):.1f}.
+Seed {first}. The dev world chose {ARMS[results.amof].ssl_ratio:g}. Mean norm of a patch: CLIP {norm("clip"):.1f}, SSL {norm("ssl"):.1f}.
 
 {_table(["SSL ratio", *(f"pairs, {split}" for split in SPLITS), "naming, test", "CIDEr-D, test"], rows)}"""
 
