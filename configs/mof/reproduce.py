@@ -2,7 +2,7 @@
 
     make reproduce-mof         (python -m mof_jax.studies.blindness --config configs/mof/reproduce.py --out runs/reproduce_mof)
 
-Hardware: two CPU cores, about an hour. Cost: nine towers of 0.6 M parameters, 31 readers of 0.5 M. What was expected before it
+Hardware: two CPU cores, 67 minutes. Cost: eight towers of 0.6 M parameters, thirty readers of 0.5 M. What was expected before it
 ran: `notebooks/reproduce_mof_plan.md`; what came out: `notebooks/reproduce_mof.md`.
 """
 

@@ -90,7 +90,7 @@ def _verdicts(results: Results) -> str:
     shrunk = bootstrap_interval(doses[0] - doses[1])
     where = [results.blind_gain("imof", "clip", seed) for seed in s.seeds]
     naming = [np.mean(results.reader(arm, first)["splits"]["test"]["named"]) for arm in ("clip", *results.study.sweep, "ssl")]
-    falls = stats.spearmanr(np.arange(len(naming)), naming).statistic
+    falls = stats.spearmanr(np.arange(len(naming)), naming).statistic if np.ptp(naming) else 0.0
     found = _correlated(results, "clip")
     rows = [
         ("1. blind pairs exist",
@@ -103,7 +103,8 @@ def _verdicts(results: Results) -> str:
          f"{_interval((doses[0] - doses[1]).mean(), *shrunk)} (one seed)",
          shrunk[0] > 0),
         ("5. its gain is larger on blind pairs", ", ".join(_interval(*x) for x in where), all(low > 0 for _, low, _ in where)),
-        ("6. naming falls with the SSL ratio", " → ".join(f"{100 * x:.0f}" for x in naming) + f" %, rank correlation {falls:+.2f} (one seed)",
+        ("6. naming falls with the SSL ratio",
+         " → ".join(f"{100 * x:.0f}" for x in naming) + f" %, rank correlation {falls:+.2f} (one seed)",
          falls < 0),
         ("7. CLIP's score goes with the reader's", _r(found), found is not None and found.r > 0),
     ]
@@ -167,7 +168,8 @@ def _ratios(results: Results) -> str:
     norm = lambda kind: float(np.mean([results.probe(kind, seed)["norm"] for seed in results.study.seeds]))
     return f"""## A-MoF: the SSL ratio
 
-Seed {first}. The dev world chose {ARMS[results.amof].ssl_ratio:g}. Mean norm of a patch: CLIP {norm("clip"):.1f}, SSL {norm("ssl"):.1f}.
+Seed {first}. The dev world chose {ARMS[results.amof].ssl_ratio:g}. Mean norm of a patch: CLIP {norm("clip"):.1f},
+SSL {norm("ssl"):.1f}.
 
 {_table(["SSL ratio", *(f"pairs, {split}" for split in SPLITS), "naming, test", "CIDEr-D, test"], rows)}"""
 
