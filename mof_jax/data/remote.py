@@ -118,6 +118,20 @@ def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
     return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(inner), pattern))
 
 
+def find(folder: str, retry: Retry = RETRY) -> dict[str, int]:
+    """Every file below a folder as `a/b.png` -> bytes, sorted; folders that are links are not entered.
+
+    Raises:
+      UserError: a store that keeps failing.
+    """
+    if is_remote(folder):
+        fs, inner = _fs(folder)
+        found = retry(lambda: fs.find(inner, detail=True), folder)
+        return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())}
+    files = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+    return {os.path.relpath(file, folder).replace(os.sep, "/"): os.lstat(file).st_size for file in sorted(files)}
+
+
 def read(path: str, start: int = 0, stop: int | None = None, retry: Retry = RETRY) -> bytes:
     """Bytes `start:stop` of a file (all of it by default).
 

@@ -17,13 +17,15 @@ from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.arrayrecord import writer
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources.imagefolder import is_picture
 from mof_jax.errors import BadExample, UserError
 
 __all__ = ["Converted", "convert", "guess", "inspect", "record_id", "write_scores"]
 
 
 def guess(path: str, **options) -> SourceConfig:
-    """The source config for a path, by its name: `emoji5[/SPLIT]`, `synthetic`, a table, tars, shards or a TFDS folder.
+    """The source config for a path, by its name: `emoji5[/SPLIT]`, `synthetic`, a table, tars, shards, a TFDS folder or a
+    folder of pictures.
 
     Raises:
       UserError: nothing recognisable there.
@@ -43,9 +45,11 @@ def guess(path: str, **options) -> SourceConfig:
     for ending, kind in endings.items():
         if remote.glob(remote.join(path, f"*.{ending}")):
             return SourceConfig(kind=kind, path=path, **options)
+    if any(map(is_picture, remote.find(path))):
+        return SourceConfig(kind="folder", path=path, **options)
     missing = "" if remote.exists(path) else "no such file or folder; "
     raise UserError(
-        f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them or of TFDS"
+        f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them, of TFDS or of pictures"
     )
 
 

@@ -79,3 +79,26 @@ def test_guess_says_what_it_looked_for(tmp_path):
     with pytest.raises(UserError, match="expected .jsonl, .csv"):
         tools.guess(str(tmp_path))
     assert tools.guess("emoji5/unseen").split == "unseen"
+
+
+def test_a_folder_of_pictures_is_a_source(tmp_path):
+    root = tmp_path / "pictures"
+    for place in ("b/2.JPG", "a/1.png", "3.jpeg", "a/.hidden.png", "notes.txt"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(picture(len(place)))
+    (root / "a/outside.png").symlink_to(tmp_path / "secret.png")
+    config = tools.guess(str(root))
+    source = open_source(config)
+    assert config.kind == "folder" and [source.id(i) for i in range(4)] == ["3.jpeg", "a/1.png", "a/outside.png", "b/2.JPG"]
+    assert source[3].image == picture(7) and source[3].attributes == {"label": "b"} and source[0].attributes == {"label": ""}
+    with pytest.raises(BadExample, match="a/outside.png.*leads outside"):
+        source[2]
+    before = source.fingerprint
+    (root / "b/2.JPG").write_bytes(b"another")
+    assert open_source(config).fingerprint != before == source.fingerprint
+    found = open_source(tools.guess(f"file://{root}"))
+    assert [found.id(i) for i in range(4)] == [source.id(i) for i in range(4)] and found[1].image == source[1].image
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("none", "no such folder"), ("empty", "no picture in this folder")):
+        with pytest.raises(UserError, match=message):
+            open_source(SourceConfig(kind="folder", path=str(tmp_path / folder)))

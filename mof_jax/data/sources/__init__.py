@@ -41,6 +41,12 @@ def _jsonl(config: SourceConfig) -> Source:
     return TableSource(config.path, config.label, config.image_root, config.image_field, config.text_fields)
 
 
+def _folder(config: SourceConfig) -> Source:
+    from mof_jax.data.sources.imagefolder import ImageFolder
+
+    return ImageFolder(config.path, config.label)
+
+
 def _synthetic(config: SourceConfig) -> Source:
     from mof_jax.data.sources.synthetic import SyntheticSource
 
@@ -95,6 +101,7 @@ READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "tfds": _tfds,
     "webdataset": _webdataset,
     "jsonl": _jsonl,
+    "folder": _folder,
     "synthetic": _synthetic,
     "obelics": _obelics,
     "mmc4": _mmc4,

@@ -8,7 +8,7 @@ from typing import Literal
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.filter import FilterConfig
 
-Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "synthetic", "obelics", "mmc4", "llava", "pages",
+Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "folder", "synthetic", "obelics", "mmc4", "llava", "pages",
                "glossary", "scenes", "patterns"]
 EMBEDDED = ("emoji5", "synthetic", "pages", "glossary", "scenes", "patterns")  # they come with the package and need no path
 

@@ -1,12 +1,53 @@
-"""Pictures that a table names by path: read from one folder, never from outside it, whoever wrote the table."""
+"""Pictures by path: a folder of them as a source, and those that a table names, never from outside their folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 
 from mof_jax.data import remote
+from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+
+
+class ImageFolder:
+    """Every picture below a folder, in the order of their paths, without texts.
+
+    The id is the path inside the folder; attribute `label` is the folder that holds the picture, as ImageNet is laid out.
+    """
+
+    def __init__(self, path: str, name: str):
+        """
+        Raises:
+          UserError: no such folder, or no picture in it.
+        """
+        files = {file: size for file, size in remote.find(path).items() if is_picture(file)}
+        if not files:
+            raise UserError(f"{path}: " + (f"no picture in this folder ({', '.join(ENDINGS)})" if remote.exists(path)
+                                           else "no such folder"))
+        self.path, self.name, self._files = path, name, tuple(files)
+        self.fingerprint = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def id(self, index: int) -> str:
+        """Path of picture `index` inside the folder."""
+        return self._files[index]
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = self._files[index]
+        return Record(file, read_image(self.path, file, self.path, file), {}, attributes={"label": os.path.dirname(file)})
+
+
+def is_picture(file: str) -> bool:
+    """Whether a file is called like a picture, and not hidden."""
+    return file.lower().endswith(ENDINGS) and not os.path.basename(file).startswith(".")
 
 
 def read_image(root: str, relative: str, source: str, record: str) -> bytes:
