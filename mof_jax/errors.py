@@ -6,8 +6,9 @@ prints that line without a traceback and exits with `EXIT_USER`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import difflib
+import sys
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -41,6 +42,16 @@ class BadExample(UserError):
 
     def __reduce__(self):  # it crosses process boundaries
         return BadExample, (self.source, self.record, self.reason)
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    """Runs a program; a user's mistake becomes one line on stderr and `EXIT_USER`."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    return EXIT_OK
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ from rich.progress import track
 
 from mof_jax.data import families, pack
 from mof_jax.data.embedded import EVAL_VENDORS, ROOT, TRAIN_VENDORS
-from mof_jax.errors import EXIT_USER, UserError
+from mof_jax.errors import UserError, exit_code
 
 SIZE = 64  # pixels
 QUALITY = 80  # of the WebP files
@@ -359,27 +359,22 @@ def compare(made: pathlib.Path, kept: pathlib.Path) -> str:
     return f"the same pictures within {worst}/255"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT, help="folder of the pack (default: %(default)s)")
     parser.add_argument("--packages", type=pathlib.Path, help="folder with the npm tarballs (default: fetch them)")
     parser.add_argument("--cache", type=pathlib.Path, help="folder that keeps rendered pictures between builds")
     parser.add_argument("--check", action="store_true", help="rebuild elsewhere and compare with --out")
     args = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            packages = args.packages or pathlib.Path(scratch) / "packages"
-            if args.cache:
-                args.cache.mkdir(parents=True, exist_ok=True)
-            out = pathlib.Path(scratch) / "emoji5" if args.check else args.out
-            build(out, packages, args.cache)
-            if args.check:
-                print(f"{args.out}: {compare(out, args.out)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        packages = args.packages or pathlib.Path(scratch) / "packages"
+        if args.cache:
+            args.cache.mkdir(parents=True, exist_ok=True)
+        out = pathlib.Path(scratch) / "emoji5" if args.check else args.out
+        build(out, packages, args.cache)
+        if args.check:
+            print(f"{args.out}: {compare(out, args.out)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -11,7 +11,7 @@ import sys
 
 from mof_jax.data.contact import comparison_sheet, contact_sheet
 from mof_jax.data.embedded import EVAL_VENDORS, SPLITS, TRAIN_VENDORS, Emoji5
-from mof_jax.errors import EXIT_USER, UserError
+from mof_jax.errors import exit_code
 
 LABELS = (
     "robot",
@@ -41,21 +41,16 @@ def vendors_side_by_side():
     return comparison_sheet(lines, LABELS)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="PNG file to write")
     parser.add_argument("--split", choices=SPLITS, help="show a page of this split instead")
     parser.add_argument("--columns", type=int, default=12)
     parser.add_argument("--rows", type=int, default=12)
     args = parser.parse_args()
-    try:
-        page = contact_sheet(Emoji5(args.split), args.columns, args.rows) if args.split else vendors_side_by_side()
-        page.save(args.out, optimize=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    return 0
+    page = contact_sheet(Emoji5(args.split), args.columns, args.rows) if args.split else vendors_side_by_side()
+    page.save(args.out, optimize=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 from PIL import Image
 import pytest
+from run_samples import finish, mof
+import tiny_run
 
-from mof_jax import cli
+from mof_jax import cli, run
 from mof_jax.bench import mine as bench
 from mof_jax.data.embedded import Emoji5
 from mof_jax.mining.blind import Mined, brute_force
+from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import Rule
 
 COUNT = len(Emoji5("unseen"))
@@ -78,3 +83,38 @@ def test_the_contestants_of_the_bench_agree():
     rows = bench.run(n=400, dim=32, repeats=1, memory=False)
     assert {"mof_jax", "mof_jax, no bound", "blocked NumPy"} <= {r["name"] for r in rows}
     assert {r["pairs"] for r in rows} == {4}, "of eight near-duplicates, half are so for both features"
+
+
+def test_two_processes_embed_and_mine_what_one_does(tmp_path):
+    """A tiny tower over the embedded pictures."""
+    config = tiny_run.get_config()
+    config.steps = 4
+    run.train(config, str(tmp_path / "run"))
+    embed = ("data", "embed", "emoji5/unseen", "--checkpoint", tmp_path / "run", "--shard", "64", "--out")
+    mine = ("mine", "--above", "x=0.2", "--features")
+    code, _, err = finish(mof(*embed, tmp_path / "one"))
+    assert code == 0, err
+    assert finish(mof(*mine, f"x={tmp_path}/one", "--out", tmp_path / "one.parquet"))[0] == 0
+    together(*embed, tmp_path / "two")
+    for file in ("features-00001-of-00003.npy", "manifest.json"):
+        assert (tmp_path / "two" / file).exists()
+    one, two = (Embeddings.open(str(tmp_path / name)) for name in ("one", "two"))
+    np.testing.assert_allclose(one.rows(0, len(one)), two.rows(0, len(two)), atol=1e-5)
+    assert one.ids == two.ids and one.manifest["model"] == two.manifest["model"]
+    together(*mine, f"x={tmp_path}/one", "--tile", "32", "--out", tmp_path / "two.parquet")
+    first, second = (Mined.read(f"{tmp_path}/{name}.parquet") for name in ("one", "two"))
+    assert len(first) > 10
+    for a, b in zip(first.pairs, second.pairs):
+        np.testing.assert_array_equal(a, b)
+
+
+def together(*command) -> None:
+    """The command as two processes of two devices each."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    joined = ("--coordinator", f"localhost:{port}", "--processes", "2", "--process-id")
+    ends = [finish(process) for process in [mof(*command, *joined, i) for i in range(2)]]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    out = str(command[-1])
+    assert out in ends[0][1] and out not in ends[1][1], "process 0 speaks"

@@ -13,6 +13,7 @@ from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.pattern_world import scene
+from mof_jax.errors import UserError
 from mof_jax.studies.blindness import jobs, probes, report, towers
 from mof_jax.studies.blindness.jobs import Job
 from mof_jax.studies.blindness.plan import ARMS, CONTROLS, SPLITS, Study
@@ -74,6 +75,10 @@ def fill(study: Study, folder, rights) -> None:
                 one = {"linear": bits(), "attentive": bits(), "cosines": cosines,
                        "statements": {"image": np.repeat(rng.random(9) < 0.5, PAIRS).tolist()}}
                 jobs.write(str(folder), job, {**{split: one for split in SPLITS}, "norm": 11.0})
+            elif job.kind == "mined":
+                one = {"pairs": 1200 + job.seed, "own": 20, "images": 300, "share": 0.0005}
+                jobs.write(str(folder), job, {"ssl_below": 0.5} | {
+                    f"{split}/{name}": one for split in ("known", "test") for name in ("paper", "fitted")})
 
 
 def by_arm(arm: str, seed: int, split: str) -> np.ndarray:
@@ -101,6 +106,14 @@ def test_the_dev_world_chooses_the_ratio_and_its_seeds_are_trained_last(study, f
     first = {job.file for job in waves[0]}
     assert {"features/clip-0.npz", "features/other-0.npz", "language/llm-2.npz"} <= first
     assert sum(job.kind == "readers" for job in waves[1]) == 7 * 3 - 3 + 6 + 4
+
+
+def test_a_folder_of_other_settings_is_refused(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "waves", lambda study, folder: iter(()))
+    jobs.run(study, str(tmp_path))
+    jobs.run(study, str(tmp_path))
+    with pytest.raises(UserError, match="results of other settings"):
+        jobs.run(dataclasses.replace(study, steps=7), str(tmp_path))
 
 
 def test_jobs_with_a_file_are_done(study, filled, monkeypatch):
@@ -135,7 +148,6 @@ def test_blind_pairs_and_the_gain_on_them(study, filled):
     results = Results(study, str(filled))
     count = PAIRS * len(PATTERNS)
     places = np.arange(count)
-    assert results.ssl_threshold(0) == pytest.approx(0.5)
     np.testing.assert_array_equal(results.blind(0), (places % 2 == 0) & (places < count / 2))
     np.testing.assert_array_equal(results.blind(0, ssl_below=0.1), (places % 2 == 0) & (np.linspace(0, 1, count) < 0.1))
     # CLIP has every fourth pair right, all of them even; I-MoF every third: by pattern, weighted by its share of blind pairs.
@@ -153,6 +165,7 @@ def test_the_report_says_what_the_files_say(study, filled, tmp_path):
     page = (tmp_path / "story.md").read_text()
     assert "story_plan.md" in page and "The dev world chose 0.875" in page and "p = 0.062" in page
     assert "| I-MoF | **33.3** |" in page and page.count("\n## ") == 10
+    assert "| test | re-fitted | 1,201 | 0.50 | 300 | 20 |" in page and "| orientation | 25 (25 25 25) |" in page
     numbers = json.loads((tmp_path / "story.json").read_text())
     assert numbers["pair_accuracy"]["test"]["clip"] == [25.0] * 3 and numbers["ssl_ratio"] == 0.875
     assert (tmp_path / "story.png").stat().st_size > 10_000

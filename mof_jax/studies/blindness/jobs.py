@@ -5,8 +5,9 @@ On two cores two workers of one thread beat one run on both: the models are smal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mof_jax import config as configs
+from mof_jax.data import remote
+from mof_jax.errors import UserError
 from mof_jax.studies.blindness.plan import Study
 
 # Set before a worker imports JAX. Huge pages: every step allocates its buffers anew, and small pages cost a quarter of the time.
@@ -40,6 +44,7 @@ class Job:
 
     @property
     def file(self) -> str:
+        """Where its result goes, inside the study's folder."""
         return f"{self.kind}/{self.name}-{self.seed}.{'npz' if self.kind in ('features', 'language') else 'json'}"
 
 
@@ -54,7 +59,8 @@ def waves(study: Study, folder: str) -> Iterator[list[Job]]:
                for arm in study.arms for seed in study.seeds_of(arm)]
     probes = [Job("probes", kind, seed, 0.8) for kind, seed in map(split, study.all_towers)]
     yield towers + language
-    yield readers + probes
+    mined = [Job("mined", "pairs", seed, 0.5) for seed in study.seeds]
+    yield readers + probes + mined
     yield [Job("readers", best_ratio(study, folder), seed, 1.5) for seed in study.seeds]
 
 
@@ -68,8 +74,16 @@ def best_ratio(study: Study, folder: str) -> str:
 
 
 def run(study: Study, folder: str, workers: int = 2) -> None:
-    """Every job that has no file yet."""
+    """Every job that has no file yet.
+
+    Raises:
+      UserError: the folder holds results of other settings.
+    """
     os.makedirs(folder, exist_ok=True)
+    settings, path = json.dumps(configs.to_dict(study), indent=1), os.path.join(folder, "study.json")
+    if os.path.exists(path) and remote.read(path).decode() != settings:
+        raise UserError(f"{folder}: holds the results of other settings ({path}); give another folder with --out")
+    remote.write_atomic(path, [settings.encode()])
     for jobs in waves(study, folder):
         left = sorted((job for job in jobs if not os.path.exists(os.path.join(folder, job.file))), key=lambda job: -job.cost)
         if left:
@@ -107,11 +121,8 @@ def _work(task: tuple[Study, str, Job]) -> tuple[Job, float]:
 
 
 def write(folder: str, job: Job, result: dict[str, Any]) -> None:
-    """The job's file, whole or not at all."""
-    path = os.path.join(folder, job.file)
-    with open(f"{path}.partial", "w") as f:
-        json.dump(result, f)
-    os.replace(f"{path}.partial", path)
+    """The job's results, whole or not at all."""
+    remote.write_atomic(os.path.join(folder, job.file), [json.dumps(result).encode()])
 
 
 def read(folder: str, job: Job) -> dict[str, Any]:
@@ -120,14 +131,14 @@ def read(folder: str, job: Job) -> dict[str, Any]:
         return json.load(f)
 
 
-def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """An archive of arrays, whole or not at all."""
-    with open(f"{path}.partial", "wb") as f:
-        np.savez(f, **arrays)
-    os.replace(f"{path}.partial", path)
+def write_arrays(folder: str, job: Job, arrays: dict[str, np.ndarray]) -> None:
+    """The job's arrays by name, whole or not at all."""
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    remote.write_atomic(os.path.join(folder, job.file), [out.getbuffer()])
 
 
-def read_arrays(path: str, keys: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of an archive; all of them unless `keys` are given."""
-    with np.load(path, allow_pickle=False) as found:
-        return {key: found[key] for key in (keys or found.files)}
+def read_arrays(folder: str, job: Job, *names: str) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote: all of it, or those of the names that are there."""
+    with np.load(os.path.join(folder, job.file), allow_pickle=False) as found:
+        return {name: found[name] for name in found.files if not names or name in names}

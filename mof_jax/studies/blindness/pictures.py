@@ -12,6 +12,7 @@ import numpy as np
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.pattern_world import PatternWorld, Scene, render, scene
 from mof_jax.studies.blindness import exam
+from mof_jax.studies.blindness.plan import Study
 
 
 class Lesson(NamedTuple):
@@ -51,6 +52,18 @@ def examination(split: str, pairs: int, pixels: int) -> Lesson:
     scenes = [scene(pattern, n, split) for pattern in PATTERNS for n in range(pairs)]
     twice = [s for s in scenes for _ in (0, 1)]
     return _lesson(twice, [0, 1] * len(scenes), [True] * len(twice), pixels)
+
+
+def lesson(study: Study, split: str) -> Lesson:
+    """The pictures of a split, with the captions that towers learn from in `train`."""
+    if split == "train":
+        return training(Size(study.pictures, study.pixels))
+    return examination(split, study.dev_pairs if split == "dev" else study.pairs, study.pixels)
+
+
+def taught(study: Study) -> Lesson:
+    """What readers learn: the captions say the fact, as instruction data does; the towers' captions are another matter."""
+    return training(Size(study.pictures, study.pixels, stated=1.0))
 
 
 def _lesson(scenes: list[Scene], which: list[int], stated: list[bool], pixels: int) -> Lesson:

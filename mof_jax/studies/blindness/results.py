@@ -37,6 +37,7 @@ class Results:
         self.study, self.folder = study, folder
         self.reader = functools.cache(lambda arm, seed: read(folder, Job("readers", arm, seed)))
         self.probe = functools.cache(lambda tower, seed: read(folder, Job("probes", tower, seed)))
+        self.mined = functools.cache(lambda seed: read(folder, Job("mined", "pairs", seed)))
 
     @functools.cached_property
     def amof(self) -> str:
@@ -68,18 +69,19 @@ class Results:
         found = [np.mean(self.reader(arm, seed)["splits"][split][key]) for seed in self.seeds(arm)]
         return np.array(found) * (1 if key == "cider" else 100)
 
-    def difference(self, arm: str, base: str, split: str = "test") -> Difference:
-        """`arm` minus `base`, seed by seed over the same pairs."""
+    def difference(self, arm: str, base: str, split: str = "test", pattern: str | None = None) -> Difference:
+        """`arm` minus `base`, seed by seed over the same pairs, of one pattern or of all."""
         both = [seed for seed in self.seeds(arm) if seed in self.seeds(base)]
-        rows = [(self.pairs(arm, seed, split), self.pairs(base, seed, split)) for seed in both]
+        chosen = lambda right: right if pattern is None else right.reshape(len(PATTERNS), -1)[list(PATTERNS).index(pattern)]
+        rows = [(chosen(self.pairs(arm, seed, split)), chosen(self.pairs(base, seed, split))) for seed in both]
         seeds = tuple((100 * (a.mean() - b.mean()), *(100 * x for x in paired_interval(a, b))) for a, b in rows)
         return Difference(float(np.mean([d for d, _, _ in seeds])), seeds)
 
     # Blindness
 
-    def ssl_threshold(self, seed: int, ssl: str = "ssl") -> float:
+    def ssl_threshold(self, seed: int) -> float:
         """Largest cosine of a pair that the SSL tower tells apart: a quantile of its dev pairs."""
-        return float(np.quantile(self.probe(ssl, seed)["dev"]["cosines"]["patches"], self.study.ssl_below))
+        return self.mined(seed)["ssl_below"]
 
     def blind(self, seed: int, split: str = "test", ssl_below: float | None = None) -> Bool[np.ndarray, "pairs"]:
         """Pairs that CLIP takes for one picture and the SSL tower does not: the paper's definition, its second threshold

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import jax
-from jaxtyping import Float, UInt8
 import numpy as np
 
 from mof_jax import run
+from mof_jax.data.record import Record
 from mof_jax.models.vit import ViTConfig
 from mof_jax.studies.blindness import pictures
 from mof_jax.studies.blindness.plan import SPLITS, Study
 
-_BLOCK = 500
-
 
 def train(study: Study, name: str, folder: str) -> str:
-    """Trains tower `KIND-SEED` in `folder/KIND-SEED` ; its work dir."""
+    """Trains tower `KIND-SEED` in `folder/KIND-SEED`; its work dir."""
     kind, _, seed = name.rpartition("-")
     workdir = os.path.join(folder, name)
     run.train(config(study, kind, int(seed)), workdir)
@@ -47,40 +44,17 @@ def vit(study: Study) -> ViTConfig:
     return getattr(model, "image", None) or model.encoder
 
 
-def embed(study: Study, workdir: str, target: str) -> None:
-    """Writes `target` (.npz): for every split `<split>/patches` float16 [n, patches, width] and `<split>/pooled` float32 [n, d];
-    for a two-tower model also `<split>/texts`, the embeddings of the statements."""
+def embed(study: Study, workdir: str) -> dict[str, np.ndarray]:
+    """For every split `<split>/patches` float16 [n, patches, width] and `<split>/pooled` float32 [n, d]; for a two-tower model
+    also `<split>/texts`, the embeddings of the statements."""
     model = run.restore(workdir)
     arrays: dict[str, np.ndarray] = {}
     for split in ("train", *SPLITS):
-        lesson = lesson_of(study, split)
-        for output, key, dtype in (("patches", "patches", np.float16), ("image", "pooled", np.float32)):
-            arrays[f"{split}/{key}"] = _run(model, output, lesson.pixels).astype(dtype)
+        lesson = pictures.lesson(study, split)
+        record = lambda i, pixels=lesson.pixels: Record(str(i), pixels[i], {})
+        for which, key, dtype in (("patches", "patches", np.float16), ("image", "pooled", np.float32)):
+            arrays[f"{split}/{key}"] = model.encoder.pictures_of(record, split, len(lesson.pixels), which=which).astype(dtype)
         if "text" in model.run.task.predict and split != "train":
             captions = [s.caption(int(w)) for s, w in zip(lesson.scenes, lesson.which)]
             arrays[f"{split}/texts"] = model.encoder.texts(captions)
-    with open(f"{target}.partial", "wb") as f:
-        np.savez(f, **arrays)
-    os.replace(f"{target}.partial", target)
-
-
-def lesson_of(study: Study, split: str) -> pictures.Lesson:
-    """The pictures of a split."""
-    if split == "train":
-        return pictures.training(pictures.Size(study.pictures, study.pixels))
-    return pictures.examination(split, study.dev_pairs if split == "dev" else study.pairs, study.pixels)
-
-
-def load(path: str, split: str, key: str) -> np.ndarray:
-    """One array of what `embed` wrote."""
-    with np.load(path, allow_pickle=False) as found:
-        return found[f"{split}/{key}"]
-
-
-def _run(model: run.Restored, output: str, pixels: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n ..."]:
-    function = jax.jit(lambda params, x: model.run.task.predict[output](model.run.skeleton.merge(params), x))
-    blocks = []
-    for first in range(0, len(pixels), _BLOCK):
-        rows = np.arange(first, first + _BLOCK) % len(pixels)  # whole blocks: one compiled program
-        blocks.append(np.asarray(function(model.params, pixels[rows])))
-    return np.concatenate(blocks)[: len(pixels)]
+    return arrays

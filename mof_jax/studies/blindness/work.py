@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 import os
 from typing import Any
 
+from jaxtyping import Float
 import numpy as np
+from rich.console import Console
 
 from mof_jax.data.pattern_world import THINGS
 from mof_jax.evals import cider
+from mof_jax.evals.labels import unit
 from mof_jax.evals.paired import group_scores
+from mof_jax.mining.blind import mine
+from mof_jax.mining.embeddings import Embeddings
+from mof_jax.mining.rules import PAPER, Rule
 from mof_jax.nn.module import Params
 from mof_jax.studies.blindness import exam, pictures, probes, reader, towers
 from mof_jax.studies.blindness.jobs import Job, read_arrays, write, write_arrays
@@ -22,16 +29,15 @@ def features(study: Study, folder: str, job: Job) -> None:
     """Trains a tower and embeds every picture with it."""
     name = f"{job.name}-{job.seed}"
     workdir = towers.train(study, name, os.path.join(folder, "towers"))
-    towers.embed(study, workdir, os.path.join(folder, job.file))
+    write_arrays(folder, job, towers.embed(study, workdir))
 
 
 def language(study: Study, folder: str, job: Job) -> None:
     """Teaches a fresh language model the texts alone: how questions, answers and captions go, and no fact."""
     model = make_reader(study, "clip", study.pretrain_steps, 2 * study.batch_size)
-    lesson = lesson_of(study)
-    params, losses = model.train({}, lesson.texts, job.seed)
+    params, losses = model.train({}, pictures.taught(study).texts, job.seed)
     llm = {path: np.asarray(x) for path, x in params.items() if path.startswith("llm/")}
-    write_arrays(os.path.join(folder, job.file), {**llm, "losses": np.array(losses)})
+    write_arrays(folder, job, {**llm, "losses": np.array(losses)})
 
 
 def readers(study: Study, folder: str, job: Job) -> None:
@@ -39,7 +45,7 @@ def readers(study: Study, folder: str, job: Job) -> None:
     model = make_reader(study, job.name, study.steps, study.batch_size)
     start = pretrained(folder, job.seed)
     names = study.towers_of(job.name, job.seed)
-    params, losses = model.train(seen(study, folder, names, "train"), lesson_of(study).texts, job.seed, start)
+    params, losses = model.train(seen(study, folder, names, "train"), pictures.taught(study).texts, job.seed, start)
     result: dict[str, Any] = {"losses": losses, "towers": names, "splits": {}}
     for split in SPLITS:
         shown = seen(study, folder, names, split)
@@ -55,36 +61,52 @@ def readers(study: Study, folder: str, job: Job) -> None:
 
 def probe(study: Study, folder: str, job: Job) -> None:
     """What a tower's features hold, by pattern; its cosines of pairs; for a CLIP also how its texts find their pictures."""
-    path = os.path.join(folder, f"features/{job.name}-{job.seed}.npz")
-    lesson = towers.lesson_of(study, "train")
-    asked = {split: towers.lesson_of(study, split).scenes[::2] for split in SPLITS}
-    learned = lambda key: probes.Learned(towers.load(path, "train", key), lesson.scenes, lesson.which)
-    tests = lambda key: {split: probes.Asked(towers.load(path, split, key), scenes) for split, scenes in asked.items()}
+    lesson, get = pictures.lesson(study, "train"), functools.partial(stored, folder, f"{job.name}-{job.seed}")
+    asked = {split: pictures.lesson(study, split).scenes[::2] for split in SPLITS}
+    learned = lambda key: probes.Learned(get("train", key), lesson.scenes, lesson.which)
+    tests = lambda key: {split: probes.Asked(get(split, key), scenes) for split, scenes in asked.items()}
     linear = probes.linear(learned("pooled"), tests("pooled"))
     attentive = probes.attentive(learned("patches"), tests("patches"), job.seed)
     result: dict[str, Any] = {}
     for split in SPLITS:
-        cosines = {kind: pair_cosines(x).tolist() for kind, x in descriptors(path, split).items()}
-        result[split] = {"linear": linear[split].tolist(), "attentive": attentive[split].tolist(), "cosines": cosines}
-        with np.load(path, allow_pickle=False) as arrays:
-            if f"{split}/texts" in arrays.files:
-                images, texts = (arrays[f"{split}/{key}"].reshape(len(asked[split]), 2, -1) for key in ("pooled", "texts"))
-                scores = group_scores(np.einsum("pid,pjd->pij", images, texts))
-                result[split]["statements"] = {key: x.tolist() for key, x in scores.items()}
-    norms = np.linalg.norm(towers.load(path, "train", "patches").astype(np.float32), axis=-1)
+        found = descriptors(get(split, "pooled"), get(split, "patches"))
+        result[split] = {"linear": linear[split].tolist(), "attentive": attentive[split].tolist(),
+                         "cosines": {kind: pair_cosines(x).tolist() for kind, x in found.items()}}
+        texts = read_arrays(folder, Job("features", job.name, job.seed), f"{split}/texts")
+        if texts:
+            images, texts = (x.reshape(len(asked[split]), 2, -1) for x in (get(split, "pooled"), *texts.values()))
+            scores = group_scores(np.einsum("pid,pjd->pij", images, texts))
+            result[split]["statements"] = {key: x.tolist() for key, x in scores.items()}
+    norms = np.linalg.norm(get("train", "patches").astype(np.float32), axis=-1)
     write(folder, job, {**result, "norm": float(norms.mean())})
 
 
+def mined(study: Study, folder: str, job: Job) -> None:
+    """Blind pairs among all pictures of a split, whatever their scenes: how many, and how many of them are a scene's own two."""
+    describe = lambda split: {
+        name: descriptors(stored(folder, f"{name}-{job.seed}", split, "pooled"),
+                          stored(folder, f"{name}-{job.seed}", split, "patches"))[key] for name, key in BLIND_BY.items()}
+    fitted = float(np.quantile(pair_cosines(describe("dev")["ssl"]), study.ssl_below))
+    result: dict[str, Any] = {"ssl_below": fitted}
+    for split in ("known", "test"):
+        features = {name: Embeddings.of(x.astype(np.float32)) for name, x in describe(split).items()}
+        for name, below in (("paper", PAPER["ssl"]), ("fitted", Rule("below", fitted))):
+            found = mine(features, {"clip": Rule("above", study.clip_above), "ssl": below}, console=Console(quiet=True))
+            own = found.pairs.i // 2 == found.pairs.j // 2
+            about = found.info["statistics"]
+            result[f"{split}/{name}"] = {"pairs": len(found), "own": int(own.sum()), "images": about["images"],
+                                         "share": about["share_of_pairs"]}
+    write(folder, job, result)
+
+
 WORK: dict[str, Callable[[Study, str, Job], None]] = {
-    "features": features, "language": language, "readers": readers, "probes": probe}
+    "features": features, "language": language, "readers": readers, "probes": probe, "mined": mined}
+
+# Which descriptor of each tower says that two pictures are alike: a masked autoencoder trains no pooled one.
+BLIND_BY = {"clip": "pooled", "ssl": "patches"}
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------
-
-
-def lesson_of(study: Study) -> pictures.Lesson:
-    """What readers learn: their captions say the fact, as instruction data does; the towers' captions are another matter."""
-    return pictures.training(pictures.Size(study.pictures, study.pixels, stated=1.0))
 
 
 def make_reader(study: Study, arm: str, steps: int, batch_size: int) -> Reader:
@@ -95,12 +117,18 @@ def make_reader(study: Study, arm: str, steps: int, batch_size: int) -> Reader:
 
 def pretrained(folder: str, seed: int) -> Params:
     """The language model that `language` left."""
-    return {k: x for k, x in read_arrays(os.path.join(folder, f"language/llm-{seed}.npz")).items() if k != "losses"}
+    return {path: x for path, x in read_arrays(folder, Job("language", "llm", seed)).items() if path != "losses"}
 
 
 def seen(study: Study, folder: str, names: tuple[str, ...], split: str) -> Features:
     """Patch features by encoder of a reader: `a`, `b` in the order of its towers."""
-    return {key: towers.load(os.path.join(folder, f"features/{name}.npz"), split, "patches") for key, name in zip("ab", names)}
+    return {key: stored(folder, name, split, "patches") for key, name in zip("ab", names)}
+
+
+def stored(folder: str, tower: str, split: str, key: str) -> np.ndarray:
+    """One array of what `features` kept of tower `KIND-SEED`."""
+    kind, _, seed = tower.rpartition("-")
+    return read_arrays(folder, Job("features", kind, int(seed)), f"{split}/{key}")[f"{split}/{key}"]
 
 
 def ablations(shown: Features, seed: int) -> dict[str, Features]:
@@ -113,7 +141,7 @@ def ablations(shown: Features, seed: int) -> dict[str, Features]:
 
 def answers(study: Study, model: Reader, params: Params, shown: Features, split: str) -> list[list[bool]]:
     """Which questions of facts are answered rightly, [scenes, 2]."""
-    lesson = towers.lesson_of(study, split)
+    lesson = pictures.lesson(study, split)
     scenes = lesson.scenes[::2]
     logits = reader.choose(model, params, shown, lesson.texts, exam.choices(pictures.vocabulary(), scenes))
     return exam.right_choices(logits, scenes).tolist()
@@ -121,7 +149,7 @@ def answers(study: Study, model: Reader, params: Params, shown: Features, split:
 
 def words(study: Study, model: Reader, params: Params, shown: Features, split: str) -> dict[str, Any]:
     """`named` of each scene's first picture, and `cider` of greedy captions of a tenth of all pictures."""
-    lesson, vocabulary = towers.lesson_of(study, split), pictures.vocabulary()
+    lesson, vocabulary = pictures.lesson(study, split), pictures.vocabulary()
     of = lambda rows, kind: ({k: x[rows] for k, x in shown.items()}, lesson.texts[rows, exam.KINDS.index(kind)],
                              np.arange(len(rows)))
     first = [vocabulary(name)[0] for name in THINGS]  # no two things begin with one word
@@ -135,16 +163,15 @@ def words(study: Study, model: Reader, params: Params, shown: Features, split: s
     return {"named": (guesses == truth).tolist(), "cider": 100 * float(np.mean(score)), "captions": list(zip(said, wanted))[:18]}
 
 
-def descriptors(path: str, split: str) -> dict[str, np.ndarray]:
-    """Image descriptors with which pairs are compared: the pooled feature as it is, and all patches side by side, centred."""
-    patches = towers.load(path, split, "patches").astype(np.float32)
-    flat = patches.reshape(len(patches), -1)
-    return {"pooled": towers.load(path, split, "pooled"), "patches": flat - flat.mean(0)}
+def descriptors(
+    pooled: Float[np.ndarray, "pictures dim"], patches: Float[np.ndarray, "pictures patches width"]
+) -> dict[str, Float[np.ndarray, "pictures _"]]:
+    """What pictures are compared by: the pooled feature as it is, and all patches side by side, centred."""
+    flat = patches.astype(np.float32).reshape(len(patches), -1)
+    return {"pooled": pooled, "patches": flat - flat.mean(0)}
 
 
-def pair_cosines(x: np.ndarray) -> np.ndarray:
+def pair_cosines(x: Float[np.ndarray, "pictures dim"]) -> Float[np.ndarray, "scenes"]:
     """Cosine of the two pictures of each scene."""
-    x = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    x = unit(x)
     return (x[0::2] * x[1::2]).sum(-1)
-
-
