@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_generate(commands)
     _add_mine(commands)
+    _add_convert(commands)
     _add_data(commands)
     _add_bench(commands)
     return parser
@@ -294,6 +295,25 @@ def features_at(name: str, where: str, source, out: str):
     from mof_jax import run
 
     return embed.embed(run.restore(where).encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")
+
+
+# --- convert --------------------------------------------------------------------------------------------------------------
+
+
+def _add_convert(commands) -> None:
+    p = _command(commands, "convert", convert_weights, "Make a checkpoint of another library's model, or the other way round.",
+                 "mof convert --from hf:openai/clip-vit-large-patch14 --to runs/clip\n"
+                 "  mof convert --from runs/clip --to hf:export/clip --dtype bf16")
+    p.add_argument("--from", dest="source", required=True, metavar="WHERE",
+                   help="hf:FOLDER, hf:FILE.safetensors or hf:ORG/NAME[@REVISION]; or a work dir or checkpoint")
+    p.add_argument("--to", dest="target", required=True, metavar="WHERE", help="a new work dir; or hf:FOLDER, a new folder")
+    p.add_argument("--dtype", choices=("f32", "bf16", "f16"), help="as stored; by default f32, and on the way back as it came")
+
+
+def convert_weights(args: argparse.Namespace) -> None:
+    from mof_jax import convert as conversion
+
+    conversion.convert(args.source, args.target, args.dtype)
 
 
 # --- data -----------------------------------------------------------------------------------------------------------------
