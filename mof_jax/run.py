@@ -21,6 +21,7 @@ from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder
+from mof_jax.interop.source import Source, is_foreign
 from mof_jax.mesh import (
     MeshConfig,
     batch_sharding,
@@ -214,6 +215,11 @@ def stage_path(path: str | None, stages: Mapping[str, RunConfig], workdir: str, 
 
 def first_tokenizer(config: RunConfig) -> Tokenizer:
     """The tokenizer of a fresh run: another run's, one from a file, or one trained on the words of the run's own data."""
+    if config.tokenizer.kind == "run" and is_foreign(config.tokenizer.path):
+        found = Source.open(config.tokenizer.path).tokenizer
+        if found is None:
+            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} has no tokenizer beside its weights")
+        return found
     if config.tokenizer.kind == "run":
         saved = open_checkpoint(config.tokenizer.path)[1]["tokenizer"]
         if saved is None:

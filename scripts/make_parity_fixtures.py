@@ -15,7 +15,8 @@ HERE = pathlib.Path(__file__).resolve().parent.parent / "tests" / "parity"
 sys.path.insert(0, str(HERE))
 
 RECORDED = {
-    "transformers": ("clip", "siglip", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral", "qwen2", "qwen3"),
+    "transformers": ("clip", "siglip", "vit", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral",
+                     "qwen2", "qwen3"),
     "open_clip": ("open_clip", "timm_gap"),
 }
 

@@ -9,8 +9,8 @@ paper does not publish the layers of its language models, betas, clipping or the
 Every config takes `FILE.py:name=value,…`:
 
     clip, llm           work dirs of the two-tower run whose `image/` is the encoder, and of the multimodal run whose `llm/` is
-                        the language model; MM1 starts from both. Without them the part starts from random weights. (Weights from
-                        Hugging Face cannot be named here yet.)
+                        the language model, or `hf:FOLDER`, `hf:ORG/NAME`; MM1 starts from both. Without them the part starts
+                        from random weights.
     tokenizer           a SentencePiece model; without it byte pairs are trained on the data.
     encoder_lr_scale    factor on the encoder's learning rate, 0 to freeze it. MM1 has 1; with both parts pretrained 0.1 to 0 did
                         better in arXiv 2504.07951.

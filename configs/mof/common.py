@@ -15,9 +15,10 @@ Every config takes `FILE.py:name=value,…`:
                 smoke test.
     tokenizer   the LLM's SentencePiece model; without it byte pairs are trained on the data.
     clip        work dir of the two-tower run whose `image/` is the CLIP tower. dino: of the DINO run whose `teacher/encoder/`
-                is the self-supervised one. llm: of the multimodal run whose `llm/` is the language model. Without them the part
-                starts from random weights, which is of no use but as a smoke test. Weights from Hugging Face cannot be named
-                here yet (conversion is still to come).
+                is the self-supervised one. llm: of the multimodal run whose `llm/` is the language model. Each may be
+                `hf:FOLDER` or `hf:ORG/NAME` instead: hf:openai/clip-vit-large-patch14-336, hf:facebook/dinov2-large,
+                hf:lmsys/vicuna-7b-v1.5. Without them the part starts from random weights, which is of no use but as a smoke
+                test.
 """
 
 import math
@@ -63,7 +64,8 @@ def recipe(model: dict, tokens: int, options, *, align: dict, tune: dict) -> Con
       tokens: that a picture becomes.
       align, tune: `examples` of an epoch, `batch` of a step, `epochs`, and where they lie in the data folder.
     """
-    towers = {"clip": ("encoders/clip/(.*)", r"image/\1"), "dino": ("encoders/dino/(.*)", r"teacher/encoder/\1"),
+    dino = "encoder" if options.dino.startswith("hf:") else "teacher/encoder"
+    towers = {"clip": ("encoders/clip/(.*)", r"image/\1"), "dino": ("encoders/dino/(.*)", rf"{dino}/\1"),
               "llm": ("(llm/.*)", r"\1")}
     given = [dict(path=getattr(options, name), rename=[pair]) for name, pair in towers.items() if getattr(options, name)]
     words = dict(kind="bpe", lowercase=False)

@@ -20,7 +20,7 @@ from mof_jax.errors import BadExample
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000  # 8000 x 8000: 192 MB of RGB
 
-Resize = Literal["squash", "shortest", "longest"]
+Resize = Literal["squash", "shortest", "crop", "longest"]
 Resample = Literal["bicubic", "bilinear"]
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -98,8 +98,8 @@ def resize(
     """`image` as `size` x `size` pixels, with antialiasing.
 
     Args:
-      mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre (CLIP);
-        `longest` scales the long side and pads both ends with grey level `fill`.
+      mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre (CLIP), in one pass;
+        `crop` does it in two, on whole pixels, as `transformers` does: up to half a pixel aside; `longest` scales the long side and pads both ends with grey level `fill`.
     """
     if image.size == (size, size):
         return image
@@ -107,11 +107,17 @@ def resize(
     width, height = image.size
     if mode == "squash":
         return image.resize((size, size), filter_)
-    if mode == "shortest":
+    # A strip of a picture would be huge once its short side is large: it is cropped and scaled in one pass.
+    if mode == "shortest" or (mode == "crop" and size**2 * max(width, height) > MAX_PIXELS * min(width, height)):
         # The centre square straight from the source: cropping first and resizing after, in one pass.
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return image.resize((size, size), filter_, box=(left, top, left + side, top + side))
+    if mode == "crop":
+        short = min(width, height)
+        image = image.resize((width * size // short, height * size // short), filter_)
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        return image.crop((left, top, left + size, top + size))
     scale = size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = Image.new("RGB", (size, size), (fill, fill, fill))

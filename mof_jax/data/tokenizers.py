@@ -52,7 +52,7 @@ class TokenizerConfig:
     Attributes:
       kind: which vocabulary.
       path: the vocabulary file (`.model`, `tokenizer.json`, a CLIP merges file); None for CLIP's own or one to train. For
-        `run`, the work dir of the run whose tokenizer is used, as it is.
+        `run`, the work dir of the run whose tokenizer is used, as it is, or `hf:FOLDER` of another library's model.
       vocab_size: entries a trained vocabulary may have, special tokens included; otherwise ignored.
       records: of each source, evenly spread, that a vocabulary is trained on.
       context_length: tokens a caption, special tokens included; longer captions are cut and keep their eos.

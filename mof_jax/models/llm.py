@@ -182,3 +182,11 @@ class LLM(nnx.Module):
         angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x, cache = self.blocks.carry(x.astype(dtype), cache, angles, lengths, Mask(dense=seen), method=DecoderBlock.extend)
         return self.final_norm(x), cache
+
+
+class LLMAlone(nnx.Module):
+    """`llm/…`, as in a multimodal model: what a foreign language model becomes before a model takes it."""
+
+    def __init__(self, config: LLMConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.llm = LLM(config, rngs)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 from flax import nnx
@@ -48,6 +49,7 @@ class ViTConfig:
       image_size: height and width in pixels, divisible by `patch_size`.
       mean, std: normalisation of pixels in [0, 1], applied on the device; CLIP's by default.
       cls_token: a learned token in front of the patches.
+      pos_antialias: resample position embeddings to a smaller grid with antialiasing (timm, OpenCLIP), or as DINOv2 does.
       pos_init: position embeddings start from N(0, 1/width) or from 2-D sines and cosines (MAE); both are learned unless frozen.
       registers: learned tokens after `cls` that no output reads (arXiv 2309.16588).
       pool: `cls`, `gap` (mean of patches), `map` (attention pooling) or `none`.
@@ -69,6 +71,7 @@ class ViTConfig:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     cls_token: bool = True
+    pos_antialias: bool = True
     pos_init: PosInit = "normal"
     registers: int = 0
     pool: Pool = "cls"
@@ -201,7 +204,8 @@ class ViT(nnx.Module):
         """Position embeddings of a grid of patches."""
         c, prefix = self.config, int(self.config.cls_token)
         pos = self.pos_embed[...]
-        return (pos if (rows, columns) == (c.grid, c.grid) else resample_pos_embed(pos, (rows, columns), prefix))[prefix:]
+        same = (rows, columns) == (c.grid, c.grid)
+        return (pos if same else resample_pos_embed(pos, (rows, columns), prefix, c.pos_antialias))[prefix:]
 
     def _pooled(self, x: Array) -> Array | None:
         c = self.config
@@ -240,21 +244,42 @@ def patchify(images: Float[Array, "batch height width 3"], patch: int) -> Float[
 
 
 def resample_pos_embed(
-    pos: Float[Array, "positions width"], grid: tuple[int, int], prefix: int = 0
+    pos: Float[Array, "positions width"], grid: tuple[int, int], prefix: int = 0, antialias: bool = True
 ) -> Float[Array, "resampled width"]:
-    """Position embeddings for another resolution: the square grid is resized bicubically, `prefix` tokens are kept."""
+    """Position embeddings for another resolution: the square grid is resized bicubically, `prefix` tokens are kept.
+
+    Without antialiasing the cubic is the one of `torch` (a = -0.75), and edges are repeated.
+    """
     side = round((pos.shape[0] - prefix) ** 0.5)
     if side**2 != pos.shape[0] - prefix:
         raise ValueError(f"{pos.shape[0] - prefix} positions are not a square grid")
     patches = pos[prefix:].reshape(side, side, -1)
-    patches = jax.image.resize(patches, (*grid, pos.shape[1]), method="bicubic", antialias=True)
+    if antialias:
+        patches = jax.image.resize(patches, (*grid, pos.shape[1]), method="bicubic", antialias=True)
+    else:
+        rows, columns = (jnp.asarray(_cubic(side, n), jnp.float32) for n in grid)
+        patches = jnp.einsum("ir,jc,rcw->ijw", rows, columns, patches.astype(jnp.float32), precision="highest")
     return jnp.concatenate([pos[:prefix], patches.reshape(grid[0] * grid[1], -1).astype(pos.dtype)])
+
+
+def _cubic(size: int, wanted: int) -> Float[np.ndarray, "wanted size"]:
+    """The matrix of a cubic interpolation along one axis, centres aligned as in pictures."""
+    a, matrix = -0.75, np.zeros((wanted, size))
+    for i in range(wanted):
+        at = (i + 0.5) * size / wanted - 0.5
+        for k in range(math.floor(at) - 1, math.floor(at) + 3):
+            x = abs(at - k)
+            near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+            matrix[i, min(max(k, 0), size - 1)] += near if x <= 1 else far
+    return matrix
 
 
 def fit_positions(config: ViTConfig, pos: Float[Array, "positions width"]) -> Float[Array, "resampled width"]:
     """Position embeddings of another run for the grid of `config`, resampled if they differ."""
     prefix = int(config.cls_token)
-    return pos if pos.shape[0] == config.grid**2 + prefix else resample_pos_embed(pos, (config.grid, config.grid), prefix)
+    if pos.shape[0] == config.grid**2 + prefix:
+        return pos
+    return resample_pos_embed(pos, (config.grid, config.grid), prefix, config.pos_antialias)
 
 
 def embedding(

@@ -16,12 +16,14 @@ from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.models.dino import DinoConfig
 from mof_jax.models.mae import MaeConfig
 from mof_jax.models.mllm import MllmConfig
+from mof_jax.models.tower import TowerConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.task import Task
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.tasks.dino import DinoObjective, DinoTask
 from mof_jax.tasks.mae import MaeObjective, MaeTask
 from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.tasks.tower import TowerObjective, TowerTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TaskKind:
     face: Literal["encoder", "responder"] = "encoder"
 
 
-def pictures_only(model: MaeConfig | DinoConfig) -> dict[str, int]:
+def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]:
     """The data of a task that learns from pictures alone: of the encoder's size, without captions."""
     return {"image_size": model.encoder.image_size, "captions": 0}
 
@@ -71,4 +73,5 @@ TASKS: dict[str, TaskKind] = {
         lambda config, mesh, _: DinoTask(config.model, config.objective, mesh, steps=config.steps, views=config.data.views,
                                          local=config.data.local),
         DinoConfig, DinoObjective, pictures_only, texts=None),
+    "tower": TaskKind(lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, pictures_only, texts=None),
 }

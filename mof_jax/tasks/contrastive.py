@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import patch_features, resample_pos_embed
+from mof_jax.models.vit import fit_positions, patch_features
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
@@ -108,11 +108,7 @@ class ContrastiveTask(Task):
 
     def adapt(self, path: str, value: Array) -> Array:
         """Position embeddings of the image tower, resampled to this model's grid."""
-        image = self.model.image
-        prefix = int(image.cls_token)
-        if path != "image/pos_embed" or value.shape[0] == image.grid**2 + prefix:
-            return value
-        return resample_pos_embed(value, (image.grid, image.grid), prefix)
+        return fit_positions(self.model.image, value) if path == "image/pos_embed" else value
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Per tower and for the scores; a frozen tower counts its forward pass only."""

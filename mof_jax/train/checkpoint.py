@@ -8,7 +8,7 @@ newest one that verifies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 import contextlib
 import dataclasses
 import logging
@@ -123,16 +123,21 @@ class Checkpointer:
         self, step: int, shardings: Mapping[str, Any] | None = None, ema: bool = False, only: Collection[str] | None = None
     ) -> dict[str, Array]:
         """Parameters by path of one checkpoint, trained and frozen, averaged if asked for and kept; `only` some of them."""
+        part = "ema" if ema and any(name.startswith("ema:") for name in self.meta(step)["leaves"]) else "params"
+        return self.restore_parts(step, ("frozen", part), shardings, only)
+
+    def restore_parts(
+        self, step: int, names: Sequence[str], shardings: Mapping[str, Any] | None = None, only: Collection[str] | None = None
+    ) -> dict[str, Array]:
+        """What one checkpoint holds under `names`, by path; verified like `restore_params`."""
         meta = self.meta(step)
         place = lambda path: None if shardings is None else shardings.get(path)
         parts: dict[str, dict[str, Any]] = {}
         for name, (shape, dtype) in meta["leaves"].items():
             part, _, path = name.partition(":")
-            if part in ("params", "frozen", "ema") and (only is None or path in only):
+            if part in names and (only is None or path in only):
                 parts.setdefault(part, {})[path] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place(path))
-        wanted = {"frozen": parts.get("frozen", {}), "params": parts.get("params", {})}
-        if ema and "ema" in parts:
-            wanted = {"frozen": parts.get("frozen", {}), "ema": parts["ema"]}
+        wanted = {name: parts.get(name, {}) for name in names}
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
             wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True))
         with ocp.CheckpointManager(self.directory, item_handlers={"state": ocp.PyTreeCheckpointHandler()},

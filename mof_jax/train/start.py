@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import json
 import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array
+import numpy as np
 
 from mof_jax.errors import UserError, nearest
+from mof_jax.interop.source import Source, is_foreign
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.rules import Rule, user_rules
 from mof_jax.rules import resolve as resolve_rules
 from mof_jax.train import display
 from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.settings import disagreements, settings
 from mof_jax.train.state import TrainState
 
 STAGES = "stages.json"  # in the work dir of a staged run: the names of its stages, each a work dir below it
@@ -29,18 +33,35 @@ class InitConfig:
     """Where a new run takes parameters from.
 
     Attributes:
-      path: work dir or checkpoint of another run; `stage:NAME` for an earlier stage of the same run.
+      path: work dir or checkpoint of another run; `stage:NAME` for an earlier stage of the same run; `hf:PATH_OR_ID` for a
+        model of another library (see `mof_jax.interop`), whose paths are those that `mof convert` gives it.
       take: rules `(regex, True | False)`: which of our parameters come from there. By default those that `rename` names,
         or all if it names none.
       rename: `(our regex, their path)` pairs, e.g. `("encoders/clip/(.*)", r"image/\\1")`; the first match counts, and a
         parameter that none matches has the same path there.
       ema: take the averaged parameters if there are any.
+      check: refuse the weights of another library where our model would compute something else with them (activation,
+        epsilon, heads, normalisation of pixels …).
     """
 
     path: str
     take: tuple[Any, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     ema: bool = True
+    check: bool = True
+
+
+class Given(NamedTuple):
+    """Parameters that lie somewhere.
+
+    Attributes:
+      paths: of all of them. read: some of them, by path, laid out as it is told where the shapes allow it.
+      settings: configs of the modules they belong to, see `train.settings`; empty if unknown.
+    """
+
+    paths: Collection[str]
+    read: Callable[[Mapping[str, NamedSharding]], Params]
+    settings: Mapping[str, Any]
 
 
 def first_state(
@@ -91,22 +112,85 @@ def take_params(
 def _take(
     source: InitConfig, skeleton: Skeleton, shardings: Mapping[str, NamedSharding], adapt: Callable, where: str
 ) -> Params:
-    reader, meta, step = open_checkpoint(source.path)
+    given = _foreign(source, where) if is_foreign(source.path) else _checkpoint(source)
     rules = user_rules(source.take, f"{where}.take") or [Rule(ours, True) for ours, _ in source.rename]
     rules += [Rule(".*", not rules, optional=True)]
     wanted = [path for path, take in resolve_rules(rules, skeleton.shapes, f"{where}.take").items() if take]
     theirs = {path: renamed(path, source.rename, where) for path in wanted}
-    available = {name.partition(":")[2] for name in meta["leaves"] if name.split(":")[0] in ("params", "frozen")}
     for path, name in theirs.items():
-        if name not in available:
-            raise UserError(f"{where}: {path} is to come from {name}, which {source.path} lacks{nearest(name, available)}")
-    saved = reader.restore_params(step, {theirs[path]: shardings[path] for path in wanted}, ema=source.ema,
-                                  only=set(theirs.values()))
-    params = {path: adapt(path, saved[theirs[path]]) for path in wanted}
-    for path, x in params.items():
-        if x.shape != skeleton.shapes[path].shape:
-            raise UserError(f"{where}: {path} is of shape {x.shape} in {source.path} and {skeleton.shapes[path].shape} here")
-    return {path: jax.device_put(x, shardings[path]) for path, x in params.items()}
+        if name not in given.paths:
+            raise UserError(f"{where}: {path} is to come from {name}, which {source.path} lacks{nearest(name, given.paths)}")
+    if source.check and given.settings:
+        _same_settings(given, skeleton, theirs, source.path, where)
+    saved = given.read({theirs[path]: shardings[path] for path in wanted})
+    params, before = {}, {path: saved[theirs[path]].shape for path in wanted}
+    for path in wanted:
+        x, shape = adapt(path, saved[theirs[path]]), skeleton.shapes[path].shape
+        if is_foreign(source.path):
+            x = _more_words(x, shape, skeleton.axes[path])
+        if x.shape != shape:
+            raise UserError(f"{where}: {path} is of shape {x.shape} in {source.path} and {shape} here")
+        params[path] = jax.device_put(x.astype(skeleton.shapes[path].dtype), shardings[path])
+    if is_foreign(source.path):
+        _account(source.path, skeleton, before)
+    return params
+
+
+def _checkpoint(source: InitConfig) -> Given:
+    """Another run's parameters."""
+    reader, meta, step = open_checkpoint(source.path)
+    paths = {name.partition(":")[2] for name in meta["leaves"] if name.split(":")[0] in ("params", "frozen")}
+    return Given(paths, lambda wanted: reader.restore_params(step, wanted, ema=source.ema, only=set(wanted)), {})
+
+
+def _foreign(source: InitConfig, where: str) -> Given:
+    """Those of another library's model: read from its files one by one, straight to the devices that hold them."""
+    try:
+        opened = Source.open(source.path)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+    def one(path: str, sharding: NamedSharding) -> Array:
+        x: np.ndarray = opened.reading.read(path)
+        try:
+            sharding.shard_shape(x.shape)
+        except ValueError:  # of another shape than ours: it is resampled first, and laid out then
+            return jnp.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+    read = lambda wanted: {path: one(path, sharding) for path, sharding in wanted.items()}
+    return Given(opened.reading.paths, read, settings(lambda rngs: opened.family.build(opened.config, rngs)))
+
+
+def _same_settings(given: Given, skeleton: Skeleton, theirs: Mapping[str, str], path: str, where: str) -> None:
+    for module, field, have, want in disagreements(settings(skeleton.build), given.settings, theirs.items()):
+        raise UserError(f"{where}: {module or 'the model'} has {field} {have!r}, the weights of {path} were made with {want!r}; "
+                        "set it in config.model, or check=False to take them all the same")
+
+
+def _more_words(x: Array, shape: tuple[int, ...], axes: Sequence[str | None]) -> Array:
+    """A vocabulary filled up to a larger one with the mean of its rows: padding to a size that a mesh divides."""
+    if "vocab" not in axes or len(x.shape) != len(shape):
+        return x
+    axis = axes.index("vocab")
+    missing = shape[axis] - x.shape[axis]
+    if missing <= 0 or any(a != b for i, (a, b) in enumerate(zip(x.shape, shape)) if i != axis):
+        return x
+    return jnp.concatenate([x, jnp.repeat(x.mean(axis, keepdims=True), missing, axis)], axis)
+
+
+def _account(path: str, skeleton: Skeleton, taken: Mapping[str, tuple[int, ...]]) -> None:
+    """What came from a source, part by part: loaded, missing (they start otherwise), reshaped."""
+    part_of = lambda path: "/".join(path.split("/")[:2 if path.startswith(("encoders/", "adapters/")) else 1])
+    rows = []
+    for part in dict.fromkeys(map(part_of, taken)):
+        mine = [p for p in skeleton.shapes if part_of(p) == part]
+        there = {p: taken[p] for p in mine if p in taken}
+        changed = [f"{p} {shape} → {skeleton.shapes[p].shape}" for p, shape in there.items() if shape != skeleton.shapes[p].shape]
+        missing = [p for p in mine if p not in taken]
+        few = lambda names: ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "-"
+        rows.append((part, len(there), few(missing), few(changed)))
+    display.show(display.table(path, ("part", "loaded", "missing", "reshaped"), rows))
 
 
 def renamed(path: str, pairs: Sequence[tuple[str, str]], where: str) -> str:

@@ -117,7 +117,7 @@ def test_resize_modes():
     wide = Image.fromarray(
         np.repeat(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], 20, 0).repeat(3, 2)
     )  # 40 x 20
-    for mode in ("squash", "shortest", "longest"):
+    for mode in ("squash", "shortest", "crop", "longest"):
         for resample in ("bicubic", "bilinear"):
             assert images.resize(wide, 10, mode, resample).size == (10, 10)
     padded = np.asarray(images.resize(wide, 20, "longest"))
@@ -127,6 +127,15 @@ def test_resize_modes():
     # antialiasing: a fine checkerboard becomes grey, not a pattern
     board = Image.fromarray(((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)).convert("RGB")
     assert np.asarray(images.resize(board, 16)).std() < 12
+
+
+def test_a_crop_on_whole_pixels_and_of_a_strip():
+    """The middle of the scaled picture; a strip whose scaled picture would not fit into memory is cut first."""
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 67, 3), np.uint8))
+    scaled = np.asarray(wide.resize((44, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(np.asarray(images.resize(wide, 20, "crop")), scaled[:, 12:32])
+    strip = Image.new("RGB", (300_000, 1), (10, 20, 30))
+    assert np.asarray(images.resize(strip, 224, "crop")).shape == (224, 224, 3)
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))

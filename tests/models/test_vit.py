@@ -155,3 +155,17 @@ def test_a_picture_of_another_size_meets_resampled_positions():
     assert wide.shape == (3, 1 + 8, 16)
     with pytest.raises(ValueError, match="10x16 pixels are not divisible by patch_size 4"):
         skeleton.merge(params)(IMAGES[:, :10])
+
+
+def test_positions_without_antialiasing_are_a_cubic_through_the_points():
+    """With the weights that `torch` has at a quarter between two points (a = -0.75)."""
+    weights = np.array([-0.10546875, 0.87890625, 0.26171875, -0.03515625])
+    side = 8
+    impulses = np.eye(side * side, dtype=np.float32).reshape(-1, side * side)
+    got = np.asarray(resample_pos_embed(jnp.asarray(impulses), (2 * side, side), antialias=False))
+    got = got.reshape(2 * side, side, side, side)
+    row = got[5, 3, :, 3]  # centre at 2.25
+    np.testing.assert_allclose(row[1:5], weights, atol=1e-6)
+    np.testing.assert_allclose(row[[0, 5, 6, 7]], 0, atol=1e-6)
+    np.testing.assert_allclose(got.sum((2, 3)), 1, atol=1e-5)
+    np.testing.assert_allclose(resample_pos_embed(jnp.asarray(impulses), (side, side), antialias=False), impulses, atol=1e-6)

@@ -1,7 +1,13 @@
 """Live parity runs only where it is asked for: `-m parity` (transformers), `-m open_clip`. Then a library that is not
 installed is an error, not a skip."""
 
-LIVE = {"test_live.py": "parity", "test_open_clip.py": "open_clip"}
+import pathlib
+import sys
+
+LIVE = {"test_live.py": "parity", "test_conversion.py": "parity", "test_words.py": "parity", "test_pictures.py": "parity",
+        "test_open_clip.py": "open_clip"}
+# Folders and whole models of other libraries are made by the helpers of tests/interop.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "interop"))
 
 
 def pytest_configure(config):

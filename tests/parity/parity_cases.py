@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity_map
 
-from mof_jax.models.llm import LLM, LLMConfig
+from mof_jax.interop.families import clip, dinov2, llama, open_clip, siglip, timm, vit
+from mof_jax.interop.links import Table
+from mof_jax.interop.transfer import Reading
+from mof_jax.interop.weights import Arrays
+from mof_jax.models.llm import LLMAlone, LLMConfig
 from mof_jax.models.text import TextConfig
+from mof_jax.models.tower import Tower, TowerConfig
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import ViT, ViTConfig, resample_pos_embed
+from mof_jax.models.vit import ViTConfig, resample_pos_embed
 from mof_jax.nn.module import Skeleton
 from mof_jax.objectives import contrastive
 
@@ -44,24 +48,31 @@ LLAMA = LLMConfig(vocab_size=VOCAB, width=WIDTH, depth=DEPTH, heads=4, kv_heads=
 class Case(NamedTuple):
     """Our config, and the table that names its weights in the other library."""
 
-    config: TwoTowerConfig | ViTConfig | LLMConfig
-    table: parity_map.Table
+    config: TwoTowerConfig | TowerConfig | LLMConfig
+    table: Table
+
+
+def _dinov2(**change: Any) -> Case:
+    config = TowerConfig(dataclasses.replace(DINOV2, **change))
+    return Case(config, dinov2.DINOV2.table(config))
 
 
 CASES: dict[str, Case] = {
-    "clip": Case(CLIP, parity_map.HF_CLIP),
-    "siglip": Case(SIGLIP, parity_map.HF_SIGLIP),
-    "dinov2": Case(DINOV2, parity_map.HF_DINOV2),
-    "dinov2_registers": Case(dataclasses.replace(DINOV2, registers=3), parity_map.HF_DINOV2),
-    "dinov2_swiglu": Case(dataclasses.replace(DINOV2, swiglu=True, activation="silu", mlp_dim=24), parity_map.HF_DINOV2_SWIGLU),
-    "llama": Case(LLAMA, parity_map.HF_LLAMA),
-    "mistral": Case(dataclasses.replace(LLAMA, head_dim=6), parity_map.HF_LLAMA),
-    "qwen2": Case(dataclasses.replace(LLAMA, qkv_bias=True, tied=True, norm_eps=1e-6), parity_map.HF_LLAMA),
-    "qwen3": Case(dataclasses.replace(LLAMA, qk_norm=True, norm_eps=1e-6), parity_map.HF_LLAMA),
-    "open_clip": Case(CLIP, parity_map.open_clip("")),
-    "open_clip_custom_text": Case(CLIP, parity_map.open_clip("text.")),
-    "timm": Case(_image(), parity_map.TIMM),
-    "timm_gap": Case(_image(cls_token=False, pool="gap"), parity_map.TIMM),
+    "clip": Case(CLIP, clip.TABLE),
+    "siglip": Case(SIGLIP, siglip.TABLE),
+    "dinov2": _dinov2(),
+    "dinov2_registers": _dinov2(registers=3),
+    "dinov2_swiglu": _dinov2(swiglu=True, activation="silu", mlp_dim=24),
+    "vit": Case(TowerConfig(_image(norm_eps=1e-12)), vit.TABLE),
+    "vit_mae": Case(TowerConfig(_image(norm_eps=1e-12)), vit.TABLE),
+    "llama": Case(LLAMA, llama.TABLE),
+    "mistral": Case(dataclasses.replace(LLAMA, head_dim=6), llama.TABLE),
+    "qwen2": Case(dataclasses.replace(LLAMA, qkv_bias=True, tied=True, norm_eps=1e-6), llama.TABLE),
+    "qwen3": Case(dataclasses.replace(LLAMA, qk_norm=True, norm_eps=1e-6), llama.TABLE),
+    "open_clip": Case(CLIP, open_clip.TABLE),
+    "open_clip_custom_text": Case(CLIP, open_clip.TABLE),
+    "timm": Case(TowerConfig(_image()), timm.TABLE),
+    "timm_gap": Case(TowerConfig(_image(cls_token=False, pool="gap")), timm.TABLE),
 }
 
 
@@ -108,8 +119,9 @@ def inputs(seed: int, kind: str) -> dict[str, np.ndarray]:
 def ours(kind: str, sample: Sample, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Our model with the sample's weights on the sample's inputs."""
     skeleton, run = _compiled(kind, dtype)
+    reading = Reading(CASES[kind].table, skeleton.shapes, Arrays(sample.weights))
     with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, run(parity_map.convert(CASES[kind].table, sample.weights, skeleton), sample.inputs))
+        return jax.tree.map(np.asarray, run({path: reading.read(path) for path in reading.paths}, sample.inputs))
 
 
 @functools.cache
@@ -129,19 +141,20 @@ def _two_tower(model: TwoTower, inputs: Mapping[str, Any], dtype: Any) -> dict[s
     return {"image": image, "text": text, "logits": logits + bias}
 
 
-def _vit(model: ViT, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
-    out = model(inputs["images"], dtype=dtype)
+def _tower(model: Tower, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    out = model.encoder(inputs["images"], dtype=dtype)
     return {"tokens": out.tokens.astype(jnp.float32), "pooled": out.pooled.astype(jnp.float32)}
 
 
-def _llm(model: LLM, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+def _llm(model: LLMAlone, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    model = model.llm
     x, rows = model.embed(inputs["tokens"]), jnp.broadcast_to(jnp.arange(2 * CONTEXT), inputs["tokens"].shape)
     logits = model.logits(model(x, rows, dtype=dtype))
     return {"logits": logits, "packed": model.logits(model(x, inputs["positions"], inputs["segment_ids"], dtype=dtype))}
 
 
 _FORWARD: dict[type, tuple[Callable, Callable]] = {
-    TwoTowerConfig: (_two_tower, TwoTower), ViTConfig: (_vit, ViT), LLMConfig: (_llm, LLM)}
+    TwoTowerConfig: (_two_tower, TwoTower), TowerConfig: (_tower, Tower), LLMConfig: (_llm, LLMAlone)}
 
 # --- losses and positions -----------------------------------------------------------------------------------------------
 

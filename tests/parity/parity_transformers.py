@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from parity_cases import CONTEXT, DEPTH, EMBED, EOS, HEADS, HIDDEN, IMAGE, PATCH, VOCAB, WIDTH, Sample, inputs
 from parity_torch import arrays, pixels, randomise, tokens, weights
 import torch
@@ -30,6 +31,15 @@ def _dinov2_registers() -> transformers.Dinov2WithRegistersModel:
         transformers.Dinov2WithRegistersConfig(**_DINO, num_register_tokens=3))
 
 
+def _vit() -> transformers.ViTModel:
+    return transformers.ViTModel(transformers.ViTConfig(**_IMAGE), add_pooling_layer=False)
+
+
+def _vit_mae() -> transformers.ViTMAEModel:
+    """Of which no patch is masked."""
+    return transformers.ViTMAEModel(transformers.ViTMAEConfig(**_IMAGE, mask_ratio=0.0))
+
+
 _LLM = _TOWER | dict(vocab_size=VOCAB, num_attention_heads=4, num_key_value_heads=2,
                      rope_parameters={"rope_type": "default", "rope_theta": 100.0}, attn_implementation="eager")
 
@@ -51,18 +61,41 @@ def _qwen3() -> transformers.Qwen3ForCausalLM:
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_LLM, head_dim=WIDTH // 4))
 
 
+def _llava() -> transformers.LlavaForConditionalGeneration:
+    words = transformers.LlamaConfig(**_LLM, rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=EOS, pad_token_id=EOS)
+    tower = transformers.CLIPVisionConfig(**_IMAGE, projection_dim=EMBED)
+    return transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(
+        vision_config=tower, text_config=words, image_token_id=IMAGE_ID, image_token_index=IMAGE_ID, vision_feature_layer=-2,
+        image_seq_length=(IMAGE // PATCH) ** 2))
+
+
+IMAGE_ID = VOCAB - 2  # stands for a patch in a LLaVA's words
+WHOLE = {"llava": _llava}  # models whose parts `MODELS` holds
+
 MODELS = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "clip": _clip,
+    "vit": _vit,
+    "vit_mae": _vit_mae,
     "siglip": _siglip,
     "dinov2": _dinov2,
     "dinov2_registers": _dinov2_registers,
     # Its hidden width is 2/3 of the other's, rounded up to a multiple of 8.
     "dinov2_swiglu": lambda: _dinov2(use_swiglu_ffn=True),
 }
+
+
+def features(model: torch.nn.Module, images: np.ndarray) -> dict[str, torch.Tensor]:
+    """Tokens of normalised pictures, and the pooled feature."""
+    # A masked autoencoder shuffles its patches by noise; this one leaves them where they are.
+    noise = {"noise": torch.arange(images[0, ..., 0].size // PATCH**2).repeat(len(images), 1) / 1e3}
+    mae = isinstance(model, transformers.ViTMAEModel)
+    out = model(pixel_values=pixels(images), **noise if mae else {})
+    pooled = getattr(out, "pooler_output", None)
+    return {"tokens": out.last_hidden_state, "pooled": out.last_hidden_state[:, 0] if pooled is None else pooled}
 
 
 def sample(kind: str, seed: int) -> Sample:
@@ -79,7 +112,6 @@ def sample(kind: str, seed: int) -> Sample:
             out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
             want = arrays(image=out.image_embeds, text=out.text_embeds, logits=out.logits_per_image)
         else:
-            out = model(pixel_values=pixels(given["images"]))
-            want = arrays(tokens=out.last_hidden_state, pooled=out.pooler_output)
+            want = arrays(**features(model, given["images"]))
     # The mask token belongs to DINOv2's training; no forward pass without masks reads it.
     return Sample(weights(model, ("embeddings.mask_token",)), given, want)

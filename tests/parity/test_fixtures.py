@@ -4,8 +4,10 @@ import numpy as np
 from parity_cases import FIXTURES, Sample, check, our_loss, our_positions, ours
 import pytest
 
-MODELS = ["clip", "siglip", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral", "qwen2", "qwen3", "open_clip",
-          "timm_gap"]
+from mof_jax.errors import UserError
+
+MODELS = ["clip", "siglip", "vit", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral", "qwen2",
+          "qwen3", "open_clip", "timm_gap"]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -46,5 +48,5 @@ def test_every_weight_matters():
         broken = llm._replace(weights=llm.weights | {name: llm.weights[name] * 1.1})
         with pytest.raises(AssertionError):
             check(ours("qwen2", broken), llm.outputs)
-    with pytest.raises(ValueError, match="nothing reads"):
+    with pytest.raises(UserError, match="nothing reads extra"):
         ours("siglip", sample._replace(weights=sample.weights | {"extra": np.zeros(1)}))

@@ -1,0 +1,35 @@
+"""Every family by name: the one registry of foreign formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mof_jax.errors import UserError, nearest
+from mof_jax.interop.families.clip import CLIP
+from mof_jax.interop.families.dinov2 import DINOV2
+from mof_jax.interop.families.llama import LLAMA
+from mof_jax.interop.families.llava import LLAVA
+from mof_jax.interop.families.llava_parts import LLAVA_PARTS
+from mof_jax.interop.families.open_clip import OPEN_CLIP
+from mof_jax.interop.families.siglip import SIGLIP
+from mof_jax.interop.families.vit import VIT
+from mof_jax.interop.family import Family
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (CLIP, OPEN_CLIP, SIGLIP, DINOV2, VIT, LLAMA, LLAVA, LLAVA_PARTS)}
+
+
+def family_of(theirs: Mapping[str, Any], where: str) -> Family:
+    """The family that reads a config.json.
+
+    Raises:
+      UserError: none does.
+    """
+    if "mm_vision_tower" in theirs:  # its model_type is that of the whole model, or the language model's
+        return LLAVA_PARTS
+    kind = str(theirs.get("model_type"))
+    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    if kind not in known:
+        raise UserError(f"{where}: model_type {kind!r} is not read here{nearest(kind, known)}")
+    return known[kind]

@@ -1,0 +1,72 @@
+"""Tokenizer files of other libraries ↔ our `Tokenizer`."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from typing import Any
+
+from mof_jax.data import remote
+from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, make
+from mof_jax.interop.weights import read_json
+
+CONFIG = "tokenizer_config.json"
+_CLIP_VOCABULARY = 49408
+_SIGLIP2_VOCABULARY = 256000  # Gemma's, read in lower case and padded with 0 (arXiv 2502.14786)
+
+
+def read_tokenizer(folder: str, family: str, config: Any) -> Tokenizer | None:
+    """The tokenizer beside the weights of a family's model; None if there is none.
+
+    Args:
+      config: the model's, ours.
+
+    Raises:
+      UserError: a file that is no vocabulary.
+    """
+    text = getattr(config, "text", None)
+    context = {} if text is None else {"context_length": text.context_length}
+    given = {name: remote.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
+    found = {name: path for name, path in given.items() if remote.exists(path)}
+    if family == "siglip" and "spiece.model" in found:
+        return make(TokenizerConfig(kind="sentencepiece", path=found["spiece.model"], **context))
+    clip = family in ("clip", "open_clip") and text.vocab_size == _CLIP_VOCABULARY
+    if clip and family == "open_clip":  # that library always reads its own
+        return make(TokenizerConfig(kind="clip", **context))
+    if "tokenizer.json" in found:
+        lower = dict(lowercase=True, eos=True, bos=False) if family == "siglip" and text.vocab_size == _SIGLIP2_VOCABULARY else {}
+        return _padded(make(TokenizerConfig(kind="hf", path=found["tokenizer.json"], **context, **lower)), folder)
+    if family in ("llama", "llava") and "tokenizer.model" in found:
+        return make(TokenizerConfig(kind="sentencepiece", path=found["tokenizer.model"], lowercase=False, strip_punctuation=False,
+                                    bos=True, eos=False))
+    return make(TokenizerConfig(kind="clip", **context)) if clip else None
+
+
+def tokenizer_files(tokenizer: Tokenizer, family: str, kept: dict[str, Any] | None) -> dict[str, bytes]:
+    """Files by name that the other library reads; empty if it needs none, or if it has none like this.
+
+    Args:
+      kept: the `tokenizer_config.json` that came with the tokenizer, None if there was none.
+    """
+    kind, saved = tokenizer.config.kind, tokenizer.save()
+    if "vocabulary" not in saved:  # CLIP's own: every library ships it
+        return {}
+    name = {"sentencepiece": "spiece.model" if family == "siglip" else "tokenizer.model"}.get(kind, "tokenizer.json")
+    files = {name: base64.b64decode(saved["vocabulary"])}
+    if kind != "sentencepiece":
+        kept = kept or {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.context_length}
+    return files | ({} if kept is None else {CONFIG: json.dumps(kept, indent=2, ensure_ascii=False).encode()})
+
+
+def _padded(tokenizer: Tokenizer, folder: str) -> Tokenizer:
+    """With the padding token that `tokenizer_config.json` names, if it names one."""
+    path = remote.join(folder, CONFIG)
+    if not remote.exists(path):
+        return tokenizer
+    pad = read_json(path).get("pad_token")
+    name = pad.get("content") if isinstance(pad, dict) else pad
+    token = tokenizer.token_id(name) if isinstance(name, str) else None
+    if token is None or token == tokenizer.pad_id:
+        return tokenizer
+    return make(dataclasses.replace(tokenizer.config, pad_id=token))

@@ -1,0 +1,42 @@
+"""A tower to look through: evaluated and mined as it is, taken over by other runs, not trained on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+
+from flax import nnx
+from jaxtyping import Array, Key
+
+from mof_jax.errors import UserError
+from mof_jax.models.tower import Tower, TowerConfig
+from mof_jax.models.vit import embedding, fit_positions, patch_features
+from mof_jax.task import Batch, Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerObjective:
+    """There is none."""
+
+
+class TowerTask(Task):
+    """What `mof convert` makes of an encoder without words."""
+
+    predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
+               "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
+
+    def __init__(self, model: TowerConfig):
+        self.model = model
+
+    def build(self, rngs: nnx.Rngs) -> Tower:
+        return Tower(self.model, rngs)
+
+    def loss(self, model: Tower, batch: Batch, key: Key[Array, ""] | None) -> Loss:
+        raise UserError("task 'tower' has no objective; train it inside another task, with init_from")
+
+    def adapt(self, path: str, value: Array) -> Array:
+        """Position embeddings, resampled to this model's grid."""
+        return fit_positions(self.model.encoder, value) if path == "encoder/pos_embed" else value
+
+    def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
+        raise UserError("task 'tower' has no objective; train it inside another task, with init_from")

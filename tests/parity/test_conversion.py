@@ -1,0 +1,175 @@
+"""`mof convert` on folders that `transformers` writes and reads: same numbers, the same bits back, and no warning."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import foreign
+import jax
+import jax.numpy as jnp
+import numpy as np
+from parity_cases import CONTEXT, EOS, IMAGE, PATCH, check, inputs
+from parity_torch import pixels, randomise, tokens
+import parity_transformers
+from parity_transformers import IMAGE_ID, MODELS, WHOLE, features
+import pytest
+import torch
+
+from mof_jax import convert, run
+from mof_jax.decode.generate import generate
+from mof_jax.interop.source import Source
+from mof_jax.interop.weights import Weights
+from mof_jax.nn.module import Skeleton
+
+pytestmark = pytest.mark.parity
+ALL = MODELS | WHOLE
+K = (IMAGE // PATCH) ** 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """`made(kind)`: a model of the library and the folder with `hf`, as it saved itself, and `ours`, the checkpoint."""
+    done = {}
+
+    def make(kind):
+        if kind not in done:
+            folder, model = tmp_path_factory.mktemp(kind), randomise(ALL[kind](), seed=4)
+            model.save_pretrained(folder / "hf")
+            foreign.vocabulary().save(str(folder / "hf" / "tokenizer.json"))
+            convert.convert(f"hf:{folder}/hf", str(folder / "ours"))
+            done[kind] = model, folder
+        return done[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_there_and_back(kind, made, caplog):
+    """Every tensor of the state dict, bit for bit, and nothing missing, unexpected or newly initialised."""
+    model, folder = made(kind)
+    convert.convert(str(folder / "ours"), f"hf:{folder}/back")
+    options = dict(add_pooling_layer=False) if kind == "vit" else {}
+    found = []
+    for name in ("hf", "back"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "transformers"):
+            back, info = type(model).from_pretrained(folder / name, output_loading_info=True, **options)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+        found.append([record.getMessage() for record in caplog.records if record.name.startswith("transformers")])
+    assert found[1] == found[0], "what the library says of its own folder (a small vocabulary) it may say of ours"
+    names = [Weights.open(str(folder / name)).names for name in ("hf", "back")]
+    assert sorted(names[0]) == sorted(names[1])
+    first, second = model.state_dict(), back.state_dict()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS])
+def test_the_source_computes_what_the_library_computes(kind, made):
+    """The model as `hf:…` opens it, from its config.json and its file alone."""
+    model, folder = made(kind)
+    source = Source.open(f"hf:{folder}/hf")
+    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
+    ours, given = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths}), inputs(4, kind)
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        if source.family.task == "llm":
+            positions = jnp.broadcast_to(jnp.arange(2 * CONTEXT), given["tokens"].shape)
+            got = {"logits": ours.llm.logits(ours.llm(ours.llm.embed(given["tokens"]), positions))}
+            want = {"logits": model(input_ids=tokens(given["tokens"])).logits}
+        elif source.family.task == "contrastive":
+            got = {"image": ours.embed_image(given["images"]), "text": ours.embed_text(given["tokens"])}
+            out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
+            want = {"image": out.image_embeds, "text": out.text_embeds}
+        else:
+            got = {"pooled": ours.encoder(given["images"]).pooled}
+            want = {"pooled": features(model, given["images"])["pooled"]}
+    check({k: np.asarray(x) for k, x in got.items()}, {k: x.numpy() for k, x in want.items()})
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_registers"])
+@pytest.mark.parametrize("size", [(40, 40), (16, 16), (16, 48), (8, 32)])
+def test_pictures_of_another_size(kind, size, made):
+    """Positions are resampled as the library does it, to finer and coarser grids and to other shapes."""
+    model, folder = made(kind)
+    source = Source.open(f"hf:{folder}/hf")
+    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
+    ours = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths})
+    images = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        want = model(pixel_values=pixels(images)).last_hidden_state.numpy()
+        check({"tokens": np.asarray(ours.encoder(images).tokens)}, {"tokens": want}, 2e-5)
+
+
+def test_eos_is_found_wherever_it_stands(made):
+    """CLIP's text feature, with the end of the text at every position, and with the wrong eos of the first config files."""
+    model, folder = made("clip")
+    source = Source.open(f"hf:{folder}/hf")
+    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
+    ours = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths})
+    rows = np.random.default_rng(1).integers(1, EOS, (CONTEXT, CONTEXT)).astype(np.int32)
+    rows = np.where(np.arange(CONTEXT) >= np.arange(CONTEXT)[:, None], EOS, rows)
+    for eos in (EOS, 2):
+        model.text_model.eos_token_id = eos
+        config = source.family.read(source.theirs | {"text_config": source.theirs["text_config"] | {"eos_token_id": eos}})
+        ours.text.config = dataclasses.replace(ours.text.config, eos_id=config.text.eos_id)
+        given = np.where(rows == 2, 3, rows)
+        with torch.no_grad(), jax.default_matmul_precision("highest"):
+            want = model.get_text_features(input_ids=tokens(given))
+            want = getattr(want, "pooler_output", want).numpy()
+            check({"text": np.asarray(ours.text(given))}, {"text": want})
+    model.text_model.eos_token_id = EOS
+
+
+# How many pictures each row of a batch shows, and the words around them.
+BATCHES = {"one": [1], "several": [3], "padded": [1, 2, 0, 1], "words": [0, 0]}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_llavas_greedy_answers_are_the_librarys(batch, made):
+    """Token for token: one picture, several, and a padded batch."""
+    model, folder = made("llava")
+    rng = np.random.default_rng(7)
+    rows, pictures = [], []
+    for count in BATCHES[batch]:
+        row = [0, *rng.integers(1, IMAGE_ID, 3)]
+        for _ in range(count):
+            row += [IMAGE_ID] * K + [*rng.integers(1, IMAGE_ID, rng.integers(1, 5))]
+        rows.append(row + [*rng.integers(1, IMAGE_ID, 2)])
+        pictures.append(rng.standard_normal((count, IMAGE, IMAGE, 3)).astype(np.float32))
+    want = theirs_greedy(model, rows, np.concatenate(pictures), 12)
+    got = ours_greedy(str(folder / "ours"), rows, pictures, 12)
+    for mine, other in zip(got, want, strict=True):
+        end = np.flatnonzero(other == EOS)
+        stop = end[0] + 1 if len(end) else len(other)
+        assert mine[:stop].tolist() == other[:stop].tolist()
+    assert len({tuple(row) for row in want.tolist()}) > 1 or len(rows) == 1, "answers that depend on nothing prove nothing"
+
+
+def theirs_greedy(model, rows, images, count) -> np.ndarray:
+    """The library's new tokens; it pads in front."""
+    width = max(map(len, rows))
+    ids = np.array([[EOS] * (width - len(row)) + row for row in rows])
+    mask = np.array([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    given = {"pixel_values": pixels(images)} if len(images) else {}
+    out = model.generate(input_ids=tokens(ids), attention_mask=tokens(mask), **given, max_new_tokens=count, min_new_tokens=count,
+                         do_sample=False, pad_token_id=EOS, eos_token_id=None)
+    return out[:, width:].numpy()
+
+
+def ours_greedy(checkpoint, rows, pictures, count) -> np.ndarray:
+    """Ours; rows are padded behind, and every row has a buffer of its own for pictures."""
+    restored = run.restore(checkpoint)
+    model = restored.run.skeleton.merge(restored.params)
+    width, most = max(map(len, rows)), max(map(len, pictures))
+    ids = np.array([row + [EOS] * (width - len(row)) for row in rows], np.int32)
+    index = np.where(ids == IMAGE_ID, np.cumsum(ids == IMAGE_ID, axis=1) - 1, -1)
+    buffer = np.concatenate([np.pad(x, ((0, most - len(x)), (0, 0), (0, 0), (0, 0))) for x in pictures])
+    with jax.default_matmul_precision("highest"):
+        seen = model.image_tokens(jnp.asarray(buffer)) if most else None
+        prompts = model.embed(jnp.asarray(ids), jnp.asarray(index), seen, streams=len(rows))
+        # No token ends an answer here, so that all of them are compared.
+        return np.asarray(generate(model.llm, prompts, jnp.array([len(row) for row in rows]), count, eos_id=-1))
+
+
+def test_the_families_of_the_library_are_all_here():
+    assert set(parity_transformers.MODELS) - {"vit_mae"} | set(WHOLE) == set(foreign.CONFIGS) - {"open_clip", "llava_parts"}
