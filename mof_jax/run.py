@@ -71,7 +71,7 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    init_from: InitConfig | tuple[InitConfig, ...] = ()
+    init_from: tuple[InitConfig, ...] = ()
     evals: tuple[Any, ...] = ()
     eval_every: int | None = 0
     eval_ema: bool = True
@@ -95,13 +95,19 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     for key, value in kind.decides(model).items():
         if data.setdefault(key, value) != value:
             raise UserError(f"config.data.{key}: {data[key]} differs from the model's {key}, {value}")
+    if "init_from" in values:
+        given = values["init_from"]
+        values["init_from"] = [_source(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
     run = configs.build(RunConfig, values)
     objective = configs.build(kind.objective, run.objective, "config.objective")
     for i, section in enumerate(run.evals):
         evaluators.build(section, f"config.evals.{i}", kind.face)
-    init_from = (run.init_from,) if isinstance(run.init_from, InitConfig) else run.init_from
-    return dataclasses.replace(run, model=model, objective=objective, init_from=init_from,
-                               data=configs.build(kind.data, data, "config.data"))
+    return dataclasses.replace(run, model=model, objective=objective, data=configs.build(kind.data, data, "config.data"))
+
+
+def _source(section: Any) -> Any:
+    """A section of `init_from`; a bare string is its path."""
+    return dict(path=section) if isinstance(section, str) else section
 
 
 def set_up_jax(config: RunConfig) -> None:

@@ -9,6 +9,7 @@ import tiny_run
 from mof_jax import run
 from mof_jax.errors import UserError
 from mof_jax.models.vit import resample_pos_embed
+from mof_jax.train.start import InitConfig
 
 
 def config(**optimizer):
@@ -52,7 +53,7 @@ def test_a_resumed_run_does_not_start_over(lit, first):
     """`init_from` speaks of new runs only: a finished one keeps its text tower."""
     before = run.restore(lit, ema=False).params["text/embed"]
     c = config(freeze=[("image/.*", True)])
-    c.init_from = dict(path=first)
+    c.init_from = first
     run.train(c, lit)
     assert np.array_equal(run.restore(lit, ema=False).params["text/embed"], before)
 
@@ -67,6 +68,14 @@ def test_another_resolution_resamples_the_positions(first, tmp_path):
     expected = resample_pos_embed(small["image/pos_embed"], (4, 4))
     np.testing.assert_allclose(large["image/pos_embed"], expected, atol=1e-6)
     np.testing.assert_array_equal(large["text/embed"], small["text/embed"])
+
+
+def test_a_string_is_the_path(first):
+    """`init_from` may be one path, one section, or a list of either."""
+    for given in (first, dict(path=first), [first], [dict(path=first)]):
+        c = config()
+        c.init_from = given
+        assert run.resolve(c).init_from == (InitConfig(first),)
 
 
 def test_what_does_not_fit_is_named(first, tmp_path):
