@@ -13,6 +13,7 @@ import math
 from typing import ParamSpec, TypeVar
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -60,7 +61,25 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list[jax.Device] | Non
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {len(devices)} devices")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+    """Devices in the shape of a mesh, neighbours of an axis near each other in the torus; the network between slices is crossed
+    by the `data` axis only.
+
+    Raises:
+      UserError: the slices do not divide `data`.
+    """
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(sizes)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] % slices:
+        raise UserError(f"config.mesh.data: {sizes[0]} is not divisible by {slices} slices; only `data` is split between them")
+    return mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def on_mesh(mesh: Mesh, function: Callable[Inputs, Output]) -> Callable[Inputs, Output]:

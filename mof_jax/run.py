@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
@@ -21,6 +23,7 @@ from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder
+from mof_jax.hardware import HardwareConfig
 from mof_jax.interop.source import Source, is_foreign
 from mof_jax.mesh import (
     MeshConfig,
@@ -71,6 +74,7 @@ class RunConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    hardware: HardwareConfig = HardwareConfig()
     init_from: tuple[InitConfig, ...] = ()
     evals: tuple[Any, ...] = ()
     eval_every: int | None = 0
@@ -121,16 +125,21 @@ def set_up_jax(config: RunConfig) -> None:
 class Run:
     """The objects of a config, without data or state: task, mesh, skeleton, optimizer, encoder."""
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None):
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None, mesh: Mesh | None = None):
         self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
         set_up_jax(config)
-        self.mesh = make_mesh(config.mesh)
+        self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         kind = TASKS[config.task]
         self.task = kind.make(config, self.mesh, tokenizer)
         self.skeleton = Skeleton.of(self.task.build)
         self.decisions = decide(config.optimizer, self.skeleton, self.task.rules)
         self.shardings = param_shardings(self.mesh, self.skeleton, config.mesh.rules)
         self.preprocess = config.data.preprocess
+
+    def flops(self) -> dict[str, float]:
+        """Of one training step, by part of the model."""
+        trained = [path for path, d in self.decisions.items() if d.trained]
+        return self.task.flops(self.config.batch_size, lambda prefix: any(path.startswith(prefix) for path in trained))
 
     def face(self) -> Encoder | Responder:
         """What evaluators ask; bind parameters to it."""
@@ -247,14 +256,10 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     run = Run(config, tokenizer, workdir)
     check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
-    tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
-    trained = {path: d.trained for path, d in run.decisions.items()}
-    init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, pipeline.cursor)
-    abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = state_shardings(run.mesh, abstract, run.shardings)
-    state = first_state(checkpointer, init, abstract, shardings, config.seed,
+    program = Program.of(run, pipeline.cursor)
+    state = first_state(checkpointer, program.init, program.state, program.shardings, config.seed,
                         lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt))
-    flops = run.task.flops(config.batch_size, lambda prefix: any(t for p, t in trained.items() if p.startswith(prefix)))
+    flops = run.flops()
     start = int(state.step)
     introduce(run, pipeline, flops, start)
     results: dict[str, dict[str, float]] = {}
@@ -266,12 +271,10 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
         results.update(run_evaluators(measures, face.bind(params), step, lines, board))
 
     schedule = make_schedule(config.optimizer.schedule, config.steps)
-    step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))
     loop = Loop(
         config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
         state=state,
-        step_fn=jax.jit(step, donate_argnums=0, in_shardings=(shardings, batch_sharding(run.mesh)),
-                        out_shardings=(shardings, replicated(run.mesh))),
+        step_fn=program.step,
         batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
                  pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
@@ -284,6 +287,34 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     if measures and not results and config.eval_every is not None:
         evaluate(config.steps, state)  # a finished run, started again: show its table
     return results
+
+
+class Program(NamedTuple):
+    """A run's training step, of which nothing has been computed.
+
+    Attributes:
+      init: a pure function from a key to the first state. state: its shapes. shardings: where its leaves live.
+      step: jitted `(state, batch) -> (state, metrics)`; the state is donated.
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    state: TrainState
+    shardings: TrainState
+    step: Any
+
+    @classmethod
+    def of(cls, run: Run, cursor: np.ndarray | None = None) -> Program:
+        """The step of a run whose pipeline starts at `cursor`."""
+        config = run.config
+        tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
+        trained = {path: d.trained for path, d in run.decisions.items()}
+        init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor)
+        state = jax.eval_shape(init, jax.random.key(0))
+        shardings = state_shardings(run.mesh, state, run.shardings)
+        step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))
+        return cls(init, state, shardings, jax.jit(
+            step, donate_argnums=0, in_shardings=(shardings, batch_sharding(run.mesh)),
+            out_shardings=(shardings, replicated(run.mesh))))
 
 
 def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int) -> None:

@@ -15,6 +15,7 @@ import logging
 import weakref
 
 import grain
+import jax
 import numpy as np
 
 from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
@@ -85,6 +86,19 @@ class Pipeline:
 
     # There is nothing to remember but the step, see `train.state.TrainState.cursor`.
     cursor: np.ndarray | None = None
+
+    @staticmethod
+    def shapes(config: DataConfig, batch_size: int, context: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The global batch without its data; `context` tokens a caption."""
+        pixels = lambda views, size: jax.ShapeDtypeStruct((batch_size, views, size, size, 3), np.uint8)
+        found = {"group": jax.ShapeDtypeStruct((batch_size,), np.int32)}
+        if config.views:
+            found["image"] = pixels(config.views, config.image_size)
+        if config.local:
+            found["local"] = pixels(config.local.views, config.local.image_size)
+        if config.captions:
+            found["text"] = jax.ShapeDtypeStruct((batch_size, config.captions, context), np.int32)
+        return found
 
     def batches(self, start_step: int = 0, cursor: np.ndarray | None = None) -> Batches:
         """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""

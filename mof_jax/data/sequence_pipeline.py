@@ -27,6 +27,7 @@ from typing import Literal
 import weakref
 import zlib
 
+import jax
 from jaxtyping import Int32
 import numpy as np
 
@@ -309,6 +310,19 @@ class SequencePipeline:
         self.replaced: dict[str, int] = {}
         self._placed: dict[int, list[list[tuple[int, int, int]]]] = {}
         self._fill: list[tuple[float, float]] | None = []  # (rows, buffer) of the first steps; None once judged
+
+    @staticmethod
+    def shapes(config: SequenceConfig, batch_size: int, context: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The global batch without its data; rows have the length that the config says."""
+        streams, grid = batch_size // config.rows_per_stream, (batch_size, config.context_length)
+        pictures, side = streams * config.images_per_stream, config.image_size
+        shapes = {"tokens": grid, "segment_ids": grid, "positions": grid, "image_index": grid, "loss_weight": grid,
+                  "images": (pictures, side, side, 3), "image_valid": (pictures,),
+                  "cursor": (streams, State.width(len(config.kinds), config.carry)),
+                  "fill_tokens": (streams,), "fill_images": (streams,), "kind_tokens": (streams, len(config.kinds))}
+        dtypes = {"images": np.uint8, "image_valid": np.bool_} | dict.fromkeys(
+            ("loss_weight", "fill_tokens", "fill_images", "kind_tokens"), np.float32)
+        return {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, np.int32)) for name, shape in shapes.items()}
 
     def batches(self, start_step: int = 0, cursor: Int32[np.ndarray, "streams state"] | None = None) -> Batches:
         """This process's rows of step `start_step` and all later ones.

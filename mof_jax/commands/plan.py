@@ -1,0 +1,49 @@
+"""`mof plan`: what a run needs on a pod, found out on a laptop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from mof_jax.commands import add_command
+from mof_jax.errors import UserError
+
+
+def add(commands) -> None:
+    """The command and its flags."""
+    p = add_command(commands, "plan", plan, "Compile a run's step for TPU slices that are not here: does it fit, how fast is it?",
+                    "mof plan --config configs/mm1/pretrain_30b.py --topology v5p:8x8x8\n"
+                    "  mof plan --config configs/clip/vit_l14.py --topology v5p-128 --config.batch_size=65536 --json")
+    p.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file of a run")
+    p.add_argument("--topology", metavar="GENERATION:AxB[xC]",
+                   help="slice, N*… for several, or an accelerator type; by default the one that the config names")
+    p.add_argument("--stage", metavar="NAME", help="of a staged config, this stage alone")
+    p.add_argument("--json", action="store_true", help="print one JSON object a stage instead of tables")
+    p.set_defaults(takes_overrides=True)
+
+
+def plan(args: argparse.Namespace) -> None:
+    import os
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a plan needs no accelerator, and must not wait for one
+    from rich.console import Console
+
+    from mof_jax import config as configs
+    from mof_jax.hardware import Topology
+    from mof_jax.plan import report
+    from mof_jax.plan.cost import stages
+
+    runs = stages(configs.override(configs.load(args.config), args.overrides))
+    if args.stage is not None:
+        if args.stage not in runs:
+            raise UserError(f"--stage {args.stage}: the config has {', '.join(runs)}")
+        runs = {args.stage: runs[args.stage]}
+    for name, config in runs.items():
+        where = args.topology or config.hardware.topology
+        if where is None:
+            raise UserError(f"{args.config}: names no hardware.topology; give --topology, e.g. v5e:16x16")
+        found = report.plan(args.config if len(runs) == 1 else f"{args.config}, stage {name}", config, Topology.parse(where))
+        if args.json:
+            print(json.dumps(found.to_json()))
+        else:
+            Console().print(report.show(found))

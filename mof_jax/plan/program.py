@@ -1,0 +1,123 @@
+"""A run's training step, compiled for slices that are not here.
+
+The step is the one that `mof train` runs: same task, same rules, same mesh, from shapes instead of arrays. Needs libtpu, the
+compiler, and no TPU: `pip install mof_jax[plan]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mof_jax.errors import UserError
+from mof_jax.hardware import Topology
+from mof_jax.mesh import batch_sharding, check_batch, make_mesh
+from mof_jax.plan.cost import vocabulary
+from mof_jax.run import Program, Run, RunConfig
+from mof_jax.tasks import TASKS
+
+_OOM = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.IGNORECASE)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while a step runs.
+
+    Attributes:
+      arguments: state and batch. outputs: the new state. aliased: outputs that lie where their arguments lay.
+      temporaries: everything else: gradients, activations, what is gathered.
+    """
+
+    arguments: float
+    outputs: float
+    aliased: float
+    temporaries: float
+
+    @property
+    def used(self) -> float:
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A step for a topology.
+
+    Attributes:
+      memory: None for a step that does not fit; then `needed` says what the compiler asked for, if it did.
+      text: of the optimised program, empty for one that does not fit. seconds: of tracing and compiling.
+    """
+
+    run: Run
+    program: Program
+    memory: Memory | None
+    needed: float | None
+    text: str
+    seconds: float
+
+
+def devices(topology: Topology) -> list[Any]:
+    """The devices of slices that are not here.
+
+    Raises:
+      UserError: no compiler is installed, or it knows no such slice.
+    """
+    # There is no metadata server to ask; and several plans may be made side by side.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.slice, **several).devices)
+    except Exception as error:  # noqa: BLE001  JaxRuntimeError, RuntimeError, NotImplementedError
+        reason = str(error).strip().splitlines()[0][:200]
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError("a plan is made by the TPU's compiler, which is not installed: pip install 'mof_jax[plan]'") from None
+        raise UserError(f"topology {topology}: the compiler has no such slice ({reason})") from None
+
+
+def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
+    """(run, program, its step lowered) for a mesh, from shapes alone.
+
+    Raises:
+      UserError: a batch or a dimension that the mesh does not divide.
+    """
+    words = vocabulary(config.tokenizer)
+    run = Run(config, words, mesh=mesh)
+    check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
+    shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)
+    cursor = shapes.get("cursor")
+    program = Program.of(run, None if cursor is None else jnp.zeros(cursor.shape, cursor.dtype))
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    rows = batch_sharding(mesh)
+    batch = {name: place(x, rows) for name, x in shapes.items()}
+    return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
+
+
+def compile_step(config: RunConfig, topology: Topology) -> Compiled:
+    """The step of a run on a topology."""
+    begun = time.perf_counter()
+    run, program, lowered = lower(config, make_mesh(config.mesh, devices(topology)))
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Compiled(run, program, None, _needed(str(error)), "", time.perf_counter() - begun)
+    m = compiled.memory_analysis()
+    memory = Memory(m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
+    return Compiled(run, program, memory, None, compiled.as_text(), time.perf_counter() - begun)
+
+
+def _needed(message: str) -> float | None:
+    """Bytes that the compiler's refusal names."""
+    found = _OOM.search(message)
+    return float(found[1]) * _UNITS[found[2].upper()] if found else None

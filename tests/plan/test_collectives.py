@@ -1,0 +1,100 @@
+"""Collectives read from the text of a program: kinds, bytes, how often, and which axis of the mesh they cross."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from mof_jax.mesh import MeshConfig, make_mesh
+from mof_jax.plan.collectives import Collective, axes_of, read
+
+LAYERS, ROWS, WIDTH = 6, 16, 32
+
+# As the TPU's compiler prints it: layouts with tiles, iota groups, a loop that says its trips, an asynchronous pair.
+TPU = """HloModule jit_step, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[]{:T(128)} parameter(0)
+  ROOT %s = f32[]{:T(128)} add(%x, %y)
+}
+
+%body (arg: (s32[], bf16[64,256])) -> (s32[], bf16[64,256]) {
+  %ag = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=1, replica_groups=[4,8]<=[8,4]T(1,0), dimensions={0}
+  %rs-start = ((bf16[64,256]{1,0}), bf16[8,256]{1,0}) reduce-scatter-start(%ag), channel_id=2, replica_groups=[4,8]<=[8,4]T(1,0)
+  ROOT %t = (s32[], bf16[64,256]{1,0}) tuple(%i, %ag)
+}
+
+%cond (arg: (s32[], bf16[64,256])) -> pred[] {
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%async_computation (p: f32[10]) -> f32[80] {
+  ROOT %all-gather.9 = f32[80]{0} all-gather(%p), channel_id=9, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+}
+
+ENTRY %main_spmd (p0: bf16[8,256]) -> f32[] {
+  %w = (s32[], bf16[64,256]{1,0}) while(%init), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %s = ((f32[10]), f32[80]) async-start(%p1), calls=%async_computation
+  %u = ((f32[10]), f32[80]) async-update(%s), calls=%async_computation
+  %d = f32[80] async-done(%u), calls=%async_computation
+  %ar = (f32[100]{0}, f32[28]{0}) all-reduce(%a, %b), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %cp = bf16[4,4]{1,0} collective-permute(%c), channel_id=4, source_target_pairs={{0,1},{1,0}}
+  ROOT %r = f32[] constant(0)
+}
+"""
+
+
+def test_loops_bytes_and_groups_of_a_tpu_program():
+    by = {(c.kind, c.computation): c for c in read(TPU, 32)}
+    gather = by["all-gather", "body"]
+    assert (gather.times, gather.bytes, gather.groups.shape) == (24, 64 * 256 * 2, (4, 8))
+    assert gather.groups[0].tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert gather.sent == 24 * 64 * 256 * 2 * 7 / 8
+    scatter = by["reduce-scatter", "body"]
+    assert (scatter.times, scatter.bytes) == (24, 64 * 256 * 2)
+    assert by["all-gather", "async_computation"].times == 1
+    reduce = by["all-reduce", "main_spmd"]
+    assert (reduce.times, reduce.bytes, reduce.sent) == (1, 512, 2 * 512 * 3 / 4)
+    permute = by["collective-permute", "main_spmd"]
+    assert (permute.bytes, permute.sent, permute.groups.tolist()) == (32, 32, [[0, 1], [1, 0]])
+    assert len(by) == 5
+
+
+def test_axes_by_the_places_of_a_group():
+    sizes = {"data": 2, "fsdp": 4, "tensor": 2}
+    devices = np.arange(16).reshape(2, 4, 2)
+    assert axes_of(devices[:, 0, :1].T, sizes) == ("data",)
+    assert axes_of(devices[0].T.reshape(2, 4), sizes) == ("fsdp",)
+    assert axes_of(devices.transpose(1, 0, 2).reshape(4, 4), sizes) == ("data", "tensor")
+    assert axes_of(None, sizes | {"fsdp": 1}) == ("data", "tensor")
+
+
+def test_of_a_program_of_ours_on_eight_devices():
+    """Scanned layers whose weights are split over `fsdp`: one gather a layer, one reduction of the loss over the batch."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    weights = jax.ShapeDtypeStruct((LAYERS, WIDTH, WIDTH), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
+
+    def loss(w, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0].sum()
+
+    found = read(jax.jit(loss).lower(weights, x).compile().as_text(), 8)
+    sizes = dict(mesh.shape)
+    gathers = [c for c in found if c.kind == "all-gather"]
+    assert sum(c.times * c.bytes for c in gathers) == LAYERS * WIDTH * WIDTH * 4
+    assert {axes_of(c.groups, sizes) for c in gathers} == {("fsdp",)}
+    reduces = [c for c in found if c.kind == "all-reduce"]
+    assert [axes_of(c.groups, sizes) for c in reduces] == [("data", "fsdp")] and reduces[0].bytes == 4
+
+
+def test_no_program():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        read("HloModule x", 8)
+
+
+def test_sent_of_one_device_alone():
+    assert Collective("all-gather", 3, 100, np.array([[0]]), "main").sent == 0
