@@ -91,7 +91,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
     model = configs.build(kind.model, values.get("model"), "config.model")
-    data = dict(values.get("data") or {})
+    data = kind.suggests(model) | dict(values.get("data") or {})
     for key, value in kind.decides(model).items():
         if data.setdefault(key, value) != value:
             raise UserError(f"config.data.{key}: {data[key]} differs from the model's {key}, {value}")

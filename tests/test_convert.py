@@ -18,6 +18,9 @@ import foreign  # noqa: E402
 from parity_cases import check  # noqa: E402
 
 from mof_jax import cli, convert, run  # noqa: E402
+from mof_jax.data import images  # noqa: E402
+from mof_jax.data.preprocess import Preprocess  # noqa: E402
+from mof_jax.data.record import Record  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
 
 KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava"]
@@ -81,6 +84,25 @@ def test_preprocessing_and_tokenizer_travel(world):
     assert (back / "tokenizer.json").read_bytes() == (root / "clip.hf" / "tokenizer.json").read_bytes()
     processing = json.loads((root / "open_clip.back" / "open_clip_config.json").read_text())["preprocess_cfg"]
     assert processing == foreign.CONFIGS["open_clip"]["preprocess_cfg"]
+
+
+def test_pixels_of_the_library_travel(world, tmp_path):
+    """A crop from a larger picture, and a tower that is shown smaller pictures than its positions were made for (DINOv2)."""
+    root, _ = world
+    assert run.restore(str(root / "clip")).run.preprocess == Preprocess(foreign.IMAGE, "crop", pixels="transformers")
+    assert run.restore(str(root / "open_clip")).run.preprocess == Preprocess(foreign.IMAGE, fill=0, pixels="open_clip")
+    size = foreign.IMAGE - foreign.PATCH
+    theirs = foreign.PROCESSOR | dict(image_processor_type="BitImageProcessor", size={"shortest_edge": size + 5},
+                                      crop_size={"height": size, "width": size})
+    foreign.write(tmp_path / "d.hf", "dinov2")
+    (tmp_path / "d.hf" / "preprocessor_config.json").write_text(json.dumps(theirs))
+    convert.convert(f"hf:{tmp_path}/d.hf", str(tmp_path / "d"))
+    restored = run.restore(str(tmp_path / "d"))
+    assert restored.run.preprocess == Preprocess(size, "crop", resize_side=size + 5, pixels="transformers")
+    source = [Record("a", images.encode(np.zeros((50, 60, 3), np.uint8)), {})]
+    assert restored.face.pictures_of(lambda i: source[i], "s", 1).shape == (1, foreign.WIDTH)
+    convert.convert(str(tmp_path / "d"), f"hf:{tmp_path}/back")
+    assert json.loads((tmp_path / "back" / "preprocessor_config.json").read_text()) == theirs
 
 
 def test_as_bf16_and_back(world, tmp_path):

@@ -76,6 +76,9 @@ class Source:
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
         reading = Reading(family.table(config), shapes, weights, family.ignored(config))
+        if processing is not None and processing.image_size % eyes(config).patch_size:
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of "
+                            f"{eyes(config).patch_size} do not divide")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property
