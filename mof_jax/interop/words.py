@@ -30,13 +30,14 @@ def read_tokenizer(folder: str, family: str, config: Any) -> Tokenizer | None:
     given = {name: remote.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
     found = {name: path for name, path in given.items() if remote.exists(path)}
     if family == "siglip" and "spiece.model" in found:
-        return make(TokenizerConfig(kind="sentencepiece", path=found["spiece.model"], **context))
+        return make(TokenizerConfig(kind="sentencepiece", path=found["spiece.model"], pieces="transformers", **context))
     clip = family in ("clip", "open_clip") and text.vocab_size == _CLIP_VOCABULARY
     if clip and family == "open_clip":  # that library always reads its own
         return make(TokenizerConfig(kind="clip", **context))
     if "tokenizer.json" in found:
         lower = dict(lowercase=True, eos=True, bos=False) if family == "siglip" and text.vocab_size == _SIGLIP2_VOCABULARY else {}
-        return _padded(make(TokenizerConfig(kind="hf", path=found["tokenizer.json"], **context, **lower)), folder)
+        options = dict(kind="hf", path=found["tokenizer.json"], pieces="transformers")
+        return _padded(make(TokenizerConfig(**options, **context, **lower)), folder)
     if family in ("llama", "llava") and "tokenizer.model" in found:
         return make(TokenizerConfig(kind="sentencepiece", path=found["tokenizer.model"], lowercase=False, strip_punctuation=False,
                                     bos=True, eos=False))

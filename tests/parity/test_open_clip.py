@@ -10,11 +10,12 @@ import parity_open_clip
 from PIL import Image
 import pytest
 
+from mof_jax.data import tokenizers
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.interop.preprocess import read_open_clip
 
 pytestmark = pytest.mark.open_clip
-PICTURES = awkward.pictures()
+PICTURES, STRINGS = awkward.pictures(), awkward.strings()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -65,3 +66,8 @@ def test_padded_pixels_equal_open_clip(fill, name):
         at = tuple(slice((25 - n) // 2, (25 - n) // 2 + n) for n in inner)
         want, got = want[at], got[at]
     np.testing.assert_array_equal(got, want)
+
+
+def test_words_equal_open_clip():
+    """All of the awkward strings."""
+    np.testing.assert_array_equal(tokenizers.make(tokenizers.TokenizerConfig(kind="clip"))(STRINGS), open_clip.tokenize(STRINGS))
