@@ -162,11 +162,7 @@ def _model_of(meta: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: a checkpoint of task {task!r} has no counterpart in another library yet; of tasks "
                         f"{', '.join(_MODELS)} it has")
     config = configs.build(_MODELS[task], meta["config"]["model"], f"{where}: config.model")
-    if isinstance(config, TwoTowerConfig):
-        return config.with_tokenizer(load_tokenizer(meta["tokenizer"]))
-    if isinstance(config, MllmConfig):
-        return config.with_vocabulary(load_tokenizer(meta["tokenizer"]).vocab_size)
-    return config
+    return sources.with_words(config, meta["tokenizer"] and load_tokenizer(meta["tokenizer"]))
 
 
 def _format(task: str, config: Any, came_as: str | None) -> Family:

@@ -22,6 +22,7 @@ from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
 from mof_jax.interop.weights import Weights, read_json
 from mof_jax.models.mllm import MllmConfig
+from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 
@@ -149,6 +150,13 @@ def with_normalisation(config: Any, processing: Processing) -> Any:
     if isinstance(config, MllmConfig):
         return dataclasses.replace(config, encoders=(dataclasses.replace(config.encoders[0], vit=tower), *config.encoders[1:]))
     return dataclasses.replace(config, **{"image" if hasattr(config, "image") else "encoder": tower})
+
+
+def with_words(config: Any, tokenizer: Tokenizer | None) -> Any:
+    """The config of a model, with what its tokenizer decides."""
+    if isinstance(config, TwoTowerConfig):
+        return config.with_tokenizer(tokenizer)
+    return config.with_vocabulary(tokenizer.vocab_size) if isinstance(config, MllmConfig) else config
 
 
 def _identify(path: str, folder: str) -> tuple[Family, dict[str, Any]]:
