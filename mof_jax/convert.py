@@ -198,7 +198,7 @@ def _small_files(
     files[family.config_file] = values
     found = {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()}
     if meta["tokenizer"] is not None:
-        found |= words.tokenizer_files(load_tokenizer(meta["tokenizer"]), family.name, travel.get("files", {}).get(words.CONFIG))
+        found |= words.tokenizer_files(load_tokenizer(meta["tokenizer"]), family.name, travel.get("files", {}))
     return found
 
 

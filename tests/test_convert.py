@@ -98,8 +98,9 @@ def finetuned(world, tmp_path_factory):
     root, folder = world[0], tmp_path_factory.mktemp("finetuned")
     clip, made = Weights.open(str(root / "clip.hf")), foreign.CONFIGS["clip"] | {"initializer_factor": 0.5}
     foreign.write(folder / "hf", "clip", {name: clip.read(name).astype(np.float16) for name in clip.names}, **made)
-    words = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages }}", "model_max_length": foreign.CONTEXT}
+    words = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": foreign.CONTEXT, "extra": "é"}
     (folder / "hf" / "tokenizer_config.json").write_text(json.dumps(words))
+    (folder / "hf" / "chat_template.jinja").write_text("{{ messages }}\n")
     for source, name in ((f"hf:{folder}/hf", "first"), (str(folder / "first"), "second")):
         foreign.finetune(source, folder / name)
         convert.convert(str(folder / name), f"hf:{folder}/{name}.hf")
@@ -115,7 +116,8 @@ def test_a_finetuned_model_goes_back_with_all_its_files(name, finetuned):
     assert len(moved) > 0.9 * len(first.names), "two steps of AdamW move all but what has no gradient"
     for file in ("preprocessor_config.json", "tokenizer_config.json"):
         assert json.loads((finetuned / name / file).read_text()) == json.loads((finetuned / "hf" / file).read_text())
-    assert (finetuned / name / "tokenizer.json").read_bytes() == (finetuned / "hf" / "tokenizer.json").read_bytes()
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        assert (finetuned / name / file).read_bytes() == (finetuned / "hf" / file).read_bytes()
     config = json.loads((finetuned / "hf" / "config.json").read_text())
     after = json.loads((finetuned / name / "config.json").read_text())
     assert convert.merge(after, config) == after and after["initializer_factor"] == 0.5
@@ -130,7 +132,7 @@ def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, ca
     config, init = configs.build(TwoTowerConfig, model, "model"), InitConfig(path)
     carried = lambda init, config=config, tokenizer=tokenizer, preprocess=preprocess: came_with(
         (init,), "contrastive", config, tokenizer, preprocess)
-    assert carried(init)["files"].keys() == {"preprocessor_config.json", "tokenizer_config.json"}
+    assert carried(init)["files"].keys() == {"preprocessor_config.json", "tokenizer_config.json", "chat_template.jinja"}
     assert carried(InitConfig(path, take=(("image/.*", True), (".*", False)))) is None
     assert came_with((init, init), "contrastive", config, tokenizer, preprocess) is None
     assert came_with((), "contrastive", config, tokenizer, preprocess) is None

@@ -130,7 +130,7 @@ def locate(spec: str) -> str:
     repo, _, revision = name.partition("@")
     try:
         return huggingface_hub.snapshot_download(
-            repo, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.model", "merges.txt"])
+            repo, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt"])
     except Exception as error:  # noqa: BLE001  requests', the hub's own, and OSError
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{spec}: no such folder, and the hub did not give it ({reason}); fetch it elsewhere and give its "
@@ -176,8 +176,8 @@ def _processing(
     folder: str, family: Family, theirs: dict[str, Any], config: Any
 ) -> tuple[Processing | None, dict[str, Any]]:
     """(what becomes of pictures, small files that travel)."""
-    names = [name for name in (*PROCESSORS, words.CONFIG) if remote.exists(remote.join(folder, name))]
-    files = {name: read_json(remote.join(folder, name)) for name in names}
+    names = [name for name in PROCESSORS if remote.exists(remote.join(folder, name))]
+    files = {name: read_json(remote.join(folder, name)) for name in names} | words.read_kept(folder)
     if family.name == "open_clip":
         size = config.image.image_size
         return preprocess.read_open_clip(theirs.get("preprocess_cfg") or {}, size, OPEN_CLIP.config_file), files

@@ -146,7 +146,7 @@ def came_with(
     """What a model of another library left for the way back (`Source.travel`): its config, small files, dtypes and names.
 
     Only where all parameters come from it, directly or by way of other runs, and its format can hold the model; None
-    otherwise. Words that are no longer its own lose its tokenizer's file, and a line says where pictures are prepared
+    otherwise. Words that are no longer its own lose the files of its tokenizer, and a line says where pictures are prepared
     otherwise than it was made for.
 
     Args:
@@ -174,7 +174,7 @@ def came_with(
     if others:
         display.show(f"note: {path} was made for pictures with {', '.join(others)} in config.data")
     if tokenizer is not None and (vocabulary or {}).get("sha256") != tokenizer.save()["sha256"]:
-        travel = travel | {"files": {name: x for name, x in travel["files"].items() if name != words.CONFIG}}
+        travel = travel | {"files": {name: x for name, x in travel["files"].items() if name not in words.FILES}}
     return travel
 
 
