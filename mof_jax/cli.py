@@ -184,7 +184,9 @@ def generate(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from None
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
-    pictures = [images.to_array(images.decode(read(path), source=path, record="picture")) for path in args.image]
+    pictures = [read(path) for path in args.image]
+    for path, picture in zip(args.image, pictures):
+        images.decode(picture, source=path, record="picture")  # to name the file of a broken one; the model reads it its own way
     responder = run.restore(args.checkpoint).responder
     prompt = (responder.text if args.plain else responder.ask)(args.prompt, pictures)
     if args.score:

@@ -145,8 +145,8 @@ def _chain(first: Iterable, second: Iterable) -> Iterator:
 def _run_config(source: Source) -> dict[str, Any]:
     """The config of a run that could have made this model."""
     config, p = source.config, source.processing
-    size = sources.eyes(config).image_size
-    data: dict[str, Any] = dict(image_size=size, resize=p.resize, resample=p.resample)
+    data = p.section()
+    data |= {} if isinstance(config, MllmConfig) else {"augment": {"fill": data.pop("fill")}}
     values: dict[str, Any] = dict(task=source.family.task, steps=0, model=configs.to_dict(config), data=data)
     if isinstance(config, MllmConfig):
         data |= dict(kinds=dict(chat=dict(kind="chat", template="vicuna_v1")), context_length=4096)
@@ -162,11 +162,7 @@ def _model_of(meta: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: a checkpoint of task {task!r} has no counterpart in another library yet; of tasks "
                         f"{', '.join(_MODELS)} it has")
     config = configs.build(_MODELS[task], meta["config"]["model"], f"{where}: config.model")
-    if isinstance(config, TwoTowerConfig):
-        return config.with_tokenizer(load_tokenizer(meta["tokenizer"]))
-    if isinstance(config, MllmConfig):
-        return config.with_vocabulary(load_tokenizer(meta["tokenizer"]).vocab_size)
-    return config
+    return sources.with_words(config, meta["tokenizer"] and load_tokenizer(meta["tokenizer"]))
 
 
 def _format(task: str, config: Any, came_as: str | None) -> Family:
@@ -192,7 +188,7 @@ def _small_files(
     if meta["preprocess"] is not None:
         tower = sources.eyes(config)
         p = Preprocess(**meta["preprocess"])
-        now = Processing(p.image_size, p.resize, p.resample, tower.mean, tower.std)
+        now = Processing.of(p, tower.mean, tower.std)
         if family.name == "open_clip":
             values["preprocess_cfg"] = merge(values.get("preprocess_cfg", {}), preprocess.write_open_clip(now))
         else:
@@ -202,7 +198,7 @@ def _small_files(
     files[family.config_file] = values
     found = {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()}
     if meta["tokenizer"] is not None:
-        found |= words.tokenizer_files(load_tokenizer(meta["tokenizer"]), family.name, travel.get("files", {}).get(words.CONFIG))
+        found |= words.tokenizer_files(load_tokenizer(meta["tokenizer"]), family.name, travel.get("files", {}))
     return found
 
 
@@ -222,7 +218,7 @@ def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _processor(family: Family, now: Processing, files: Mapping[str, Any]) -> dict[str, Any]:
     """The processor file that came with the model where it still says what we do, else a new one."""
     for name in sources.PROCESSORS:
-        if name in files and preprocess.read_hf(files[name], name)._replace(notes=()) == now:
+        if name in files and preprocess.read_hf(files[name], name)._replace(pixels=now.pixels, fill=now.fill) == now:
             return {name: files[name]}
     kind = {"siglip": "SiglipImageProcessor", "dinov2": "BitImageProcessor"}.get(family.name, "CLIPImageProcessor")
     return {sources.PROCESSORS[0]: preprocess.write_hf(now, kind)}

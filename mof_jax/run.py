@@ -45,7 +45,7 @@ from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
 from mof_jax.train.schedule import make_schedule
-from mof_jax.train.start import STAGES, InitConfig, first_state, last_stage, open_checkpoint, take_params
+from mof_jax.train.start import STAGES, InitConfig, came_with, first_state, last_stage, open_checkpoint, take_params
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
 
@@ -95,7 +95,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
     model = configs.build(kind.model, values.get("model"), "config.model")
-    data = dict(values.get("data") or {})
+    data = kind.suggests(model) | dict(values.get("data") or {})
     for key, value in kind.decides(model).items():
         if data.setdefault(key, value) != value:
             raise UserError(f"config.data.{key}: {data[key]} differs from the model's {key}, {value}")
@@ -259,6 +259,8 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     program = Program.of(run, pipeline.cursor)
     state = first_state(checkpointer, program.init, program.state, program.shardings, config.seed,
                         lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt))
+    travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
+    meta = run.meta() | ({} if travel is None else {"interop": travel})
     flops = run.flops()
     start = int(state.step)
     introduce(run, pipeline, flops, start)
@@ -278,7 +280,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
         batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
                  pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
-        save_every=config.checkpoint.every, meta=run.meta(), examples=pipeline.ids,
+        save_every=config.checkpoint.every, meta=meta, examples=pipeline.ids,
         schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate)
     try:
         state = loop.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -18,7 +19,15 @@ import foreign  # noqa: E402
 from parity_cases import check  # noqa: E402
 
 from mof_jax import cli, convert, run  # noqa: E402
+from mof_jax import config as configs  # noqa: E402
+from mof_jax.data import images  # noqa: E402
+from mof_jax.data.preprocess import Preprocess  # noqa: E402
+from mof_jax.data.record import Record  # noqa: E402
+from mof_jax.data.tokenizers import train as train_tokenizer  # noqa: E402
+from mof_jax.interop.source import Source  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
+from mof_jax.models.two_tower import TwoTowerConfig  # noqa: E402
+from mof_jax.train.start import InitConfig, came_with  # noqa: E402
 
 KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava"]
 TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers"]
@@ -81,6 +90,79 @@ def test_preprocessing_and_tokenizer_travel(world):
     assert (back / "tokenizer.json").read_bytes() == (root / "clip.hf" / "tokenizer.json").read_bytes()
     processing = json.loads((root / "open_clip.back" / "open_clip_config.json").read_text())["preprocess_cfg"]
     assert processing == foreign.CONFIGS["open_clip"]["preprocess_cfg"]
+
+
+@pytest.fixture(scope="module")
+def finetuned(world, tmp_path_factory):
+    """Two steps from the folder in f16 with a chat template, two more from that run, and both as folders again."""
+    root, folder = world[0], tmp_path_factory.mktemp("finetuned")
+    clip, made = Weights.open(str(root / "clip.hf")), foreign.CONFIGS["clip"] | {"initializer_factor": 0.5}
+    foreign.write(folder / "hf", "clip", {name: clip.read(name).astype(np.float16) for name in clip.names}, **made)
+    words = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": foreign.CONTEXT, "extra": "é"}
+    (folder / "hf" / "tokenizer_config.json").write_text(json.dumps(words))
+    (folder / "hf" / "chat_template.jinja").write_text("{{ messages }}\n")
+    for source, name in ((f"hf:{folder}/hf", "first"), (str(folder / "first"), "second")):
+        foreign.finetune(source, folder / name)
+        convert.convert(str(folder / name), f"hf:{folder}/{name}.hf")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["first.hf", "second.hf"])
+def test_a_finetuned_model_goes_back_with_all_its_files(name, finetuned):
+    first, back = Weights.open(str(finetuned / "hf")), Weights.open(str(finetuned / name))
+    assert sorted(first.names) == sorted(back.names)
+    assert {back.dtype(key).name for key in back.names} == {"float16"}
+    moved = [key for key in first.names if first.read(key).tobytes() != back.read(key).tobytes()]
+    assert len(moved) > 0.9 * len(first.names), "two steps of AdamW move all but what has no gradient"
+    for file in ("preprocessor_config.json", "tokenizer_config.json"):
+        assert json.loads((finetuned / name / file).read_text()) == json.loads((finetuned / "hf" / file).read_text())
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        assert (finetuned / name / file).read_bytes() == (finetuned / "hf" / file).read_bytes()
+    config = json.loads((finetuned / "hf" / "config.json").read_text())
+    after = json.loads((finetuned / name / "config.json").read_text())
+    assert convert.merge(after, config) == after and after["initializer_factor"] == 0.5
+    assert {path.name for path in (finetuned / name).iterdir()} == {path.name for path in (finetuned / "hf").iterdir()}
+
+
+def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, capsys):
+    """Parameters of one tower alone, another shape, other words, other pictures."""
+    path = f"hf:{finetuned}/hf"
+    model = configs.to_dict(Source.open(path).config)
+    tokenizer, preprocess = Source.open(path).tokenizer, run.restore(str(finetuned / "first")).run.preprocess
+    config, init = configs.build(TwoTowerConfig, model, "model"), InitConfig(path)
+    carried = lambda init, config=config, tokenizer=tokenizer, preprocess=preprocess: came_with(
+        (init,), "contrastive", config, tokenizer, preprocess)
+    assert carried(init)["files"].keys() == {"preprocessor_config.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert carried(InitConfig(path, take=(("image/.*", True), (".*", False)))) is None
+    assert came_with((init, init), "contrastive", config, tokenizer, preprocess) is None
+    assert came_with((), "contrastive", config, tokenizer, preprocess) is None
+    assert "do not travel" not in capsys.readouterr().out
+    assert carried(init, dataclasses.replace(config, image=dataclasses.replace(config.image, pool="gap"))) is None
+    assert "do not travel with this run (format 'clip' cannot hold this model (image.pool" in capsys.readouterr().out
+    others = train_tokenizer(["w1 w2 w3"], context_length=foreign.CONTEXT, kind="wordlevel")
+    other = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=others.vocab_size))
+    assert carried(init, other, others)["files"].keys() == {"preprocessor_config.json"}
+    assert carried(init, preprocess=dataclasses.replace(preprocess, resize="squash")) is not None
+    assert "was made for pictures with resize='crop' in config.data" in capsys.readouterr().out
+
+
+def test_pixels_of_the_library_travel(world, tmp_path):
+    """A crop from a larger picture, and a tower that is shown smaller pictures than its positions were made for (DINOv2)."""
+    root, _ = world
+    assert run.restore(str(root / "clip")).run.preprocess == Preprocess(foreign.IMAGE, "crop", pixels="transformers")
+    assert run.restore(str(root / "open_clip")).run.preprocess == Preprocess(foreign.IMAGE, fill=0, pixels="open_clip")
+    size = foreign.IMAGE - foreign.PATCH
+    theirs = foreign.PROCESSOR | dict(image_processor_type="BitImageProcessor", size={"shortest_edge": size + 5},
+                                      crop_size={"height": size, "width": size})
+    foreign.write(tmp_path / "d.hf", "dinov2")
+    (tmp_path / "d.hf" / "preprocessor_config.json").write_text(json.dumps(theirs))
+    convert.convert(f"hf:{tmp_path}/d.hf", str(tmp_path / "d"))
+    restored = run.restore(str(tmp_path / "d"))
+    assert restored.run.preprocess == Preprocess(size, "crop", resize_side=size + 5, pixels="transformers")
+    source = [Record("a", images.encode(np.zeros((50, 60, 3), np.uint8)), {})]
+    assert restored.face.pictures_of(lambda i: source[i], "s", 1).shape == (1, foreign.WIDTH)
+    convert.convert(str(tmp_path / "d"), f"hf:{tmp_path}/back")
+    assert json.loads((tmp_path / "back" / "preprocessor_config.json").read_text()) == theirs
 
 
 def test_as_bf16_and_back(world, tmp_path):

@@ -94,6 +94,11 @@ class AugmentConfig:
     fill: int = 255
 
     @property
+    def whole(self) -> bool:
+        """Whether every view shows the whole picture, resized."""
+        return self.crop is None and self.affine is None
+
+    @property
     def oversample(self) -> float:
         """How many times the output's side the source's short side should have, so that no crop is upsampled."""
         zoom = math.exp(self.affine.zoom) if self.affine else 1.0
@@ -111,7 +116,7 @@ def augment(
     resample: images.Resample = "bicubic",
 ) -> Image.Image:
     """A random `size` x `size` version of `image`, all but its colour; without any entry, `images.resize`."""
-    if config.crop is None and config.affine is None:
+    if config.whole:
         image = images.resize(image, size, mode, resample, config.fill)
     else:
         image = _geometry(image, size, config, draws, resample)

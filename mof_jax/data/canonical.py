@@ -11,16 +11,22 @@ _TIDY = {
     **dict.fromkeys([0x2BC, *range(0x2018, 0x201C)], "'"),
     **dict.fromkeys(range(0x201C, 0x2020), '"'),
     **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
-    **{ord(char): unicodedata.normalize("NFKC", char) for char in "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬅﬆ"},
+    **{ord(char): unicodedata.normalize("NFKC", char) for char in "ĲĳǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬅﬆ"},
+    0x149: "'n",  # as a ligature "ʼn", whose quote is straightened then
     0x3000: " ",
 }
 
 
-def canonical(text: str, lowercase: bool, strip_punctuation: bool, collapse: bool = True) -> str:
-    """Single spaces (unless `collapse` is off), and as asked lower-case and without ASCII punctuation (`_` becomes a
-    space), as in SigLIP."""
+def canonical(
+    text: str, lowercase: bool, strip_punctuation: bool, collapse: bool = True, underscore_is_space: bool = True
+) -> str:
+    """Single spaces (unless `collapse` is off), and as asked lower-case and without ASCII punctuation, as in SigLIP.
+
+    Args:
+      underscore_is_space: `_` becomes a space (big_vision, in which SigLIP was trained); else it goes with the punctuation.
+    """
     if strip_punctuation:
-        text = text.replace("_", " ").translate(_PUNCTUATION)
+        text = (text.replace("_", " ") if underscore_is_space else text).translate(_PUNCTUATION)
     if lowercase:
         text = text.lower()
     return " ".join(text.split()) if collapse else text

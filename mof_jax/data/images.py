@@ -22,6 +22,7 @@ MAX_PIXELS = 64_000_000  # 8000 x 8000: 192 MB of RGB
 
 Resize = Literal["squash", "shortest", "crop", "longest"]
 Resample = Literal["bicubic", "bilinear"]
+Pixels = Literal["ours", "transformers", "open_clip"]
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _UNREADABLE = (
@@ -40,16 +41,26 @@ _UNREADABLE = (
 
 
 def decode(
-    data: bytes, *, source: str = "image", record: str | int = 0, at_least: int = 0, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    source: str = "image",
+    record: str | int = 0,
+    at_least: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    pixels: Pixels = "ours",
 ) -> Image.Image:
-    """An encoded picture as RGB, upright, its transparent parts on white; the first frame of an animation.
+    """An encoded picture; the first frame of an animation.
 
     Args:
       data: PNG, JPEG, WebP or GIF bytes.
       source, record: who to name in an error.
       at_least: if positive, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps
-        this many pixels (the scaling is free inside the inverse DCT).
+        this many pixels (the scaling is free inside the inverse DCT). For `pixels="ours"` only.
       max_pixels: refuse larger pictures before decoding them.
+      pixels: what becomes of odd files. `ours`: RGB, upright, transparent parts on white, 16-bit grey scaled to 8 bits.
+        `transformers`: RGB, transparent parts on white, but as it lies in the file (its EXIF orientation is not applied)
+        and 16-bit grey clipped at 255, as the processors of that library (5.x) make of an opened picture. `open_clip`: as
+        it lies in the file and in the file's own mode; `resize` makes it RGB afterwards, as that library does.
 
     Raises:
       BadExample: not a picture, truncated, or too large.
@@ -63,22 +74,24 @@ def decode(
     if width * height > max_pixels:
         raise BadExample(source, record, f"image of {width}x{height} exceeds {max_pixels} pixels")
     try:
-        if at_least and image.format == "JPEG":
+        if at_least and image.format == "JPEG" and pixels == "ours":
             ratio = max(1.0, min(width, height) / at_least)
             image.draft(image.mode, (int(np.ceil(width / ratio)), int(np.ceil(height / ratio))))
         image.load()
-        if "exif" in image.info:
+        if pixels == "open_clip":
+            return image
+        if pixels == "ours" and "exif" in image.info:
             image = ImageOps.exif_transpose(image)
-        return _rgb(image)
+        return _rgb(image, pixels)
     except _UNREADABLE as error:
         raise BadExample(source, record, f"broken {image.format or 'image'}: {error}") from None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, pixels: Pixels) -> Image.Image:
     """Any Pillow mode as RGB; alpha composited on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
+    if image.mode.startswith("I") and pixels == "ours":  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
         grey = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -94,35 +107,52 @@ def resize(
     mode: Resize = "squash",
     resample: Resample = "bicubic",
     fill: int = 255,
+    resize_side: int | None = None,
+    pixels: Pixels = "ours",
 ) -> Image.Image:
-    """`image` as `size` x `size` pixels, with antialiasing.
+    """`image` as `size` x `size` pixels of RGB, with antialiasing.
 
     Args:
-      mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre (CLIP), in one pass;
-        `crop` does it in two, on whole pixels, as `transformers` does: up to half a pixel aside; `longest` scales the long side and pads both ends with grey level `fill`.
+      mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre, in one pass; `crop`
+        does it in two, on whole pixels, as other libraries do: up to half a pixel aside; `longest` scales the long side
+        and pads both ends with grey level `fill`.
+      resize_side: for `crop` and `squash`, the side that is scaled to before the middle `size` pixels are kept, instead of
+        `size`. A smaller one leaves a black frame.
+      pixels: where a `crop` with an odd number of pixels to spare begins: `open_clip` rounds half to even (torchvision), the
+        others down.
     """
-    if image.size == (size, size):
+    if image.size == (size, size) and image.mode == "RGB" and resize_side in (None, size):
         return image
     filter_ = RESAMPLE[resample]
     width, height = image.size
-    if mode == "squash":
-        return image.resize((size, size), filter_)
-    # A strip of a picture would be huge once its short side is large: it is cropped and scaled in one pass.
-    if mode == "shortest" or (mode == "crop" and size**2 * max(width, height) > MAX_PIXELS * min(width, height)):
+    short = min(width, height)
+    if mode == "shortest":
         # The centre square straight from the source: cropping first and resizing after, in one pass.
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), filter_, box=(left, top, left + side, top + side))
-    if mode == "crop":
-        short = min(width, height)
-        image = image.resize((width * size // short, height * size // short), filter_)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        return image.crop((left, top, left + size, top + size))
-    scale = size / max(width, height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = Image.new("RGB", (size, size), (fill, fill, fill))
-    canvas.paste(image.resize(inner, filter_), ((size - inner[0]) // 2, (size - inner[1]) // 2))
-    return canvas
+        left, top = (width - short) / 2, (height - short) / 2
+        return image.resize((size, size), filter_, box=(left, top, left + short, top + short)).convert("RGB")
+    if mode == "longest":
+        ratio = max(width, height) / size
+        inner = (max(1, round(width / ratio)), max(1, round(height / ratio)))
+        canvas = Image.new("RGB", (size, size), (fill, fill, fill))
+        canvas.paste(image.resize(inner, filter_).convert("RGB"), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        return canvas
+    side = resize_side or size
+    scaled = (side, side) if mode == "squash" else (width * side // short, height * side // short)
+    left, top = (_middle(length, size, pixels) for length in scaled)
+    if scaled[0] * scaled[1] <= MAX_PIXELS:
+        image = image.resize(scaled, filter_)
+    else:  # A strip of a picture would be huge once its short side is large: only what is kept is computed.
+        kept, x, y = [min(size, length) for length in scaled], width / scaled[0], height / scaled[1]
+        box = (max(left, 0) * x, max(top, 0) * y, (max(left, 0) + kept[0]) * x, (max(top, 0) + kept[1]) * y)
+        image = image.resize(kept, filter_, box=(box[0], box[1], min(box[2], width), min(box[3], height)))
+        left, top = min(left, 0), min(top, 0)
+    return image.crop((left, top, left + size, top + size)).convert("RGB")
+
+
+def _middle(length: int, size: int, pixels: Pixels) -> int:
+    """Where the middle `size` of `length` pixels begin; negative for a frame around fewer pixels."""
+    spare = length - size
+    return round(spare / 2) if pixels == "open_clip" and spare > 0 else spare // 2
 
 
 def from_array(pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:

@@ -56,7 +56,8 @@ class DataConfig:
       captions: captions per example; 0 for pictures only.
       augment: random changes; none by default.
       local: small crops beside the views, None for none.
-      resize, resample: how a picture that is not cropped becomes square (see `images.resize`).
+      resize, resample, resize_side: how a picture that is not cropped becomes square (see `images.resize`).
+      pixels: whose pixels, where libraries differ (see `Preprocess`).
       shuffle: False reads in stored order.
       on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
         never shift, and reports it.
@@ -76,6 +77,8 @@ class DataConfig:
     local: LocalViews | None = None
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
+    resize_side: int | None = None
+    pixels: images.Pixels = "ours"
     shuffle: bool = True
     on_error: Literal["raise", "skip"] = "raise"
     cache: Literal["none", "decoded"] = "none"
@@ -86,6 +89,7 @@ class DataConfig:
     chunk: int = 32
 
     def __post_init__(self):
+        _ = self.preprocess  # which checks its own fields
         if not self.sources:
             raise ValueError("sources: at least one is needed")
         if min(self.views, self.captions, self.threads, self.workers) < 0 or self.views + self.captions < 1:
@@ -101,7 +105,7 @@ class DataConfig:
     @property
     def preprocess(self) -> Preprocess:
         """What happens to a picture outside of training."""
-        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill)
+        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill, self.resize_side, self.pixels)
 
 
 def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
@@ -159,7 +163,7 @@ class Loader:
             source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
             for source, c in zip(self.whole, config.sources)
         ]
-        wanted = [(config.image_size, config.augment)]
+        wanted = [(config.preprocess.at_least, config.augment)]
         wanted += [(config.local.image_size, config.local.augment)] if config.local else []
         self._at_least = max(int(np.ceil(size * changes.oversample)) for size, changes in wanted)
         self._cache: dict[tuple[int, int], tuple[Record, Image.Image]] = {}
@@ -237,6 +241,8 @@ class Loader:
     ) -> list[View]:
         """`count` random versions of a picture, all but their colours."""
         c, views = self.config, []
+        if changes.whole and c.local:  # the picture has not been resized yet
+            picture = c.preprocess.at(size).fit(picture)
         for view in range(count):
             draws = keyed.Draws(self.seed, *key, view)
             views.append(View(augment.augment(picture, size, changes, draws, c.resize, c.resample), draws))
@@ -262,10 +268,12 @@ class Loader:
         name = self.sources[source].name
         if record.image is None:
             raise BadExample(name, record.id, "no image")
-        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least)
         c = self.config
-        if c.augment.crop is None and c.augment.affine is None and not c.local:  # every view starts from one resized picture
-            picture = images.resize(picture, c.image_size, c.resize, c.resample, c.augment.fill)
+        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least, pixels=c.pixels)
+        if c.augment.whole and not c.local:  # every view starts from one resized picture
+            picture = c.preprocess.fit(picture)
+        elif picture.mode != "RGB":
+            picture = picture.convert("RGB")
         # Two threads may both pass the check; the bound is then exceeded by one picture.
         cost = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes
         if cost <= self._room:

@@ -65,7 +65,7 @@ class SequenceConfig:
         rows and the buffer filled; `fill_tokens` and `fill_images` say how well it fits.
       max_images: pictures a document may have.
       tokens_per_image: positions a picture takes.
-      image_size, resize, resample, fill: the pictures that leave the host (see `images.resize`).
+      image_size, resize, resample, fill, resize_side, pixels: the pictures that leave the host (see `Preprocess`).
       on_long: what becomes of a document with more tokens or pictures than fit: `error`, or `truncate` keeps its beginning.
       on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source and reports it.
       shuffle: False reads in stored order.
@@ -84,6 +84,8 @@ class SequenceConfig:
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
     fill: int = 255
+    resize_side: int | None = None
+    pixels: images.Pixels = "ours"
     on_long: OnLong = "error"
     on_error: Literal["raise", "skip"] = "raise"
     shuffle: bool = True
@@ -93,6 +95,7 @@ class SequenceConfig:
     prefetch: int = 2
 
     def __post_init__(self):
+        _ = self.preprocess  # which checks its own fields
         if not self.kinds:
             raise ValueError("kinds: at least one is needed")
         for name, kind in self.kinds.items():
@@ -115,7 +118,7 @@ class SequenceConfig:
     @property
     def preprocess(self) -> Preprocess:
         """What happens to every picture."""
-        return Preprocess(self.image_size, self.resize, self.resample, self.fill)
+        return Preprocess(self.image_size, self.resize, self.resample, self.fill, self.resize_side, self.pixels)
 
     @property
     def template(self) -> str:

@@ -11,7 +11,8 @@ checkpoint and evaluation cannot read captions in another way than training did.
 a special token is read as text: a caption cannot end itself with "</s>".
 
 Parity: `clip` equals OpenCLIP's tokenizer, except that mis-decoded text (mojibake, repaired there by ftfy) is left as
-it is. `sentencepiece` with its defaults is SigLIP's; SigLIP 2 has `strip_punctuation=False, pad_id=0`.
+it is. `sentencepiece` with its defaults is SigLIP's; SigLIP 2 has `strip_punctuation=False, pad_id=0`. Where `transformers`
+reads a caption in another way than the code that a model was trained with, `pieces="transformers"` does as it does.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class TokenizerConfig:
       lowercase, strip_punctuation: canonical form of the text before it is split.
       bos, eos: whether the token is added.
       pad_id: what fills the rest.
+      pieces: whose ids these are where libraries differ. `transformers`: of a `sentencepiece` caption whose punctuation is
+        stripped (SigLIP), `_` is deleted with it, and the text is split behind "<unk>▁", which decides ties in a long run of
+        one letter; under `hf` spaces stay as they are, for the file's own rules, and letters are lower-cased one by one (a
+        final Σ is no ς).
     """
 
     kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf", "run"] = "bpe"
@@ -71,6 +76,7 @@ class TokenizerConfig:
     bos: bool | None = None
     eos: bool | None = None
     pad_id: int | None = None
+    pieces: Literal["ours", "transformers"] = "ours"
 
     def __post_init__(self):
         if self.context_length is not None and self.context_length < 1:
@@ -136,12 +142,15 @@ class Tokenizer:
 
         Args:
           exact: keep spaces and line breaks as they are, so that the ids of consecutive pieces of a document, joined, are
-            those of a language model's text. A vocabulary that puts a space before every text itself (SentencePiece)
-            takes that one from the text.
+            those of a language model's text. A vocabulary that puts one more space before every text itself
+            (SentencePiece) takes that one from the text.
         """
         if isinstance(texts, str):
             raise TypeError("a list of texts is expected; one string would be read letter by letter")
-        return self._vocabulary.encode([self._piece(text) if exact else self.canonical(text) for text in texts])
+        if exact:
+            return self._vocabulary.encode([self._piece(text) for text in texts])
+        found = self._vocabulary.encode([self._lead + self.canonical(text) for text in texts])
+        return [ids[self._lead_ids:] for ids in found] if self._lead else found
 
     def token_id(self, name: str) -> int | None:
         """The id of the token spelled `name`, special tokens included; None if the vocabulary has no such token."""
@@ -154,9 +163,9 @@ class Tokenizer:
 
     @functools.cached_property
     def _adds_space(self) -> bool:
-        """Whether the vocabulary reads "a" as " a"."""
-        first, second, both = self._vocabulary.encode(["x", "a", "x a"])
-        return both == first + second
+        """Whether the vocabulary reads "a" as " a", and " a" as "  a"."""
+        first, second, both, spaced = self._vocabulary.encode(["x", "a", "x a", " a"])
+        return both == first + second and spaced != second
 
     def decode(self, ids: Sequence[int], strip: bool = True) -> str:
         """The text of ids, without special tokens, and by default without spaces around it."""
@@ -166,9 +175,23 @@ class Tokenizer:
 
     def canonical(self, text: str) -> str:
         """The text as the vocabulary sees it."""
-        if self.config.kind == "clip":
+        c = self.config
+        if c.kind == "clip":
             text = tidy(text)
-        return canonical(text, self.config.lowercase, self.config.strip_punctuation)
+        theirs = c.pieces == "transformers"
+        if theirs and c.kind == "hf":
+            text = "".join(map(str.lower, text)) if c.lowercase else text
+            return canonical(text, False, c.strip_punctuation, collapse=False)
+        return canonical(text, c.lowercase, c.strip_punctuation, underscore_is_space=not theirs)
+
+    @property
+    def _lead(self) -> str:
+        """What a caption is read behind, and cut off again."""
+        return "<unk>▁" if self.config.pieces == "transformers" and self.config.kind == "sentencepiece" else ""
+
+    @functools.cached_property
+    def _lead_ids(self) -> int:
+        return len(self._vocabulary.encode(["<unk>"])[0])
 
     def is_empty(self, text: str) -> bool:
         """Whether nothing of the text would reach the model."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import copy
-import dataclasses
 import functools
 from typing import Any
 import zlib
@@ -66,7 +65,7 @@ class Encoder:
         Raises:
           BadExample: a record that cannot be decoded.
         """
-        small = dataclasses.replace(self.preprocess, image_size=side)
+        small = self.preprocess.at(side)
         rows = [picture(source[i], source.name, small).reshape(-1) for i in range(len(source))]
         return np.stack(rows).astype(np.float32) / 127.5 - 1.0
 

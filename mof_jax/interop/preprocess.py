@@ -1,22 +1,25 @@
 """How pictures are prepared: the processor files of other libraries ↔ our `Preprocess` and normalisation.
 
-What differs, and cannot be said in their files: transparent pictures lie on white here (theirs drop the transparency), and
-a crop from a larger picture (DINOv2's 224 of 256) becomes one of the whole centre square. Large JPEGs are decoded at a half, a
-quarter or an eighth of their size where that is no smaller than what is wanted.
+An imported model keeps the pixels of its library (`Preprocess.pixels`), level for level: of `transformers` those that the
+Pillow processors of its fifth version make of an opened picture, of OpenCLIP those of its evaluation transform. The fourth
+version dropped transparency, where the fifth lays it on white. Their processors on torchvision tensors resample with other
+rounding (mostly within 2 of 255 levels, at most 7 seen) and put a frame of an odd width half a pixel to the other side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
+from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import UserError
 
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 class Processing(NamedTuple):
-    """Fields of our config sections: what becomes of a picture, and its normalisation."""
+    """Fields of our config sections: what becomes of a picture (see `Preprocess`), and its normalisation."""
 
     image_size: int
     resize: str
@@ -24,6 +27,18 @@ class Processing(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+    resize_side: int | None = None
+    pixels: str = "transformers"
+    fill: int = 255
+
+    @classmethod
+    def of(cls, p: Preprocess, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Processing:
+        """What a checkpoint says."""
+        return cls(p.image_size, p.resize, p.resample, mean, std, (), p.resize_side, p.pixels, p.fill)
+
+    def section(self) -> dict[str, Any]:
+        """What a config says in `data`: all but the normalisation, which is the model's."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocess)}
 
 
 def read_hf(theirs: Mapping[str, Any], where: str) -> Processing:
@@ -43,19 +58,16 @@ def read_hf(theirs: Mapping[str, Any], where: str) -> Processing:
         raise UserError(f"{where}: resample {resample!r}; known here: 2 (bilinear), 3 (bicubic)")
     if size is None:
         raise UserError(f"{where}: names no size")
-    side, squash, notes = size[0], not size[1], ()
-    if size[1] and values.get("do_center_crop", crop is not None):
-        if crop is None:
-            raise UserError(f"{where}: do_center_crop without crop_size")
-        if crop[0] != side:
-            notes = (f"its pictures are resized to {side} and the middle {crop[0]} are kept; here the whole centre square is "
-                     f"resized to {crop[0]}, so objects look {side / crop[0]:.2f} times smaller",)
-        side = crop[0]
-    elif size[1]:
+    side, shortest = size
+    cropped = values.get("do_center_crop", shortest and crop is not None)
+    if cropped and crop is None:
+        raise UserError(f"{where}: do_center_crop without crop_size")
+    if shortest and not cropped:
         raise UserError(f"{where}: pictures keep their shape (shortest_edge without a crop); towers here take squares")
+    kept = crop[0] if cropped else side
     triple = lambda key: tuple(float(x) for x in values.get(key) or (0.5, 0.5, 0.5))
-    mode = "squash" if squash else "crop"
-    return Processing(side, mode, _RESAMPLE[resample], triple("image_mean"), triple("image_std"), notes)
+    return Processing(kept, "crop" if shortest else "squash", _RESAMPLE[resample], triple("image_mean"), triple("image_std"),
+                      resize_side=None if kept == side else side)
 
 
 def write_hf(p: Processing, kind: str) -> dict[str, Any]:
@@ -66,13 +78,13 @@ def write_hf(p: Processing, kind: str) -> dict[str, Any]:
     """
     if p.resize == "longest":
         raise UserError("preprocessing resize='longest' (padding) cannot be said in preprocessor_config.json")
-    squash = p.resize == "squash"
-    square = {"height": p.image_size, "width": p.image_size}
+    squash, side = p.resize == "squash", p.resize_side or p.image_size
+    cropped = not squash or side != p.image_size
+    square = lambda side: {"height": side, "width": side}
     return dict(
-        image_processor_type=kind, do_convert_rgb=True, do_resize=True,
-        size=square if squash else {"shortest_edge": p.image_size},
-        resample=next(number for number, name in _RESAMPLE.items() if name == p.resample), do_center_crop=not squash,
-        **({} if squash else {"crop_size": square}), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+        image_processor_type=kind, do_convert_rgb=True, do_resize=True, size=square(side) if squash else {"shortest_edge": side},
+        resample=next(number for number, name in _RESAMPLE.items() if name == p.resample), do_center_crop=cropped,
+        **({"crop_size": square(p.image_size)} if cropped else {}), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
         image_mean=list(p.mean), image_std=list(p.std))
 
 
@@ -82,13 +94,22 @@ def read_open_clip(theirs: Mapping[str, Any], image_size: int, where: str) -> Pr
     mode, resample = theirs.get("resize_mode", "shortest"), theirs.get("interpolation", "bicubic")
     if mode not in ("shortest", "squash", "longest") or resample not in _RESAMPLE.values():
         raise UserError(f"{where}: resize_mode {mode!r}, interpolation {resample!r}: not known here")
-    return Processing(image_size, mode, resample, triple("mean", (0.48145466, 0.4578275, 0.40821073)),
-                      triple("std", (0.26862954, 0.26130258, 0.27577711)))
+    return Processing(image_size, "crop" if mode == "shortest" else mode, resample,
+                      triple("mean", (0.48145466, 0.4578275, 0.40821073)), triple("std", (0.26862954, 0.26130258, 0.27577711)),
+                      pixels="open_clip", fill=theirs.get("fill_color", 0))
 
 
 def write_open_clip(p: Processing) -> dict[str, Any]:
-    """The `preprocess_cfg` of an `open_clip_config.json`."""
-    return dict(mean=list(p.mean), std=list(p.std), interpolation=p.resample, resize_mode=p.resize)
+    """The `preprocess_cfg` of an `open_clip_config.json`.
+
+    Raises:
+      UserError: a crop from a larger picture has no counterpart there.
+    """
+    if p.resize_side not in (None, p.image_size):
+        raise UserError(f"preprocessing resize_side={p.resize_side} cannot be said in open_clip_config.json")
+    mode = "shortest" if p.resize == "crop" else p.resize
+    frame = {"fill_color": p.fill} if mode == "longest" else {}
+    return dict(mean=list(p.mean), std=list(p.std), interpolation=p.resample, resize_mode=mode, **frame)
 
 
 def _square(size: Any, where: str) -> tuple[int, bool] | None:

@@ -22,6 +22,7 @@ from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
 from mof_jax.interop.weights import Weights, read_json
 from mof_jax.models.mllm import MllmConfig
+from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 
@@ -76,6 +77,9 @@ class Source:
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
         reading = Reading(family.table(config), shapes, weights, family.ignored(config))
+        if processing is not None and processing.image_size % eyes(config).patch_size:
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of "
+                            f"{eyes(config).patch_size} do not divide")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property
@@ -126,7 +130,7 @@ def locate(spec: str) -> str:
     repo, _, revision = name.partition("@")
     try:
         return huggingface_hub.snapshot_download(
-            repo, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.model", "merges.txt"])
+            repo, revision=revision or None, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt"])
     except Exception as error:  # noqa: BLE001  requests', the hub's own, and OSError
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{spec}: no such folder, and the hub did not give it ({reason}); fetch it elsewhere and give its "
@@ -148,6 +152,13 @@ def with_normalisation(config: Any, processing: Processing) -> Any:
     return dataclasses.replace(config, **{"image" if hasattr(config, "image") else "encoder": tower})
 
 
+def with_words(config: Any, tokenizer: Tokenizer | None) -> Any:
+    """The config of a model, with what its tokenizer decides."""
+    if isinstance(config, TwoTowerConfig):
+        return config.with_tokenizer(tokenizer)
+    return config.with_vocabulary(tokenizer.vocab_size) if isinstance(config, MllmConfig) else config
+
+
 def _identify(path: str, folder: str) -> tuple[Family, dict[str, Any]]:
     """The family, and the config file as it is. Where a folder has both formats, the one whose weights are there."""
     both = {name: remote.exists(remote.join(folder, name)) for name in ("config.json", OPEN_CLIP.config_file)}
@@ -165,8 +176,8 @@ def _processing(
     folder: str, family: Family, theirs: dict[str, Any], config: Any
 ) -> tuple[Processing | None, dict[str, Any]]:
     """(what becomes of pictures, small files that travel)."""
-    names = [name for name in (*PROCESSORS, words.CONFIG) if remote.exists(remote.join(folder, name))]
-    files = {name: read_json(remote.join(folder, name)) for name in names}
+    names = [name for name in PROCESSORS if remote.exists(remote.join(folder, name))]
+    files = {name: read_json(remote.join(folder, name)) for name in names} | words.read_kept(folder)
     if family.name == "open_clip":
         size = config.image.image_size
         return preprocess.read_open_clip(theirs.get("preprocess_cfg") or {}, size, OPEN_CLIP.config_file), files

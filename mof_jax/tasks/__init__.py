@@ -34,6 +34,7 @@ class TaskKind:
       make: `(config, mesh, tokenizer) -> Task`, the config a `run.RunConfig`; the tokenizer is None where `texts` is.
       model, objective, data: types of the config sections.
       decides: keys of the data section that a model config decides (the size of the pictures).
+      suggests: keys that it decides where the config says nothing.
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
       texts: the words of a data section (of so many records a source), to train a vocabulary on; None for a task that reads
         none.
@@ -48,6 +49,7 @@ class TaskKind:
     pipeline: type = Pipeline
     texts: Callable[[Any, int], Iterable[str]] | None = texts
     face: Literal["encoder", "responder"] = "encoder"
+    suggests: Callable[[Any], dict[str, int]] = lambda model: {}
 
 
 def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]:
@@ -73,5 +75,8 @@ TASKS: dict[str, TaskKind] = {
         lambda config, mesh, _: DinoTask(config.model, config.objective, mesh, steps=config.steps, views=config.data.views,
                                          local=config.data.local),
         DinoConfig, DinoObjective, pictures_only, texts=None),
-    "tower": TaskKind(lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, pictures_only, texts=None),
+    # Its positions are resampled to what pictures it is shown: DINOv2 came with those of 518 pixels, and is shown 224.
+    "tower": TaskKind(
+        lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, lambda model: {"captions": 0}, texts=None,
+        suggests=lambda model: {"image_size": model.encoder.image_size}),
 }

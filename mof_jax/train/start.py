@@ -15,8 +15,12 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 import numpy as np
 
+from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError, nearest
-from mof_jax.interop.source import Source, is_foreign
+from mof_jax.interop import words
+from mof_jax.interop.families import FAMILIES
+from mof_jax.interop.source import Source, is_foreign, with_words
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.rules import Rule, user_rules
 from mof_jax.rules import resolve as resolve_rules
@@ -134,6 +138,44 @@ def _take(
     if is_foreign(source.path):
         _account(source.path, skeleton, before)
     return params
+
+
+def came_with(
+    sources: Sequence[InitConfig], task: str, model: Any, tokenizer: Tokenizer | None, preprocess: Preprocess
+) -> dict[str, Any] | None:
+    """What a model of another library left for the way back (`Source.travel`): its config, small files, dtypes and names.
+
+    Only where all parameters come from it, directly or by way of other runs, and its format can hold the model; None
+    otherwise. Words that are no longer its own lose the files of its tokenizer, and a line says where pictures are prepared
+    otherwise than it was made for.
+
+    Args:
+      task, model, tokenizer, preprocess: of the new run.
+    """
+    if len(sources) != 1 or sources[0].take or sources[0].rename:
+        return None
+    path = sources[0].path
+    if is_foreign(path):
+        opened = Source.open(path)
+        travel, vocabulary = opened.travel(), opened.tokenizer and opened.tokenizer.save()
+        wanted = {} if opened.processing is None else opened.processing.section()
+    else:
+        meta = open_checkpoint(path)[1]
+        travel, vocabulary, wanted = meta.get("interop"), meta["tokenizer"], meta["preprocess"] or {}
+    if travel is None or FAMILIES[travel["family"]].task != task:
+        return None
+    try:
+        FAMILIES[travel["family"]].check(with_words(model, tokenizer))
+    except UserError as error:
+        display.show(f"note: the names and files of {path} do not travel with this run ({error})")
+        return None
+    others = [f"{key}={value!r}" for key, value in wanted.items()
+              if value != getattr(preprocess, key) and (key != "fill" or preprocess.resize == "longest")]
+    if others:
+        display.show(f"note: {path} was made for pictures with {', '.join(others)} in config.data")
+    if tokenizer is not None and (vocabulary or {}).get("sha256") != tokenizer.save()["sha256"]:
+        travel = travel | {"files": {name: x for name, x in travel["files"].items() if name not in words.FILES}}
+    return travel
 
 
 def _checkpoint(source: InitConfig) -> Given:

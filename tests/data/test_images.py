@@ -15,7 +15,8 @@ import pytest
 from mof_jax.config import build
 from mof_jax.data import augment, images
 from mof_jax.data.keyed import Draws
-from mof_jax.errors import BadExample
+from mof_jax.data.preprocess import Preprocess
+from mof_jax.errors import BadExample, UserError
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -103,6 +104,20 @@ def test_first_frame_and_orientation():
         assert images.decode(saved(RED, kind, exif=exif)).size == (6, 8)
 
 
+def test_a_librarys_pixels_are_as_the_file_has_them():
+    """Not turned, 16-bit grey clipped; transparency on white as here, or under OpenCLIP dropped."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, deep = saved(RED, "JPEG", exif=exif), saved(Image.fromarray(np.full((4, 4), 128 << 8, np.uint16)), "PNG")
+    clear = saved(Image.new("RGBA", (4, 4), (200, 30, 40, 0)), "PNG")
+    first = lambda data, pixels: np.asarray(images.resize(images.decode(data, pixels=pixels), 4, pixels=pixels))[0, 0].tolist()
+    assert [first(deep, p) for p in ("ours", "transformers", "open_clip")] == [[128] * 3, [255] * 3, [255] * 3]
+    assert [first(clear, p) for p in ("ours", "transformers", "open_clip")] == [[255] * 3, [255] * 3, [200, 30, 40]]
+    assert [images.decode(turned, pixels=p).size for p in ("ours", "transformers", "open_clip")] == [(6, 8), (8, 6), (8, 6)]
+    big = saved(Image.effect_noise((640, 480), 60).convert("RGB"), "JPEG")
+    assert images.decode(big, at_least=60, pixels="transformers").size == (640, 480)
+
+
 def test_scaled_jpeg_decoding_keeps_the_short_side():
     data = saved(Image.effect_noise((640, 480), 60).convert("RGB"), "JPEG")
     assert images.decode(data).size == (640, 480)
@@ -134,8 +149,28 @@ def test_a_crop_on_whole_pixels_and_of_a_strip():
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 67, 3), np.uint8))
     scaled = np.asarray(wide.resize((44, 20), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(np.asarray(images.resize(wide, 20, "crop")), scaled[:, 12:32])
-    strip = Image.new("RGB", (300_000, 1), (10, 20, 30))
-    assert np.asarray(images.resize(strip, 224, "crop")).shape == (224, 224, 3)
+    for size in ((300_000, 1), (1, 300_000)):
+        strip = Image.new("RGB", size, (10, 20, 30))
+        assert np.all(np.asarray(images.resize(strip, 224, "crop", resize_side=300)) == (10, 20, 30))
+        framed = np.asarray(images.resize(strip, 224, "crop", resize_side=220))
+        assert np.all(framed[2:-2, 2:-2] == (10, 20, 30)) and framed[0, 0].tolist() == [0, 0, 0]
+
+
+def test_a_crop_from_a_larger_picture_and_a_frame_around_a_smaller_one():
+    wide = Image.fromarray(np.random.default_rng(0).integers(1, 256, (30, 67, 3), np.uint8))
+    scaled = np.asarray(wide.resize((55, 25), Image.Resampling.BICUBIC))
+    crop = lambda size, **options: np.asarray(images.resize(wide, size, "crop", resize_side=25, **options))
+    np.testing.assert_array_equal(crop(20), scaled[2:22, 17:37])
+    np.testing.assert_array_equal(crop(20, pixels="open_clip"), scaled[2:22, 18:38])  # 2.5 to 2, 17.5 to 18: half to even
+    framed = crop(28)
+    np.testing.assert_array_equal(framed[2:27], scaled[:, 13:41])
+    assert not framed[:2].any() and not framed[27:].any()
+    squashed = np.asarray(wide.resize((25, 25), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(np.asarray(images.resize(wide, 21, "squash", resize_side=25)), squashed[2:23, 2:23])
+    for wrong in (dict(resize="longest", resize_side=25), dict(resize="crop", resize_side=0)):
+        with pytest.raises(UserError, match="resize_side"):
+            build(Preprocess, dict(image_size=20, **wrong), "preprocess")
+    assert Preprocess(224, "crop", resize_side=256).at(112) == Preprocess(112, "crop", resize_side=128)
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))

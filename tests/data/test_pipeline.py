@@ -15,6 +15,7 @@ from mof_jax.data import images, keyed
 from mof_jax.data.load import _REPLACE, Loader
 from mof_jax.data.mixture import Located
 from mof_jax.data.pipeline import DataConfig, Pipeline, texts
+from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import BadExample, UserError
 
 TWO = [
@@ -103,6 +104,16 @@ def test_pictures_are_resized_as_configured(table, mode):
     for i, image in enumerate(pipe.batch(0)["image"][:10, 0]):
         want = images.resize(images.decode(picture(i)), 16, mode, "bilinear", 9)
         assert np.array_equal(image, np.asarray(want))
+
+
+@pytest.mark.parametrize("local", [None, {"views": 1, "image_size": 16, "augment": {}}])
+def test_training_sees_what_evaluation_sees(table, local):
+    """The pixels of `Preprocess`, a library's too, whether or not there are local views."""
+    one = [{"kind": "jsonl", "path": str(table), "name": "t"}]
+    for wanted in (dict(resize="crop", resize_side=19, pixels="transformers"), dict(resize="squash", pixels="open_clip")):
+        pipe = pipeline(sources=one, augment={}, shuffle=False, local=local, **wanted)
+        for i, image in enumerate(pipe.batch(0)["image"][:10, 0]):
+            assert np.array_equal(image, Preprocess(16, **wanted)(picture(i), "t", str(i)))
 
 
 def test_ids_name_the_rows_and_describe_the_sources():

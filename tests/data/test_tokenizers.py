@@ -138,6 +138,33 @@ def test_sentencepiece_is_siglip_style(spm):
         make({"kind": "sentencepiece", "path": str(spm), "bos": True})
 
 
+def test_pieces_of_the_library(spm, hf_json):
+    """SigLIP's underscores, deleted instead of a space; under `hf` the text as it is, letters lower-cased one by one."""
+    ours, theirs = (make({"kind": "sentencepiece", "path": str(spm), "pieces": p}) for p in ("ours", "transformers"))
+    assert ours.canonical(" Red_apple, x") == "red apple x" and theirs.canonical(" Red_apple, x") == "redapple x"
+    assert theirs.encode(["red_apple"]) == theirs.encode(["redapple"]) != ours.encode(["red_apple"])
+    assert theirs.encode(["red apple", ""]) == ours.encode(["red apple", ""])
+    assert load(theirs.save()).config.pieces == "transformers"
+    hf = make({"kind": "hf", "path": str(hf_json), "pieces": "transformers", "lowercase": True})
+    assert hf.canonical(" A\t ΟΔΟΣ ") == " a\t οδοσ "
+    assert make({"kind": "hf", "path": str(hf_json), "lowercase": True}).canonical(" A\t ΟΔΟΣ ") == "a οδος"
+    assert make({"kind": "clip"}).canonical("ŉ") == "'n"
+
+
+@pytest.mark.parametrize("rule", ["metaspace", "prefix"])
+def test_exact_text_loses_a_space_only_where_the_vocabulary_adds_one(rule, tmp_path):
+    """Metaspace adds none to a text that begins with one; the older rule, a prefix, always does."""
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "▁", "▁a", "a", "▁x", "x", "▁▁a"])}
+    made = hf.Tokenizer(hf.models.BPE(vocabulary, [("▁", "a"), ("▁", "x"), ("▁", "▁a")], unk_token="<unk>"))
+    if rule == "metaspace":
+        made.pre_tokenizer = hf.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        made.normalizer = hf.normalizers.Sequence([hf.normalizers.Prepend("▁"), hf.normalizers.Replace(" ", "▁")])
+    made.save(str(tmp_path / "tokenizer.json"))
+    read = make({"kind": "hf", "path": str(tmp_path / "tokenizer.json")})
+    assert read.encode(["a", " a", "  a"], exact=True) == [[2], [2], [6]]
+
+
 def test_sentencepiece_equals_transformers(spm):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.SiglipTokenizer(vocab_file=str(spm), pad_token="</s>")

@@ -11,7 +11,11 @@ from parity_cases import CONTEXT, DEPTH, EMBED, EOS, FIXTURES, HEADS, HIDDEN, IM
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
+from mof_jax import config as configs
+from mof_jax import run
 from mof_jax.interop import weights
+from mof_jax.interop.source import Source
+from mof_jax.train.start import open_checkpoint
 
 _LAYERS = dict(hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH, num_attention_heads=HEADS)
 _IMAGE = _LAYERS | dict(image_size=IMAGE, patch_size=PATCH)
@@ -106,3 +110,21 @@ def write(
     if kind == "clip":
         (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     return sample
+
+
+def finetune(path: str, workdir: pathlib.Path, **change: Any) -> None:
+    """Two steps of a two-tower model from `path`, `hf:…` or a work dir of ours; pictures and words as it came.
+
+    Args:
+      change: sections of the config to replace.
+    """
+    if path.startswith("hf:"):
+        source = Source.open(path)
+        model, section = configs.to_dict(source.config), source.processing.section()
+    else:
+        meta = open_checkpoint(path)[1]
+        model, section = meta["config"]["model"], dict(meta["preprocess"])
+    data = dict(sources=[dict(kind="emoji5")], threads=0, augment=dict(fill=section.pop("fill")), **section)
+    run.train(dict(
+        task="contrastive", steps=2, batch_size=8, log_every=1, model=model, data=data, tokenizer=dict(kind="run", path=path),
+        init_from=dict(path=path), optimizer=dict(name="adamw", lr=1e-3)) | change, str(workdir))

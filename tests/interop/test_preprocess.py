@@ -5,6 +5,7 @@ from __future__ import annotations
 import foreign
 import pytest
 
+from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import UserError
 from mof_jax.interop.preprocess import Processing, read_hf, read_open_clip, write_hf, write_open_clip
 
@@ -33,10 +34,20 @@ def test_known_files(theirs, wanted):
     assert read_hf(write_hf(wanted, "CLIPImageProcessor"), "p") == wanted
 
 
-def test_a_crop_smaller_than_the_resized_picture_is_mentioned():
-    found = read_hf(DINOV2, "p")
-    assert found._replace(notes=()) == Processing(224, "crop", "bicubic", *IMAGENET)
-    assert "1.14 times smaller" in found.notes[0]
+SQUASHED = SIGLIP | {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+
+
+@pytest.mark.parametrize("theirs, wanted", [
+    (DINOV2, Processing(224, "crop", "bicubic", *IMAGENET, resize_side=256)),
+    (DINOV2 | {"size": {"shortest_edge": 200}}, Processing(224, "crop", "bicubic", *IMAGENET, resize_side=200)),
+    (SQUASHED, Processing(224, "squash", "bicubic", *HALF, resize_side=256)),
+])
+def test_a_crop_of_another_size_than_the_resized_picture(theirs, wanted):
+    assert read_hf(theirs, "p") == wanted
+    back = write_hf(wanted, theirs["image_processor_type"])
+    assert back == back | theirs
+    assert read_hf(back, "p") == wanted
+    assert Preprocess(**wanted.section()).resize_side == wanted.resize_side
 
 
 @pytest.mark.parametrize("change, message", [
@@ -59,9 +70,16 @@ def test_padding_cannot_be_said_there():
 
 
 def test_open_clips_section():
-    assert read_open_clip({}, 224, "o") == Processing(224, "shortest", "bicubic", *CLIP)
+    of = lambda *fields, fill=0: Processing(*fields, pixels="open_clip", fill=fill)
+    assert read_open_clip({}, 224, "o") == of(224, "crop", "bicubic", *CLIP)
+    assert write_open_clip(read_open_clip({}, 224, "o"))["resize_mode"] == "shortest", "what `crop` is called there"
     dfn = dict(mean=[0.5] * 3, std=[0.5] * 3, interpolation="bilinear", resize_mode="squash")
-    assert read_open_clip(dfn, 378, "o") == Processing(378, "squash", "bilinear", *HALF)
+    assert read_open_clip(dfn, 378, "o") == of(378, "squash", "bilinear", *HALF)
     assert write_open_clip(read_open_clip(dfn, 378, "o")) == dfn
+    framed = dfn | {"resize_mode": "longest", "fill_color": 7}
+    assert read_open_clip(framed, 378, "o") == of(378, "longest", "bilinear", *HALF, fill=7)
+    assert write_open_clip(read_open_clip(framed, 378, "o")) == framed
+    with pytest.raises(UserError, match="resize_side=256"):
+        write_open_clip(Processing(224, "crop", "bicubic", *CLIP, resize_side=256))
     with pytest.raises(UserError, match="interpolation 'nearest'"):
         read_open_clip({"interpolation": "nearest"}, 224, "open_clip_config.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,15 +40,33 @@ def pictures() -> dict[str, bytes]:
         waves = np.sin(np.arange(h)[:, None, None] / 7 + np.arange(w)[None, :, None] / 5 + np.arange(3) * 2)
         return np.clip(128 + 90 * waves + rng.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8)
 
-    shapes = ((91, 37), (37, 91), (480, 640), (24, 24), (7, 300), (300, 3))
-    found = {f"rgb {h}x{w}": Image.fromarray(smooth(h, w)) for h, w in shapes}
-    found |= {"one row": Image.fromarray(smooth(1, 50)), "grey": Image.fromarray(smooth(60, 80)[..., 0])}
-    found["palette"] = Image.fromarray(smooth(50, 70)).quantize(32)
-    opaque = np.dstack([smooth(60, 45), np.full((60, 45), 255, np.uint8)])
-    found["rgba opaque"] = Image.fromarray(opaque)
-    out = {}
-    for name, image in found.items():
+    def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
         buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        out[name] = buffer.getvalue()
-    return out
+        image.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    shapes = ((91, 37), (37, 91), (480, 640), (24, 24), (32, 32), (23, 25), (33, 50), (7, 300), (300, 3), (2, 3), (1, 1), (1, 50),
+              (50, 1))
+    found = {f"rgb {h}x{w}": saved(Image.fromarray(smooth(h, w))) for h, w in shapes}
+    # A ramp of transparency, with colours under what cannot be seen.
+    clear = np.linspace(0, 255, 60 * 45).reshape(60, 45, 1).astype(np.uint8)
+    grey, palette = Image.fromarray(smooth(60, 80)[..., 0]), Image.fromarray(smooth(50, 70)).quantize(32)
+    found |= {
+        "grey": saved(grey), "black and white": saved(grey.convert("1")), "palette": saved(palette), "gif": saved(palette, "GIF"),
+        "palette with a transparent colour": saved(palette, transparency=3),
+        "palette with transparencies": saved(palette, transparency=bytes(range(0, 256, 8))),
+        "rgb with a transparent colour": saved(Image.fromarray(smooth(40, 30) // 64 * 64), transparency=(128, 128, 128)),
+        "rgba": saved(Image.fromarray(np.dstack([smooth(60, 45), clear]))),
+        "rgba opaque": saved(Image.fromarray(np.dstack([smooth(60, 45), np.full((60, 45), 255, np.uint8)]))),
+        "rgba webp": saved(Image.fromarray(np.dstack([smooth(60, 45), clear])), "WEBP", lossless=True),
+        "la": saved(Image.fromarray(np.dstack([smooth(60, 45)[..., :1], clear]))),
+        "16-bit": saved(Image.fromarray(smooth(60, 80)[..., 0].astype(np.uint16) * 200)),
+        "16-bit dark": saved(Image.fromarray(smooth(60, 80)[..., 0].astype(np.uint16))),
+        "jpeg": saved(Image.fromarray(smooth(480, 641)), "JPEG", quality=90),
+        "grey jpeg": saved(Image.fromarray(smooth(61, 80)[..., 0]), "JPEG"),
+        "cmyk jpeg": saved(Image.fromarray(smooth(61, 80)).convert("CMYK"), "JPEG")}
+    for turn in (2, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        found[f"turned {turn}"] = saved(Image.fromarray(smooth(48, 81)), "JPEG", exif=exif)
+    return found

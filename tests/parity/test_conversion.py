@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import logging
 
 import foreign
@@ -13,10 +15,13 @@ from parity_cases import CONTEXT, EOS, IMAGE, PATCH, check, inputs
 from parity_torch import pixels, randomise, tokens
 import parity_transformers
 from parity_transformers import IMAGE_ID, MODELS, WHOLE, features
+from PIL import Image
 import pytest
 import torch
+import transformers
 
 from mof_jax import convert, run
+from mof_jax.data import images
 from mof_jax.decode.generate import generate
 from mof_jax.interop.source import Source
 from mof_jax.interop.weights import Weights
@@ -118,6 +123,59 @@ def test_eos_is_found_wherever_it_stands(made):
             want = getattr(want, "pooler_output", want).numpy()
             check({"text": np.asarray(ours.text(given))}, {"text": want})
     model.text_model.eos_token_id = EOS
+
+
+def test_a_finetuned_clip_goes_back(made, tmp_path, caplog):
+    """Import, two steps of training, export: the library loads it with no more to say than of its own folder, with the same
+    pictures and words, and computes what we do."""
+    model, _ = made("clip")
+    hf, back, square = tmp_path / "hf", tmp_path / "back", {"height": IMAGE, "width": IMAGE}
+    model.save_pretrained(hf)
+    processor = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    processor(size={"shortest_edge": IMAGE}, crop_size=square).save_pretrained(hf)
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=foreign.vocabulary(), bos_token="<s>", eos_token="</s>",
+                                                 pad_token="</s>", model_max_length=CONTEXT)
+    words.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    words.save_pretrained(hf)
+    foreign.finetune(f"hf:{hf}", tmp_path / "run")
+    convert.convert(str(tmp_path / "run"), f"hf:{back}")
+    files = lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
+    first, second = files(hf), files(back)
+    assert first.keys() == second.keys()
+    for name in first.keys() - {"model.safetensors", "config.json"}:
+        same = (lambda x: x) if name.endswith(".jinja") else json.loads
+        assert same(first[name]) == same(second[name]), name
+    before, config = json.loads(first["config.json"]), json.loads(second["config.json"])
+    for tower in ("text_config", "vision_config"):  # the library leaves its default there and reads the one above
+        assert config[tower]["projection_dim"] == before["projection_dim"]
+        del before[tower]["projection_dim"]
+    assert convert.merge(config, before) == config, "every other value that came is there, unchanged"
+    found = []
+    for folder in (hf, back):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "transformers"):
+            loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+            pictures, tokenizer = processor.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+        found.append([record.getMessage() for record in caplog.records if record.name.startswith("transformers")])
+    assert found[1] == found[0]
+    assert tokenizer.chat_template == words.chat_template and tokenizer.pad_token == "</s>"
+    moved = [name for name, x in model.state_dict().items() if not torch.equal(x, loaded.state_dict()[name])]
+    assert len(moved) > 20, "trained"
+    restored = run.restore(str(tmp_path / "run"))
+    ours, picture, captions = restored.run.skeleton.merge(restored.params), noise(), ["w1 w2", "w3 w4 w5"]
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        given = pictures(Image.open(io.BytesIO(picture)), return_tensors="pt")["pixel_values"]
+        ids = tokenizer(captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt")["input_ids"]
+        out = loaded(input_ids=ids, pixel_values=given)
+        mine = restored.run.preprocess(picture, "test", "picture")
+        got = {"image": ours.embed_image(mine[None]), "text": ours.embed_text(restored.run.tokenizer(captions))}
+    check({k: np.asarray(x) for k, x in got.items()}, {"image": out.image_embeds.numpy(), "text": out.text_embeds.numpy()})
+
+
+def noise() -> bytes:
+    """One encoded picture of nothing, not square."""
+    return images.encode(np.random.default_rng(0).integers(0, 256, (51, 40, 3), np.uint8))
 
 
 # How many pictures each row of a batch shows, and the words around them.

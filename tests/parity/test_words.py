@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 import transformers
 
 from mof_jax.data import tokenizers as ours
@@ -19,6 +19,7 @@ from mof_jax.interop.words import read_tokenizer
 
 pytestmark = pytest.mark.parity
 STRINGS = awkward.strings()
+SPACES = ["  two  and\ttabs\n\nlines ", "snake_case _x_ __init__", "ΣΑΣ ΟΔΟΣ", "haha" * 30, "▁", " ▁ ▁a", "İI ıi"]
 
 
 def compare(tokenizer, theirs, strings, context):
@@ -37,35 +38,83 @@ def test_clip(tmp_path):
     theirs = transformers.CLIPTokenizer(vocab=vocabulary, merges=[tuple(m) for m in plain["merges"]])
     theirs.save_pretrained(tmp_path)
     config = FAMILIES["clip"].read({"model_type": "clip"})
-    compare(read_tokenizer(str(tmp_path), "clip", config), theirs, STRINGS, 77)
+    compare(read_tokenizer(str(tmp_path), "clip", config), theirs, [*STRINGS, *SPACES], 77)
 
 
-def test_byte_pairs_of_a_language_model(tmp_path):
-    trained = tokenizers.Tokenizer(models.BPE())
-    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trained.train_from_iterator(STRINGS, trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>", "<|im_end|>"],
-                                                             initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    theirs.save_pretrained(tmp_path)
-    tokenizer = read_tokenizer(str(tmp_path), "llama", FAMILIES["llama"].read({"model_type": "qwen2"}))
-    assert tokenizer.encode(STRINGS, exact=True) == theirs(STRINGS)["input_ids"]
-    assert tokenizer.pad_id == theirs.pad_token_id
-
-
-def test_siglip(tmp_path):
-    """SentencePiece, in lower case and without punctuation. Two kinds of strings are left out: with an underscore, which the
-    library deletes and big_vision, in which SigLIP was trained, reads as a space (so do we); and three hundred x, whose splits
-    tie."""
+def sentencepieces(tmp_path, name, **options):
+    """A SentencePiece model of the strings themselves."""
     text = tmp_path / "text.txt"
     text.write_text("\n".join(" ".join(x.split()) for x in STRINGS[:400]))
     sentencepiece.SentencePieceTrainer.Train(
-        input=str(text), model_prefix=str(tmp_path / "spiece"), vocab_size=700, model_type="unigram", pad_id=-1, unk_id=2,
-        bos_id=0, eos_id=1, hard_vocab_limit=False, minloglevel=2, normalization_rule_name="nmt_nfkc")
-    theirs = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+        input=str(text), model_prefix=str(tmp_path / name), hard_vocab_limit=False, minloglevel=2, **options)
+    return str(tmp_path / f"{name}.model")
+
+
+def byte_fallback(tmp_path):
+    """(vocabulary, merges) of byte pairs between spaces, bytes at the bottom: Llama's and Gemma's kind."""
+    trained = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
+    trained.train_from_iterator(STRINGS[:300], trainers.BpeTrainer(vocab_size=700, special_tokens=special, limit_alphabet=80))
+    plain = json.loads(trained.to_str())["model"]
+    return plain["vocab"], [tuple(merge) for merge in plain["merges"]]
+
+
+def test_siglip(tmp_path):
+    """SentencePiece, in lower case and without punctuation."""
+    path = sentencepieces(tmp_path, "spiece", vocab_size=700, model_type="unigram", pad_id=-1, unk_id=2, bos_id=0, eos_id=1,
+                          normalization_rule_name="nmt_nfkc")
+    theirs = transformers.SiglipTokenizer(path)
     config = FAMILIES["siglip"].read({"model_type": "siglip"})
-    strings = [text for text in STRINGS if "_" not in text and text != "x" * 300]
-    assert len(strings) > 450
-    compare(read_tokenizer(str(tmp_path), "siglip", config), theirs, strings, 64)
+    compare(read_tokenizer(str(tmp_path), "siglip", config), theirs, [*STRINGS, *SPACES], 64)
+
+
+def test_siglip_2(tmp_path):
+    """Gemma's byte pairs in lower case, spaces as they are; padded behind, as the models on the hub say."""
+    vocabulary, merges = byte_fallback(tmp_path)
+    theirs = transformers.Siglip2Tokenizer(vocab=vocabulary, merges=merges, padding_side="right", add_bos_token=False,
+                                           add_eos_token=True)
+    theirs.save_pretrained(tmp_path)
+    config = FAMILIES["siglip"].read({"model_type": "siglip", "text_config": {"vocab_size": 256000}})
+    compare(read_tokenizer(str(tmp_path), "siglip", config), theirs, [*STRINGS, *SPACES], 64)
+
+
+def as_a_language_model(tokenizer, theirs, strings):
+    """Whole texts, uncut, every space kept."""
+    got, want = tokenizer.encode(strings, exact=True), theirs(strings, add_special_tokens=False)["input_ids"]
+    wrong = [(text, a, b) for text, a, b in zip(strings, got, want, strict=True) if a != b]
+    assert not wrong, f"{len(wrong)} of {len(strings)}: {wrong[0]}"
+
+
+def test_llama(tmp_path):
+    """Llama's byte pairs, as `tokenizer.json` and as Vicuna's older `tokenizer.model`. SentencePiece has no way to say a text of
+    one space alone: it becomes nothing, as an empty text does; and "▁" is no space to us before the vocabulary reads it."""
+    path = sentencepieces(tmp_path, "tokenizer", vocab_size=900, model_type="bpe", byte_fallback=True, pad_id=-1, unk_id=0,
+                          bos_id=1, eos_id=2, normalization_rule_name="identity", remove_extra_whitespaces=False)
+    theirs = transformers.LlamaTokenizer.from_pretrained(tmp_path)
+    config = FAMILIES["llama"].read({"model_type": "llama"})
+    older = read_tokenizer(str(tmp_path), "llama", config)
+    assert older.config.kind == "sentencepiece" and path.endswith("tokenizer.model")
+    as_a_language_model(older, theirs, [text for text in [*STRINGS, *SPACES] if text not in (" ", "▁")])
+    assert older.encode([" "], exact=True) == [[]]
+    theirs.save_pretrained(tmp_path)
+    newer = read_tokenizer(str(tmp_path), "llama", config)
+    assert newer.config.kind == "hf"
+    as_a_language_model(newer, theirs, [*STRINGS, *SPACES])
+    assert newer.bos_id == older.bos_id == theirs.bos_token_id and newer.eos_id == older.eos_id == theirs.eos_token_id
+
+
+def test_qwen(tmp_path):
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.train_from_iterator(STRINGS, trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>", "<|im_end|>"],
+                                                             initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    plain = json.loads(trained.to_str())["model"]
+    theirs = transformers.Qwen2Tokenizer(vocab=plain["vocab"], merges=[tuple(m) for m in plain["merges"]], eos_token="<|im_end|>")
+    theirs.save_pretrained(tmp_path)
+    tokenizer = read_tokenizer(str(tmp_path), "llama", FAMILIES["llama"].read({"model_type": "qwen2"}))
+    as_a_language_model(tokenizer, theirs, [*STRINGS, *SPACES])
+    assert tokenizer.pad_id == theirs.pad_token_id
 
 
 def test_a_small_vocabulary_of_words(tmp_path):
