@@ -158,7 +158,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         errors = []
-        for option in (a for a in args if a is not type(None)):
+        for option in _of_kind([a for a in args if a is not type(None)], value, where):
             try:
                 return _convert(option, value, where)
             except UserError as error:
@@ -191,6 +191,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
+    """The dataclass whose `kind` a section has; all of them if it names none."""
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    kinds = {kind: option for option in sections for kind in typing.get_args(_hints(option).get("kind"))}
+    if not kinds or not isinstance(value, Mapping) or "kind" not in value:
+        return options
+    if value["kind"] not in kinds:
+        raise UserError(f"{where}.kind: {value['kind']!r} is not one of {', '.join(map(repr, kinds))}")
+    return [kinds[value["kind"]]]
 
 
 def to_dict(value: Any) -> Any:

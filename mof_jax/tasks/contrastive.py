@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
+from mof_jax.models.tower import patch_features
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import fit_positions, patch_features
+from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
@@ -60,7 +61,8 @@ class ContrastiveTask(Task):
         self.model, self.objective, self.mesh = model, objective, mesh
         limit = objective.max_logit_scale
         self.rules = {
-            "decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|probe|scale1|scale2)", 0.0, optional=True)],
+            "decay": [Rule(r".*(bias|scale|pos_embed|type_embed|cls|registers|probe|scale1|scale2)", 0.0, optional=True)],
+            "freeze": [Rule("image/.*/norm/(mean|var)", True, optional=True)],  # statistics are no weights
             "bounds": [] if limit is None else [Rule("logit_scale", (0.0, math.log(limit)))],
         }
 
