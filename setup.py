@@ -43,6 +43,7 @@ setup(
         "plan": ["jax[tpu]"],  # the libtpu of the installed JAX compiles for slices that are not here
         "cuda": ["jax[cuda13]"],
         "cloud": ["gcsfs", "s3fs"],
+        "torch": ["torch>=2.6"],  # old weights (.bin, .pt, .pth), by its weights-only loader
         "hf": ["huggingface_hub"],  # hf:ORG/NAME from the hub; folders need nothing
         "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],

@@ -113,10 +113,10 @@ class ContrastiveTask(Task):
         return fit_positions(self.model.image, value) if path == "image/pos_embed" else value
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
-        """Per tower and for the scores; a frozen tower counts its forward pass only."""
+        """Per tower and for the scores; a frozen tower counts its forward pass only, whatever is learned behind its blocks."""
         image, text = self.model.image, self.model.text
         return {
-            "image": batch_size * image.flops * training_factor(trained("image/")),
+            "image": batch_size * image.flops * training_factor(trained("image/blocks/")),
             "text": batch_size * text.flops * training_factor(trained("text/")),
             "scores": 3.0 * 2.0 * batch_size**2 * image.output_dim,
         }
