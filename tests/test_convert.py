@@ -20,7 +20,7 @@ from parity_cases import check  # noqa: E402
 from mof_jax import cli, convert, run  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
 
-KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava"]
+KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava", "bert", "efficientnet"]
 TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers"]
 
 
