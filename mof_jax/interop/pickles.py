@@ -32,7 +32,8 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: pickled weights only, which can run code when opened: pip install 'mof_jax[torch]' for a "
                         "loader that refuses to, or save them as safetensors") from None
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < _OLDEST:
-        raise UserError(f"{path}: torch {torch.__version__} does not read pickles safely; pip install 'mof_jax[torch]' for a newer one")
+        raise UserError(f"{path}: torch {torch.__version__} is too old to read pickles safely; pip install "
+                        "'mof_jax[torch]' for a newer one")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:

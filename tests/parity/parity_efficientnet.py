@@ -23,7 +23,8 @@ def features(net: EfficientNet, images: np.ndarray) -> dict[str, torch.Tensor]:
 
 def sample(kind: str, seed: int) -> Sample:
     """Random weights and statistics, and what the model makes of random inputs."""
-    net, given = randomise(model(width_coefficient=THIN[0], depth_coefficient=THIN[1], image_size=IMAGE), seed), inputs(seed, kind)
+    thin = dict(width_coefficient=THIN[0], depth_coefficient=THIN[1])
+    net, given = randomise(model(image_size=IMAGE, **thin), seed), inputs(seed, kind)
     generator = torch.Generator().manual_seed(seed + 1)
     statistics = {name: x for name, x in net.named_buffers() if x.ndim}
     for name, x in statistics.items():
