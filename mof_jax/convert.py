@@ -38,7 +38,8 @@ from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.start import open_checkpoint
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-_MODELS: dict[str, type] = {"contrastive": TwoTowerConfig, "tower": TowerConfig, "words": WordsConfig, "llm": LLMConfig, "mllm": MllmConfig}
+_MODELS: dict[str, type] = {
+    "contrastive": TwoTowerConfig, "tower": TowerConfig, "words": WordsConfig, "llm": LLMConfig, "mllm": MllmConfig}
 
 
 def convert(source: str, target: str, dtype: str | None = None) -> None:
