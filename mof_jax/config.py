@@ -158,7 +158,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         errors = []
-        for option in (a for a in args if a is not type(None)):
+        for option in _of_kind([a for a in args if a is not type(None)], value, where):
             try:
                 return _convert(option, value, where)
             except UserError as error:
@@ -191,6 +191,18 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
+    """Where dataclasses have kinds: the one that a section names, or the first; else all."""
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    kinds = {kind: option for option in sections for kind in typing.get_args(_hints(option).get("kind"))}
+    if not kinds or not isinstance(value, Mapping):
+        return options
+    kind = value.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise UserError(f"{where}.kind: {kind!r} is not one of {', '.join(map(repr, kinds))}")
+    return [kinds[kind]]
 
 
 def to_dict(value: Any) -> Any:

@@ -30,7 +30,7 @@ from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.source import Source
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import MllmConfig
-from mof_jax.models.tower import TowerConfig
+from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.train import display
@@ -38,7 +38,8 @@ from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.start import open_checkpoint
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-_MODELS: dict[str, type] = {"contrastive": TwoTowerConfig, "tower": TowerConfig, "llm": LLMConfig, "mllm": MllmConfig}
+_MODELS: dict[str, type] = {
+    "contrastive": TwoTowerConfig, "tower": TowerConfig, "words": WordsConfig, "llm": LLMConfig, "mllm": MllmConfig}
 
 
 def convert(source: str, target: str, dtype: str | None = None) -> None:
@@ -64,7 +65,7 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
     family, tokenizer = source.family, source.tokenizer
     if family.task == "parts":
         raise UserError(f"{source.where}: holds a language model and projectors without towers; name it in a config's init_from")
-    if family.task in ("contrastive", "mllm") and tokenizer is None:
+    if family.task in ("contrastive", "words", "mllm") and tokenizer is None:
         raise UserError(f"{source.where}: no tokenizer beside it (tokenizer.json or spiece.model); a model that reads needs one")
     meta = {"tokenizer": tokenizer and tokenizer.save(), "interop": source.travel()}
     if family.task == "llm":
@@ -145,8 +146,8 @@ def _chain(first: Iterable, second: Iterable) -> Iterator:
 def _run_config(source: Source) -> dict[str, Any]:
     """The config of a run that could have made this model."""
     config, p = source.config, source.processing
-    data = p.section()
-    data |= {} if isinstance(config, MllmConfig) else {"augment": {"fill": data.pop("fill")}}
+    data: dict[str, Any] = {} if p is None else p.section()
+    data |= {} if p is None or isinstance(config, MllmConfig) else {"augment": {"fill": data.pop("fill")}}
     values: dict[str, Any] = dict(task=source.family.task, steps=0, model=configs.to_dict(config), data=data)
     if isinstance(config, MllmConfig):
         data |= dict(kinds=dict(chat=dict(kind="chat", template="vicuna_v1")), context_length=4096)
@@ -185,8 +186,8 @@ def _small_files(
     """Config, preprocessing and tokenizer files: what came with the model, brought up to date."""
     values = _named_as_before(family, config, travel.get("config", {}))
     files: dict[str, Any] = {}
-    if meta["preprocess"] is not None:
-        tower = sources.eyes(config)
+    tower = sources.eyes(config)
+    if tower is not None:
         p = Preprocess(**meta["preprocess"])
         now = Processing.of(p, tower.mean, tower.std)
         if family.name == "open_clip":

@@ -1,9 +1,10 @@
 """Writes tests/parity/fixtures: weights, inputs and outputs of tiny models of other libraries.
 
     pip install -e '.[parity]'   && python scripts/make_parity_fixtures.py transformers
+    pip install -e '.[parity]'   && python scripts/make_parity_fixtures.py efficientnet
     pip install open_clip_torch  && python scripts/make_parity_fixtures.py open_clip
 
-The two libraries are run apart, because they want different versions of torch and torchvision.
+OpenCLIP is run apart from the others, because it wants different versions of torch and torchvision.
 """
 
 import argparse
@@ -16,7 +17,8 @@ sys.path.insert(0, str(HERE))
 
 RECORDED = {
     "transformers": ("clip", "siglip", "vit", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral",
-                     "qwen2", "qwen3"),
+                     "qwen2", "qwen3", "bert"),
+    "efficientnet": ("efficientnet",),
     "open_clip": ("open_clip", "timm_gap"),
 }
 

@@ -29,7 +29,7 @@ from mof_jax.interop.weights import Weights  # noqa: E402
 from mof_jax.models.two_tower import TwoTowerConfig  # noqa: E402
 from mof_jax.train.start import InitConfig, came_with  # noqa: E402
 
-KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava"]
+KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava", "bert", "efficientnet"]
 TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers"]
 
 

@@ -39,12 +39,13 @@ class Family:
       constants: (name, shape of our config) of tensors that an export needs and we have no parameter for; zeros.
       normal: a config of ours without what its model does not read; `check` compares these.
       settle: our config with what only the names of the tensors say.
+      recognise: the config file of weights that came without one; None if they are of another family.
       notes: what a user should know about a config, a line each.
       config_file, weights_file: names in a folder of this format.
     """
 
     name: str
-    task: Literal["contrastive", "tower", "llm", "mllm", "parts"]
+    task: Literal["contrastive", "tower", "words", "llm", "mllm", "parts"]
     model_types: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Any]
     write: Callable[[Any], dict[str, Any]]
@@ -54,6 +55,7 @@ class Family:
     constants: Callable[[Any], dict[str, tuple[int, ...]]] = lambda config: {}
     normal: Callable[[Any], Any] = lambda config: config
     settle: Callable[[Any, Weights], Any] = lambda config, weights: config
+    recognise: Callable[[Weights], dict[str, Any] | None] = lambda weights: None
     notes: Callable[[Mapping[str, Any]], list[str]] = lambda theirs: []
     config_file: str = "config.json"
     weights_file: str = "model.safetensors"

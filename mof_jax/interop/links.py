@@ -29,13 +29,14 @@ class Link(NamedTuple):
     Attributes:
       ours: paths. theirs: names; one of the two has a single entry.
       how: `plain` (the same shape), `flat` (theirs has one dimension), `linear` ([out, in] there; our first dimension is
-        the input), `out` (likewise; our last dimension is the output), `conv` ([out, channel, row, column] there).
+        the input), `out` (likewise; our last dimension is the output), `conv` ([out, channel, row, column] there), `pointwise`
+        ([out, in, 1, 1]), `depthwise` ([channel, 1, row, column]; ours is [rows·columns, channel]).
       ones: dimensions of size one in front of theirs.
     """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    how: Literal["plain", "flat", "linear", "out", "conv"] = "plain"
+    how: Literal["plain", "flat", "linear", "out", "conv", "pointwise", "depthwise"] = "plain"
     ones: int = 0
 
     @property
@@ -54,7 +55,9 @@ class Link(NamedTuple):
             "flat": lambda: (math.prod(ours),),
             "linear": lambda: (math.prod(ours[1:]), ours[0]),
             "out": lambda: (ours[-1], math.prod(ours[:-1])),
-            "conv": lambda: (ours[1], 3, _side(ours[0]), _side(ours[0])),
+            "conv": lambda: (ours[1], 3, _side(ours[0] // 3), _side(ours[0] // 3)),
+            "pointwise": lambda: (ours[1], ours[0], 1, 1),
+            "depthwise": lambda: (ours[1], 1, _side(ours[0]), _side(ours[0])),
         }[self.how]()
         if len(self.ours) + len(self.theirs) > 2:
             whole = (whole[0] * len(self.ours) // len(self.theirs), *whole[1:])
@@ -71,6 +74,8 @@ class Link(NamedTuple):
             x = x.T
         elif self.how == "conv":
             x = x.transpose(2, 3, 1, 0)
+        elif self.how in ("pointwise", "depthwise"):  # one of two dimensions beside the output is not 1
+            x = x.reshape(x.shape[0], -1).T
         return x.reshape(shape)
 
     def to_theirs(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -82,8 +87,13 @@ class Link(NamedTuple):
             elif self.how == "out":
                 x = x.reshape(-1, x.shape[-1]).T
             elif self.how == "conv":
-                side = _side(x.shape[0])
+                side = _side(x.shape[0] // 3)
                 x = x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+            elif self.how == "pointwise":
+                x = x.T[:, :, None, None]
+            elif self.how == "depthwise":
+                side = _side(x.shape[0])
+                x = x.T.reshape(-1, 1, side, side)
             elif self.how == "flat":
                 x = x.reshape(-1)
             parts.append(x)
@@ -104,7 +114,7 @@ def renamed(table: Table, ours: tuple[str, str] = ("", ""), theirs: tuple[str, s
 
 
 def _side(pixels: int) -> int:
-    return math.isqrt(pixels // 3)
+    return math.isqrt(pixels)
 
 
 def plain(ours: str, theirs: str, ones: int = 0) -> Table:

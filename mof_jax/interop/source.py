@@ -15,15 +15,15 @@ from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import preprocess, words
-from mof_jax.interop.families import family_of
+from mof_jax.interop.families import family_of, recognise
 from mof_jax.interop.families.open_clip import OPEN_CLIP
 from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
-from mof_jax.interop.weights import Weights, read_json
+from mof_jax.interop.weights import FILES, Weights, read_json
 from mof_jax.models.mllm import MllmConfig
+from mof_jax.models.tower import ImageConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
-from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 
 PREFIX = "hf:"
@@ -62,7 +62,7 @@ class Source:
           UserError: nothing there, a format that is not read here, or a file that does not fit its config.
         """
         path = locate(spec)
-        folder = os.path.dirname(path) or "." if path.endswith((".safetensors", ".json")) else path
+        folder = _folder(path)
         family, theirs = _identify(path, folder)
         if family.name == "open_clip" and path == folder:
             path = remote.join(folder, family.weights_file)
@@ -77,16 +77,16 @@ class Source:
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
         reading = Reading(family.table(config), shapes, weights, family.ignored(config))
-        if processing is not None and processing.image_size % eyes(config).patch_size:
-            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of "
-                            f"{eyes(config).patch_size} do not divide")
+        patch = getattr(eyes(config), "patch_size", 1)
+        if processing is not None and processing.image_size % patch:
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of {patch} do "
+                            "not divide")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Its tokenizer, if there is a file of it."""
-        folder = os.path.dirname(self.where) if self.where.endswith((".safetensors", ".json")) else self.where
-        return words.read_tokenizer(folder or ".", self.family.name, self.config)
+        return words.read_tokenizer(_folder(self.where), self.family.name, self.config)
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -137,7 +137,12 @@ def locate(spec: str) -> str:
                         "folder") from None
 
 
-def eyes(config: Any) -> ViTConfig | None:
+def _folder(path: str) -> str:
+    """Where the small files beside the weights lie."""
+    return os.path.dirname(path) or "." if path.endswith(FILES) else path
+
+
+def eyes(config: Any) -> ImageConfig | None:
     """The image tower of a model, if it has one."""
     if isinstance(config, MllmConfig):
         return config.encoders[0].vit
@@ -154,7 +159,7 @@ def with_normalisation(config: Any, processing: Processing) -> Any:
 
 def with_words(config: Any, tokenizer: Tokenizer | None) -> Any:
     """The config of a model, with what its tokenizer decides."""
-    if isinstance(config, TwoTowerConfig):
+    if isinstance(config, TwoTowerConfig | WordsConfig):
         return config.with_tokenizer(tokenizer)
     return config.with_vocabulary(tokenizer.vocab_size) if isinstance(config, MllmConfig) else config
 
@@ -167,6 +172,9 @@ def _identify(path: str, folder: str) -> tuple[Family, dict[str, Any]]:
     if both[OPEN_CLIP.config_file] and (open_clip or not both["config.json"]):
         return OPEN_CLIP, read_json(remote.join(folder, OPEN_CLIP.config_file))
     if not both["config.json"]:
+        found = recognise(Weights.open(path))
+        if found is not None:
+            return found
         raise UserError(f"{folder}: no config.json there; weights alone do not say what model they are of")
     theirs = read_json(remote.join(folder, "config.json"))
     return family_of(theirs, remote.join(folder, "config.json")), theirs

@@ -1,4 +1,4 @@
-"""Where weights lie: one safetensors file, a folder with one, or shards with an index. Read tensor by tensor."""
+"""Where weights lie: one safetensors file, a folder with one, or shards with an index; or one of torch's files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
-from mof_jax.interop import safetensors
+from mof_jax.interop import pickles, safetensors
 from mof_jax.interop.safetensors import Entry
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
-PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
+PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt")
+FILES = (".safetensors", ".json", *pickles.SUFFIXES)  # endings of what is no folder
 MAX_JSON = 64 << 20
 
 
@@ -32,11 +33,13 @@ class Weights:
 
     @classmethod
     def open(cls, path: str) -> Weights:
-        """A `.safetensors` file, an index (`….safetensors.index.json`), or a folder with either.
+        """A `.safetensors` file, an index (`….safetensors.index.json`), a file of torch's, or a folder with any of these.
 
         Raises:
-          UserError: nothing there, only pickles, or a damaged file.
+          UserError: nothing there, or a damaged file; pickles without torch, or with more in them than tensors.
         """
+        if path.endswith(pickles.SUFFIXES):
+            return Arrays(pickles.read(path), path)
         if path.endswith(".json"):
             return cls(path, _sharded(path))
         if path.endswith(".safetensors"):
@@ -45,8 +48,11 @@ class Weights:
             for found in (remote.join(path, name), remote.join(path, f"{name}.index.json")):
                 if remote.exists(found):
                     return cls.open(found)
-        if any(remote.exists(remote.join(path, name)) for name in PICKLES):
-            raise UserError(f"{path}: holds pickled weights only, which can run code when opened; save them as safetensors "
+        for name in PICKLES:
+            if remote.exists(remote.join(path, name)):
+                return cls.open(remote.join(path, name))
+        if remote.exists(remote.join(path, "pytorch_model.bin.index.json")):
+            raise UserError(f"{path}: holds pickled weights in shards, which are not read; save them as safetensors "
                             "(`model.save_pretrained(DIR)` of transformers does)")
         raise UserError(f"{path}: no weights there (none of {', '.join(WEIGHTS)})")
 

@@ -16,6 +16,7 @@ from mof_jax.interop.weights import read_json
 CONFIG = "tokenizer_config.json"
 # What lies beside a vocabulary and is carried as it is.
 FILES = (CONFIG, "special_tokens_map.json", "generation_config.json", "chat_template.json", "chat_template.jinja")
+_SENTENCES = "sentence_bert_config.json"  # sentence-transformers': cuts texts earlier than the positions would allow
 _CLIP_VOCABULARY = 49408
 _SIGLIP2_VOCABULARY = 256000  # Gemma's, read in lower case and padded with 0 (arXiv 2502.14786)
 
@@ -31,6 +32,9 @@ def read_tokenizer(folder: str, family: str, config: Any) -> Tokenizer | None:
     """
     text = getattr(config, "text", None)
     context = {} if text is None else {"context_length": text.context_length}
+    if family == "bert" and remote.exists(remote.join(folder, _SENTENCES)):
+        limit = read_json(remote.join(folder, _SENTENCES)).get("max_seq_length")
+        context = {"context_length": min(limit, text.context_length) if isinstance(limit, int) else text.context_length}
     given = {name: remote.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
     found = {name: path for name, path in given.items() if remote.exists(path)}
     if family == "siglip" and "spiece.model" in found:

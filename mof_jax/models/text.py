@@ -1,6 +1,8 @@
-"""Text transformer: CLIP's causal tower and SigLIP's bidirectional one by config.
+"""Text transformer: CLIP's causal tower, SigLIP's bidirectional one and BERT by config.
 
     int32 [B, T] ─ embed + pos ─▶ blocks ─▶ norm ─▶ pool ─▶ [B, width] ─ project? ─▶ [B, embed_dim]
+
+BERT's norms are elsewhere: one behind the embeddings, none behind the last block, whose own last step is a norm.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mof_jax.errors import lookup
+from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.errors import UserError, lookup
 from mof_jax.models.vit import SIZES
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
@@ -33,6 +36,8 @@ class TextConfig:
       eos_id, pad_id: token ids; -1 lets the run fill them in from the tokenizer.
       mask_padding: hide pad tokens from bidirectional attention (SigLIP does not).
       embed_dim: width of the final projection, None for none; `embed_bias`: its bias (SigLIP has one).
+      post_norm: norms behind the branches and the embeddings, as in BERT (arXiv 1810.04805).
+      token_types: rows of BERT's table that tells two joined texts apart; every token here is of the first.
     """
 
     variant: str | None = None
@@ -55,6 +60,8 @@ class TextConfig:
     kernel: Kernel = "xla"
     remat: Remat = "none"
     unroll: int = 1
+    post_norm: bool = False
+    token_types: int = 0
 
     def __post_init__(self):
         if self.variant:
@@ -71,7 +78,7 @@ class TextConfig:
     def block(self) -> BlockConfig:
         """The layers of the stack."""
         return BlockConfig(self.width, self.heads, self.mlp_dim, self.activation, norm_eps=self.norm_eps,
-                           dropout=self.dropout, causal=self.causal, kernel=self.kernel)
+                           dropout=self.dropout, causal=self.causal, kernel=self.kernel, post_norm=self.post_norm)
 
     @property
     def output_dim(self) -> int:
@@ -84,6 +91,25 @@ class TextConfig:
         return self.depth * block_flops(self.block, self.context_length) + head + 2.0 * self.width * (self.embed_dim or 0)
 
 
+    def with_tokenizer(self, tokenizer: Tokenizer) -> TextConfig:
+        """This config with what the tower takes from the tokenizer, where it is left open.
+
+        Raises:
+          UserError: the tower cannot hold the tokenizer's ids or context, or pools a token the tokenizer lacks.
+        """
+        if self.pool == "eos" and self.eos_id < 0 and tokenizer.eos_id is None:
+            raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
+        for key in ("vocab_size", "context_length"):
+            have, want = getattr(self, key), getattr(tokenizer, key)
+            if 0 < have < want:
+                raise UserError(f"config.model.text.{key}: {have} is less than the tokenizer's {want}")
+        eos = -1 if tokenizer.eos_id is None else tokenizer.eos_id
+        return dataclasses.replace(
+            self, vocab_size=self.vocab_size or tokenizer.vocab_size,
+            context_length=self.context_length or tokenizer.context_length,
+            eos_id=self.eos_id if self.eos_id >= 0 else eos, pad_id=self.pad_id if self.pad_id >= 0 else tokenizer.pad_id)
+
+
 class TextTower(nnx.Module):
     """The tower; see the module's docstring for its shape diagram."""
 
@@ -91,8 +117,10 @@ class TextTower(nnx.Module):
         c = self.config = config
         self.embed = param(rngs, normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"))
         self.pos_embed = param(rngs, normal(0.01), (c.context_length, c.width), (None, "embed"))
+        self.type_embed = param(rngs, normal(0.02), (c.token_types, c.width), (None, "embed")) if c.token_types else None
+        self.embed_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.post_norm else None
         self.blocks = Stack(lambda r: Block(c.block, r), c.depth, rngs, remat=c.remat, unroll=c.unroll)
-        self.final_norm = LayerNorm(rngs, c.width, c.norm_eps)
+        self.final_norm = None if c.post_norm else LayerNorm(rngs, c.width, c.norm_eps)
         self.pool = AttentionPool(rngs, c.block) if c.pool == "map" else None
         self.project = None if c.embed_dim is None else Linear(
             rngs, c.width, c.embed_dim, ("embed", None), bias=c.embed_bias, init=normal(c.width**-0.5))
@@ -104,8 +132,14 @@ class TextTower(nnx.Module):
         c = self.config
         real = tokens != c.pad_id
         x = self.embed[...][tokens].astype(dtype) + self.pos_embed[: tokens.shape[1]].astype(dtype)
+        if self.type_embed is not None:
+            x = x + self.type_embed[0].astype(dtype)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         x = self.blocks(x, real[:, None] if c.mask_padding else None, keys=keys)
-        pooled = self._pooled(self.final_norm(x), tokens, real)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        pooled = self._pooled(x, tokens, real)
         return pooled if self.project is None else self.project(pooled)
 
     def _pooled(self, x: Array, tokens: Array, real: Array) -> Array:

@@ -6,14 +6,13 @@ import dataclasses
 import math
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mof_jax.data.tokenizers import Tokenizer
-from mof_jax.errors import UserError
 from mof_jax.models.text import TextConfig, TextTower
-from mof_jax.models.vit import ViT, ViTConfig
+from mof_jax.models.tower import ImageConfig, check_dtype, image_tower, unit
+from mof_jax.models.vit import ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import param
 
@@ -29,7 +28,7 @@ class TwoTowerConfig:
       dtype: of both towers' computation; parameters are float32.
     """
 
-    image: ViTConfig
+    image: ImageConfig
     text: TextConfig
     embed_dim: int | None = None
     logit_scale_init: float = 1 / 0.07
@@ -42,36 +41,18 @@ class TwoTowerConfig:
                 tower = getattr(self, name)
                 if tower.embed_dim is None:
                     object.__setattr__(self, name, dataclasses.replace(tower, embed_dim=self.embed_dim))
-        if self.image.pool == "none":
+        if isinstance(self.image, ViTConfig) and self.image.pool == "none":
             raise ValueError("image.pool: a two-tower model needs a pooled image feature")
         if self.image.output_dim != self.text.output_dim:
             raise ValueError(
                 f"image tower ends in {self.image.output_dim}, text tower in {self.text.output_dim}: set embed_dim")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype {self.dtype!r} is not float32 or bfloat16")
+        check_dtype(self.dtype)
         if self.logit_scale_init <= 0:
             raise ValueError("logit_scale_init must be positive")
 
-
     def with_tokenizer(self, tokenizer: Tokenizer) -> TwoTowerConfig:
-        """This config with what its text tower takes from the tokenizer, where it is left open.
-
-        Raises:
-          UserError: the tower cannot hold the tokenizer's ids or context, or pools a token the tokenizer lacks.
-        """
-        text = self.text
-        if text.pool == "eos" and text.eos_id < 0 and tokenizer.eos_id is None:
-            raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
-        for key in ("vocab_size", "context_length"):
-            have, want = getattr(text, key), getattr(tokenizer, key)
-            if 0 < have < want:
-                raise UserError(f"config.model.text.{key}: {have} is less than the tokenizer's {want}")
-        eos = -1 if tokenizer.eos_id is None else tokenizer.eos_id
-        text = dataclasses.replace(
-            text, vocab_size=text.vocab_size or tokenizer.vocab_size,
-            context_length=text.context_length or tokenizer.context_length,
-            eos_id=text.eos_id if text.eos_id >= 0 else eos, pad_id=text.pad_id if text.pad_id >= 0 else tokenizer.pad_id)
-        return dataclasses.replace(self, text=text)
+        """See `TextConfig.with_tokenizer`."""
+        return dataclasses.replace(self, text=self.text.with_tokenizer(tokenizer))
 
 
 class TwoTower(nnx.Module):
@@ -79,7 +60,7 @@ class TwoTower(nnx.Module):
 
     def __init__(self, config: TwoTowerConfig, rngs: nnx.Rngs):
         c = self.config = config
-        self.image = ViT(c.image, rngs)
+        self.image = image_tower(c.image, rngs)
         self.text = TextTower(c.text, rngs)
         constant = nnx.initializers.constant
         self.logit_scale = param(rngs, constant(math.log(c.logit_scale_init)), (), ())
@@ -89,20 +70,15 @@ class TwoTower(nnx.Module):
         self, images: UInt8[Array, "batch height width 3"], *, keys: drop.Keys | None = None
     ) -> Float[Array, "batch dim"]:
         """Unit-norm image embeddings."""
-        return _unit(self.image(images, dtype=jnp.dtype(self.config.dtype), keys=drop.fold(keys, 0)).pooled)
+        return unit(self.image(images, dtype=jnp.dtype(self.config.dtype), keys=drop.fold(keys, 0)).pooled)
 
     def embed_text(
         self, tokens: Int[Array, "batch context"], *, keys: drop.Keys | None = None
     ) -> Float[Array, "batch dim"]:
         """Unit-norm text embeddings."""
-        return _unit(self.text(tokens, dtype=jnp.dtype(self.config.dtype), keys=drop.fold(keys, 1)))
+        return unit(self.text(tokens, dtype=jnp.dtype(self.config.dtype), keys=drop.fold(keys, 1)))
 
     @property
     def scale(self) -> Float[Array, ""]:
         """The multiplier of the cosines, exp(logit_scale)."""
         return jnp.exp(self.logit_scale[...])
-
-
-def _unit(x: Array) -> Array:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))

@@ -89,6 +89,7 @@ class ViTConfig:
     kernel: Kernel = "xla"
     remat: Remat = "none"
     unroll: int = 1
+    kind: Literal["vit"] = "vit"
 
     def __post_init__(self):
         if self.variant:
@@ -119,6 +120,11 @@ class ViTConfig:
                            self.norm_eps, self.dropout, causal=False, kernel=self.kernel)
 
     @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches."""
+        return int(self.cls_token) + self.registers
+
+    @property
     def output_dim(self) -> int:
         return self.embed_dim or self.width
 
@@ -129,7 +135,7 @@ class ViTConfig:
 
     def forward_flops(self, patches: int) -> float:
         """Forward FLOPs of one picture of which so many patches are seen."""
-        tokens = patches + int(self.cls_token) + self.registers
+        tokens = patches + self.prefix
         embed = 2.0 * patches * self.patch_size**2 * 3 * self.width
         head = attention_pool_flops(self.block, tokens) if self.pool == "map" else 0.0
         return embed + self.depth * block_flops(self.block, tokens) + head + 2.0 * self.width * (self.embed_dim or 0)
@@ -214,7 +220,7 @@ class ViT(nnx.Module):
         if c.pool == "cls":
             pooled = x[:, 0]
         elif c.pool == "gap":
-            pooled = x[:, int(c.cls_token) + c.registers:].mean(axis=1)
+            pooled = x[:, c.prefix:].mean(axis=1)
         else:
             pooled = self.pool(x)
         return pooled if self.project is None else self.project(pooled)
@@ -280,22 +286,6 @@ def fit_positions(config: ViTConfig, pos: Float[Array, "positions width"]) -> Fl
     if pos.shape[0] == config.grid**2 + prefix:
         return pos
     return resample_pos_embed(pos, (config.grid, config.grid), prefix, config.pos_antialias)
-
-
-def embedding(
-    tower: ViT, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
-) -> Float[Array, "batch dim"]:
-    """The tower's pooled feature with unit norm, in float32: what evaluators of frozen features ask for."""
-    x = tower(images, dtype=jnp.dtype(dtype)).pooled.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
-
-
-def patch_features(
-    tower: ViT, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
-) -> Float[Array, "batch patches width"]:
-    """The tower's patch tokens in float32, without `cls` and registers."""
-    c = tower.config
-    return tower(images, dtype=jnp.dtype(dtype)).tokens[:, int(c.cls_token) + c.registers:].astype(jnp.float32)
 
 
 def sincos_positions(grid: int, width: int, prefix: int = 0) -> Float[np.ndarray, "positions width"]:

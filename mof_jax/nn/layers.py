@@ -1,4 +1,4 @@
-"""Linear, LayerNorm, MLPs, multi-head attention and the pre-norm transformer block.
+"""Linear, LayerNorm, MLPs, multi-head attention and the transformer block.
 
 Parameters are float32; compute follows the dtype of the activations that come in (bfloat16 on a pod), with norms and
 softmax in float32.
@@ -43,7 +43,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """A pre-norm transformer block.
+    """A transformer block.
 
     Attributes:
       width: of the residual stream.
@@ -56,6 +56,7 @@ class BlockConfig:
       dropout: on both branches' outputs.
       causal: whether a token sees only itself and earlier ones.
       kernel: attention kernel.
+      post_norm: norms behind the residual sums instead of in front of the branches (BERT).
     """
 
     width: int
@@ -68,6 +69,7 @@ class BlockConfig:
     dropout: float = 0.0
     causal: bool = False
     kernel: Kernel = "xla"
+    post_norm: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -158,7 +160,7 @@ class SelfAttention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + attn(norm(x)), then x + mlp(norm(x))."""
+    """x + attn(norm(x)), then x + mlp(norm(x)); or norm(x + attn(x)), then norm(x + mlp(x))."""
 
     def __init__(self, config: BlockConfig, rngs: nnx.Rngs):
         c = self.config = config
@@ -176,6 +178,9 @@ class Block(nnx.Module):
         mask: Bool[Array, "batch #tokens tokens"] | None = None,
         keys: drop.Keys | None = None,
     ) -> Float[Array, "batch tokens width"]:
+        if self.config.post_norm:
+            x = self.norm1(x + self._branch(self.attn(x, mask), self.scale1, drop.fold(keys, 0)))
+            return self.norm2(x + self._branch(self.mlp(x), self.scale2, drop.fold(keys, 1)))
         x = x + self._branch(self.attn(self.norm1(x), mask), self.scale1, drop.fold(keys, 0))
         return x + self._branch(self.mlp(self.norm2(x)), self.scale2, drop.fold(keys, 1))
 

@@ -16,14 +16,14 @@ from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.models.dino import DinoConfig
 from mof_jax.models.mae import MaeConfig
 from mof_jax.models.mllm import MllmConfig
-from mof_jax.models.tower import TowerConfig
+from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.task import Task
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.tasks.dino import DinoObjective, DinoTask
 from mof_jax.tasks.mae import MaeObjective, MaeTask
 from mof_jax.tasks.mllm import MllmObjective, MllmTask
-from mof_jax.tasks.tower import TowerObjective, TowerTask
+from mof_jax.tasks.tower import TowerObjective, TowerTask, WordsTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,4 +79,6 @@ TASKS: dict[str, TaskKind] = {
     "tower": TaskKind(
         lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, lambda model: {"captions": 0}, texts=None,
         suggests=lambda model: {"image_size": model.encoder.image_size}),
+    "words": TaskKind(lambda config, mesh, tokenizer: WordsTask(config.model.with_tokenizer(tokenizer)), WordsConfig,
+                      TowerObjective, lambda model: {"views": 0}),
 }

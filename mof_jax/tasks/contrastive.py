@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
+from mof_jax.models.tower import patch_features
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import fit_positions, patch_features
+from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
@@ -60,7 +61,8 @@ class ContrastiveTask(Task):
         self.model, self.objective, self.mesh = model, objective, mesh
         limit = objective.max_logit_scale
         self.rules = {
-            "decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|probe|scale1|scale2)", 0.0, optional=True)],
+            "decay": [Rule(r".*(bias|scale|pos_embed|type_embed|cls|registers|probe|scale1|scale2)", 0.0, optional=True)],
+            "freeze": [Rule("image/.*/norm/(mean|var)", True, optional=True)],  # statistics are no weights
             "bounds": [] if limit is None else [Rule("logit_scale", (0.0, math.log(limit)))],
         }
 
@@ -111,10 +113,10 @@ class ContrastiveTask(Task):
         return fit_positions(self.model.image, value) if path == "image/pos_embed" else value
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
-        """Per tower and for the scores; a frozen tower counts its forward pass only."""
+        """Per tower and for the scores; a frozen tower counts its forward pass only, whatever is learned behind its blocks."""
         image, text = self.model.image, self.model.text
         return {
-            "image": batch_size * image.flops * training_factor(trained("image/")),
+            "image": batch_size * image.flops * training_factor(trained("image/blocks/")),
             "text": batch_size * text.flops * training_factor(trained("text/")),
             "scores": 3.0 * 2.0 * batch_size**2 * image.output_dim,
         }

@@ -20,7 +20,8 @@ from mof_jax.data.load import LocalViews
 from mof_jax.errors import UserError
 from mof_jax.mesh import batch_shards
 from mof_jax.models.dino import Dino, DinoConfig, Network
-from mof_jax.models.vit import embedding, fit_positions, patch_features
+from mof_jax.models.tower import embedding, patch_features
+from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.nn.module import Params

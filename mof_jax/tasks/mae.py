@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from mof_jax.models.mae import Mae, MaeConfig
-from mof_jax.models.vit import embedding, fit_positions, patch_features
+from mof_jax.models.tower import embedding, patch_features
+from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.rules import Rule

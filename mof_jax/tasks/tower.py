@@ -1,4 +1,4 @@
-"""A tower to look through: evaluated and mined as it is, taken over by other runs, not trained on its own."""
+"""A tower on its own: evaluated and mined as it is, taken over by other runs, not trained."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from mof_jax.errors import UserError
-from mof_jax.models.tower import Tower, TowerConfig
-from mof_jax.models.vit import embedding, fit_positions, patch_features
+from mof_jax.models.tower import Tower, TowerConfig, Words, WordsConfig, embedding, patch_features
+from mof_jax.models.vit import fit_positions
 from mof_jax.task import Batch, Loss, Task
 
 
@@ -32,11 +32,33 @@ class TowerTask(Task):
         return Tower(self.model, rngs)
 
     def loss(self, model: Tower, batch: Batch, key: Key[Array, ""] | None) -> Loss:
-        raise UserError("task 'tower' has no objective; train it inside another task, with init_from")
+        raise _untrained("tower")
 
     def adapt(self, path: str, value: Array) -> Array:
         """Position embeddings, resampled to this model's grid."""
         return fit_positions(self.model.encoder, value) if path == "encoder/pos_embed" else value
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
-        raise UserError("task 'tower' has no objective; train it inside another task, with init_from")
+        raise _untrained("tower")
+
+
+class WordsTask(Task):
+    """What `mof convert` makes of an encoder of words alone."""
+
+    predict = {"text": lambda model, x: model.embed_text(x)}
+
+    def __init__(self, model: WordsConfig):
+        self.model = model
+
+    def build(self, rngs: nnx.Rngs) -> Words:
+        return Words(self.model, rngs)
+
+    def loss(self, model: Words, batch: Batch, key: Key[Array, ""] | None) -> Loss:
+        raise _untrained("words")
+
+    def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
+        raise _untrained("words")
+
+
+def _untrained(task: str) -> UserError:
+    return UserError(f"task {task!r} has no objective; train it inside another task, with init_from")

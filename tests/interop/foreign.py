@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from parity_cases import CONTEXT, DEPTH, EMBED, EOS, FIXTURES, HEADS, HIDDEN, IMAGE, PATCH, VOCAB, WIDTH, Sample
+from parity_cases import CONTEXT, DEPTH, EMBED, EOS, FIXTURES, HEADS, HIDDEN, IMAGE, PATCH, THIN, VOCAB, WIDTH, Sample
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
@@ -35,6 +35,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral": dict(model_type="mistral", rms_norm_eps=1e-5, head_dim=6, sliding_window=None, **_LLM),
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, **_LLM),
     "qwen3": dict(model_type="qwen3", head_dim=WIDTH // 4, **_LLM),
+    "bert": dict(model_type="bert", vocab_size=VOCAB, max_position_embeddings=CONTEXT, pad_token_id=EOS, **_LAYERS),
+    "efficientnet": dict(model_type="efficientnet_lite", width_coefficient=THIN[0], depth_coefficient=THIN[1], image_size=IMAGE),
     "open_clip": dict(
         model_cfg=dict(
             embed_dim=EMBED, quick_gelu=True,
@@ -105,7 +107,7 @@ def write(
     name = "open_clip_model.safetensors" if open_clip else "model.safetensors"
     weights.save(str(folder), {k: (x.shape, x.dtype) for k, x in tensors.items()}, tensors.items(), name, limit)
     (folder / ("open_clip_config.json" if open_clip else "config.json")).write_text(json.dumps(CONFIGS[kind] | config))
-    if kind in ("clip", "siglip", "open_clip", "llava"):
+    if kind in ("clip", "siglip", "bert", "open_clip", "llava"):
         vocabulary().save(str(folder / "tokenizer.json"))
     if kind == "clip":
         (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))

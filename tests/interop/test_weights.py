@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -90,9 +91,15 @@ def test_a_broken_index(text, message, tmp_path):
         Weights.open(str(tmp_path))
 
 
-def test_pickles_are_never_opened(tmp_path):
+def test_pickles_are_never_opened_without_torch(tmp_path, monkeypatch):
+    """With it, its weights-only loader reads them: tests/parity/test_real.py."""
+    monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch x'\ntR.")
-    with pytest.raises(UserError, match="pickled weights only.*safetensors"):
+    for path in (tmp_path, tmp_path / "pytorch_model.bin"):
+        with pytest.raises(UserError, match=r"pytorch_model.bin: pickled weights only.*mof_jax\[torch\].*safetensors"):
+            Weights.open(str(path))
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "pytorch_model.bin.index.json")
+    with pytest.raises(UserError, match="pickled weights in shards"):
         Weights.open(str(tmp_path))
     with pytest.raises(UserError, match="no weights there"):
         Weights.open(str(tmp_path / "none"))

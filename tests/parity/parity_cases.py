@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mof_jax.interop.families import clip, dinov2, llama, open_clip, siglip, timm, vit
+from mof_jax.interop.families import bert, clip, dinov2, efficientnet, llama, open_clip, siglip, timm, vit
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Reading
 from mof_jax.interop.weights import Arrays
+from mof_jax.models.efficientnet import EfficientNetConfig
 from mof_jax.models.llm import LLMAlone, LLMConfig
 from mof_jax.models.text import TextConfig
-from mof_jax.models.tower import Tower, TowerConfig
+from mof_jax.models.tower import Tower, TowerConfig, Words, WordsConfig
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import ViTConfig, resample_pos_embed
 from mof_jax.nn.module import Skeleton
@@ -43,12 +44,15 @@ SIGLIP = TwoTowerConfig(
 DINOV2 = _image(layer_scale=1.0)
 # Four query heads share two; heads are wider than width / heads for Mistral.
 LLAMA = LLMConfig(vocab_size=VOCAB, width=WIDTH, depth=DEPTH, heads=4, kv_heads=2, mlp_dim=HIDDEN, rope_theta=100.0)
+BERT = WordsConfig(_text(causal=False, mask_padding=True, pool="gap", post_norm=True, token_types=2, norm_eps=1e-12, eos_id=-1))
+THIN = (0.1, 0.3)  # factors of an EfficientNet whose channels are 8 to 32
+EFFICIENTNET = TowerConfig(EfficientNetConfig(width_factor=THIN[0], depth_factor=THIN[1], image_size=IMAGE))
 
 
 class Case(NamedTuple):
     """Our config, and the table that names its weights in the other library."""
 
-    config: TwoTowerConfig | TowerConfig | LLMConfig
+    config: TwoTowerConfig | TowerConfig | WordsConfig | LLMConfig
     table: Table
 
 
@@ -65,6 +69,8 @@ CASES: dict[str, Case] = {
     "dinov2_swiglu": _dinov2(swiglu=True, activation="silu", mlp_dim=24),
     "vit": Case(TowerConfig(_image(norm_eps=1e-12)), vit.TABLE),
     "vit_mae": Case(TowerConfig(_image(norm_eps=1e-12)), vit.TABLE),
+    "bert": Case(BERT, bert.TABLE),
+    "efficientnet": Case(EFFICIENTNET, efficientnet.table(EFFICIENTNET)),
     "llama": Case(LLAMA, llama.TABLE),
     "mistral": Case(dataclasses.replace(LLAMA, head_dim=6), llama.TABLE),
     "qwen2": Case(dataclasses.replace(LLAMA, qkv_bias=True, tied=True, norm_eps=1e-6), llama.TABLE),
@@ -109,11 +115,12 @@ def inputs(seed: int, kind: str) -> dict[str, np.ndarray]:
         starts = np.stack([np.searchsorted(row, row) for row in segments])
         return {"tokens": tokens, "segment_ids": segments, "positions": (np.arange(2 * CONTEXT) - starts).astype(np.int32)}
     images = rng.standard_normal((BATCH, IMAGE, IMAGE, 3)).astype(np.float32)
-    if not isinstance(CASES[kind].config, TwoTowerConfig):
+    if isinstance(CASES[kind].config, TowerConfig):
         return {"images": images}
     tokens = rng.integers(1, EOS, (BATCH, CONTEXT)).astype(np.int32)
     ends = rng.permutation(CONTEXT - 1)[:BATCH] + 1
-    return {"images": images, "tokens": np.where(np.arange(CONTEXT) >= ends[:, None], EOS, tokens).astype(np.int32)}
+    words = {"tokens": np.where(np.arange(CONTEXT) >= ends[:, None], EOS, tokens).astype(np.int32)}
+    return words if isinstance(CASES[kind].config, WordsConfig) else {"images": images} | words
 
 
 def ours(kind: str, sample: Sample, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -146,6 +153,11 @@ def _tower(model: Tower, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any
     return {"tokens": out.tokens.astype(jnp.float32), "pooled": out.pooled.astype(jnp.float32)}
 
 
+def _words(model: Words, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    model.config = dataclasses.replace(model.config, dtype=dtype.name)
+    return {"text": model.embed_text(inputs["tokens"])}
+
+
 def _llm(model: LLMAlone, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     model = model.llm
     x, rows = model.embed(inputs["tokens"]), jnp.broadcast_to(jnp.arange(2 * CONTEXT), inputs["tokens"].shape)
@@ -154,7 +166,8 @@ def _llm(model: LLMAlone, inputs: Mapping[str, Any], dtype: Any) -> dict[str, An
 
 
 _FORWARD: dict[type, tuple[Callable, Callable]] = {
-    TwoTowerConfig: (_two_tower, TwoTower), TowerConfig: (_tower, Tower), LLMConfig: (_llm, LLMAlone)}
+    TwoTowerConfig: (_two_tower, TwoTower), TowerConfig: (_tower, Tower), WordsConfig: (_words, Words),
+    LLMConfig: (_llm, LLMAlone)}
 
 # --- losses and positions -----------------------------------------------------------------------------------------------
 

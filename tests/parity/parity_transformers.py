@@ -40,6 +40,11 @@ def _vit_mae() -> transformers.ViTMAEModel:
     return transformers.ViTMAEModel(transformers.ViTMAEConfig(**_IMAGE, mask_ratio=0.0))
 
 
+def _bert() -> transformers.BertModel:
+    words = dict(vocab_size=VOCAB, max_position_embeddings=CONTEXT, pad_token_id=EOS)
+    return transformers.BertModel(transformers.BertConfig(**_TOWER, **words), add_pooling_layer=False)
+
+
 _LLM = _TOWER | dict(vocab_size=VOCAB, num_attention_heads=4, num_key_value_heads=2,
                      rope_parameters={"rope_type": "default", "rope_theta": 100.0}, attn_implementation="eager")
 
@@ -73,6 +78,7 @@ IMAGE_ID = VOCAB - 2  # stands for a patch in a LLaVA's words
 WHOLE = {"llava": _llava}  # models whose parts `MODELS` holds
 
 MODELS = {
+    "bert": _bert,
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
@@ -98,6 +104,14 @@ def features(model: torch.nn.Module, images: np.ndarray) -> dict[str, torch.Tens
     return {"tokens": out.last_hidden_state, "pooled": out.last_hidden_state[:, 0] if pooled is None else pooled}
 
 
+def sentence(model: transformers.BertModel, ids: np.ndarray) -> torch.Tensor:
+    """Unit-norm mean over the tokens that are no padding: the feature of sentence-transformers."""
+    real = tokens(ids) != model.config.pad_token_id
+    found = model(input_ids=tokens(ids), attention_mask=real.long()).last_hidden_state
+    mean = (found * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+    return mean / mean.norm(dim=-1, keepdim=True)
+
+
 def sample(kind: str, seed: int) -> Sample:
     """Random weights and what the model makes of random inputs."""
     model, given = randomise(MODELS[kind](), seed), inputs(seed, kind)
@@ -108,6 +122,8 @@ def sample(kind: str, seed: int) -> Sample:
             never = torch.where(same, 0.0, torch.finfo(torch.float32).min)[:, None]
             packed = model(input_ids=ids, position_ids=tokens(given["positions"]), attention_mask=never)
             want = arrays(logits=model(input_ids=ids).logits, packed=packed.logits)
+        elif kind == "bert":
+            want = arrays(text=sentence(model, given["tokens"]))
         elif "tokens" in given:
             out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
             want = arrays(image=out.image_embeds, text=out.text_embeds, logits=out.logits_per_image)

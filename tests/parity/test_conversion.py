@@ -14,7 +14,7 @@ import numpy as np
 from parity_cases import CONTEXT, EOS, IMAGE, PATCH, check, inputs
 from parity_torch import pixels, randomise, tokens
 import parity_transformers
-from parity_transformers import IMAGE_ID, MODELS, WHOLE, features
+from parity_transformers import IMAGE_ID, MODELS, WHOLE, features, sentence
 from PIL import Image
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_there_and_back(kind, made, caplog):
     """Every tensor of the state dict, bit for bit, and nothing missing, unexpected or newly initialised."""
     model, folder = made(kind)
     convert.convert(str(folder / "ours"), f"hf:{folder}/back")
-    options = dict(add_pooling_layer=False) if kind == "vit" else {}
+    options = dict(add_pooling_layer=False) if kind in ("vit", "bert") else {}
     found = []
     for name in ("hf", "back"):
         caplog.clear()
@@ -85,6 +85,8 @@ def test_the_source_computes_what_the_library_computes(kind, made):
             got = {"image": ours.embed_image(given["images"]), "text": ours.embed_text(given["tokens"])}
             out = model(input_ids=tokens(given["tokens"]), pixel_values=pixels(given["images"]))
             want = {"image": out.image_embeds, "text": out.text_embeds}
+        elif source.family.task == "words":
+            got, want = {"text": ours.embed_text(given["tokens"])}, {"text": sentence(model, given["tokens"])}
         else:
             got = {"pooled": ours.encoder(given["images"]).pooled}
             want = {"pooled": features(model, given["images"])["pooled"]}
@@ -230,4 +232,5 @@ def ours_greedy(checkpoint, rows, pictures, count) -> np.ndarray:
 
 
 def test_the_families_of_the_library_are_all_here():
-    assert set(parity_transformers.MODELS) - {"vit_mae"} | set(WHOLE) == set(foreign.CONFIGS) - {"open_clip", "llava_parts"}
+    others = {"open_clip", "llava_parts", "efficientnet"}
+    assert set(parity_transformers.MODELS) - {"vit_mae"} | set(WHOLE) == set(foreign.CONFIGS) - others

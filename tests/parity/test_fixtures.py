@@ -7,7 +7,7 @@ import pytest
 from mof_jax.errors import UserError
 
 MODELS = ["clip", "siglip", "vit", "dinov2", "dinov2_registers", "dinov2_swiglu", "llama", "mistral", "qwen2",
-          "qwen3", "open_clip", "timm_gap"]
+          "qwen3", "bert", "efficientnet", "open_clip", "timm_gap"]
 
 
 @pytest.mark.parametrize("kind", MODELS)

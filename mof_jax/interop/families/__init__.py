@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mof_jax.errors import UserError, nearest
+from mof_jax.interop.families.bert import BERT
 from mof_jax.interop.families.clip import CLIP
 from mof_jax.interop.families.dinov2 import DINOV2
+from mof_jax.interop.families.efficientnet import EFFICIENTNET
 from mof_jax.interop.families.llama import LLAMA
 from mof_jax.interop.families.llava import LLAVA
 from mof_jax.interop.families.llava_parts import LLAVA_PARTS
@@ -15,9 +17,10 @@ from mof_jax.interop.families.open_clip import OPEN_CLIP
 from mof_jax.interop.families.siglip import SIGLIP
 from mof_jax.interop.families.vit import VIT
 from mof_jax.interop.family import Family
+from mof_jax.interop.weights import Weights
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (CLIP, OPEN_CLIP, SIGLIP, DINOV2, VIT, LLAMA, LLAVA, LLAVA_PARTS)}
+    family.name: family for family in (CLIP, OPEN_CLIP, SIGLIP, DINOV2, VIT, EFFICIENTNET, BERT, LLAMA, LLAVA, LLAVA_PARTS)}
 
 
 def family_of(theirs: Mapping[str, Any], where: str) -> Family:
@@ -33,3 +36,9 @@ def family_of(theirs: Mapping[str, Any], where: str) -> Family:
     if kind not in known:
         raise UserError(f"{where}: model_type {kind!r} is not read here{nearest(kind, known)}")
     return known[kind]
+
+
+def recognise(weights: Weights) -> tuple[Family, dict[str, Any]] | None:
+    """The family of weights that came without a config.json, and the config that they imply."""
+    found = ((family, family.recognise(weights)) for family in FAMILIES.values())
+    return next(((family, theirs) for family, theirs in found if theirs is not None), None)
