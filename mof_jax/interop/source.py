@@ -20,7 +20,7 @@ from mof_jax.interop.families.open_clip import OPEN_CLIP
 from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
-from mof_jax.interop.weights import FILES, Weights, read_json
+from mof_jax.interop.weights import FILES, PICKLES, WEIGHTS, Weights, read_json
 from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import ImageConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
@@ -172,7 +172,8 @@ def _identify(path: str, folder: str) -> tuple[Family, dict[str, Any]]:
     if both[OPEN_CLIP.config_file] and (open_clip or not both["config.json"]):
         return OPEN_CLIP, read_json(remote.join(folder, OPEN_CLIP.config_file))
     if not both["config.json"]:
-        found = recognise(Weights.open(path))
+        there = path != folder or any(remote.exists(remote.join(folder, name)) for name in (*WEIGHTS, *PICKLES))
+        found = recognise(Weights.open(path)) if there else None
         if found is not None:
             return found
         raise UserError(f"{folder}: no config.json there; weights alone do not say what model they are of")
