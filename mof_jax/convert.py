@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -11,7 +12,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from rich import progress
@@ -34,7 +34,7 @@ from mof_jax.models.tower import TowerConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.train import display
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Later
 from mof_jax.train.start import open_checkpoint
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -73,19 +73,30 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
         resolved = run.resolve(_run_config(source))
         meta |= {"config": configs.to_dict(resolved), "preprocess": configs.to_dict(resolved.data.preprocess)}
     with new_folder(workdir) as folder:
-        # Taken over where they are: on a CPU a copy would double the largest one.
-        params = {path: jax.device_put(source.reading.read(path, dtype), may_alias=True)
-                  for path in track(source.reading.paths, "read")}
         checkpointer = Checkpointer(f"{folder}/checkpoints", CheckpointConfig(asynchronous=False))
         try:
-            # Tensors of theirs that we have no parameter for lie beside the parameters; nothing but `to_folder` reads them.
-            kept = {name: jnp.asarray(source.weights.read(name)) for name in source.reading.kept}
-            checkpointer.save(0, {"params": params, "frozen": {}} | ({"kept": kept} if kept else {}), meta)
+            checkpointer.save_streamed(0, _leaves(source, dtype), meta)
         finally:
             checkpointer.close()
         with open(f"{folder}/config.json", "w") as f:
             json.dump(meta["config"], f, indent=1)
     report(source, workdir, dtype)
+
+
+def _leaves(source: Source, dtype: str) -> dict[str, dict[str, Later]]:
+    """The state of a checkpoint, nothing of it read yet."""
+    reading, theirs = source.reading, source.weights
+    kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
+    steps = iter(track(reading.paths, "written"))
+
+    def read(path: str) -> np.ndarray:
+        next(steps, None)
+        return reading.read(path, kind)
+
+    params = {path: Later(reading.shapes[path].shape, kind, functools.partial(read, path)) for path in reading.paths}
+    # Tensors of theirs that we have no parameter for lie beside the parameters; nothing but `to_folder` reads them.
+    kept = {name: Later(theirs.shape(name), theirs.dtype(name), functools.partial(theirs.read, name)) for name in reading.kept}
+    return {"params": params, "frozen": {}} | ({"kept": kept} if kept else {})
 
 
 def to_folder(checkpoint: str, folder: str, dtype: str | None = None) -> None:
