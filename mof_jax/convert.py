@@ -24,7 +24,7 @@ from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.interop import preprocess, transfer, weights, words
 from mof_jax.interop import source as sources
-from mof_jax.interop.families import FAMILIES
+from mof_jax.interop.families import FAMILIES, timm
 from mof_jax.interop.family import Family, differences
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.source import Source
@@ -206,9 +206,11 @@ def _small_files(
         now = Processing(p.image_size, p.resize, p.resample, tower.mean, tower.std)
         if family.name == "open_clip":
             values["preprocess_cfg"] = merge(values.get("preprocess_cfg", {}), preprocess.write_open_clip(now))
+        elif family.name == "timm":
+            values["pretrained_cfg"] |= timm.write_processing(now)
         else:
             files |= _processor(family, now, travel.get("files", {}))
-    if family.name != "open_clip":
+    if family.name not in ("open_clip", "timm"):
         values |= {"torch_dtype": dtype} if "torch_dtype" in values else {"dtype": dtype}
     files[family.config_file] = values
     found = {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()}
@@ -225,8 +227,8 @@ def _named_as_before(family: Family, config: Any, came_with: Mapping[str, Any]) 
 
 
 def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config file calls its model and that model's parts."""
-    own = {key: theirs[key] for key in ("model_type", "architectures") if key in theirs}
+    """What a config file calls its model and that model's parts, and what stands behind them."""
+    own = {key: theirs[key] for key in ("model_type", "architectures", "architecture", "num_classes") if key in theirs}
     return own | {key: _names(value) for key, value in theirs.items() if isinstance(value, Mapping)}
 
 

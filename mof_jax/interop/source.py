@@ -15,7 +15,7 @@ from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import preprocess, words
-from mof_jax.interop.families import family_of
+from mof_jax.interop.families import family_of, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
 from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
@@ -173,6 +173,8 @@ def _processing(
     tower = eyes(config)
     if tower is None:
         return None, files
+    if family.name == "timm":
+        return timm.read_processing(theirs, tower.image_size), files
     for name in PROCESSORS:
         if name in files and (name == PROCESSORS[0] or "image_processor" in files[name]):
             return preprocess.read_hf(files[name], remote.join(folder, name)), files

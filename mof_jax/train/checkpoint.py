@@ -104,7 +104,10 @@ class Checkpointer:
         registry = ocp.type_handlers.create_type_handler_registry(
             (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
         handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
-        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+        # Leaves are on the disk before Orbax would begin to make folders in the background, emptying those it finds.
+        options = ocp.CheckpointManagerOptions(
+            create=True, enable_async_checkpointing=False,
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False))
         with ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options) as manager:
             manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
         folder = self._root(step) / "meta"
