@@ -34,7 +34,7 @@ from mof_jax.models.tower import TowerConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.train import display
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Later
+from mof_jax.train.checkpoint import Later, Streamer
 from mof_jax.train.start import open_checkpoint
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -73,9 +73,9 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
         resolved = run.resolve(_run_config(source))
         meta |= {"config": configs.to_dict(resolved), "preprocess": configs.to_dict(resolved.data.preprocess)}
     with new_folder(workdir) as folder:
-        checkpointer = Checkpointer(f"{folder}/checkpoints", CheckpointConfig(asynchronous=False))
+        checkpointer = Streamer(f"{folder}/checkpoints")
         try:
-            checkpointer.save_streamed(0, _leaves(source, dtype), meta)
+            checkpointer.save(0, _leaves(source, dtype), meta)
         finally:
             checkpointer.close()
         with open(f"{folder}/config.json", "w") as f:

@@ -20,8 +20,8 @@ from parity_cases import check  # noqa: E402
 from mof_jax import cli, convert, run  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
 
-KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava"]
-TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers"]
+KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap", "mistral", "qwen2", "llava"]
+TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_checkpoint_computes_what_was_recorded(kind, world):
 
     def outputs(params):
         model = restored.run.skeleton.merge(params)
-        if kind.startswith("dinov2"):
+        if kind.startswith(("dinov2", "timm")):
             return {"pooled": model.encoder(inputs["images"]).pooled}
         return {"image": model.embed_image(inputs["images"]), "text": model.embed_text(inputs["tokens"])}
 

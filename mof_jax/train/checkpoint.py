@@ -46,7 +46,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass
 class Later:
-    """A leaf that is read when it is written, see `Checkpointer.save_streamed`.
+    """A leaf that is read when it is written, see `Streamer`.
 
     Attributes:
       shape, dtype: of what `read` gives; its memory may be taken over.
@@ -85,35 +85,6 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
         self._guard(lambda: self._manager.save(step, args=args, force=True))
-
-    def save_streamed(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
-        """Saves a state that does not fit into memory, or should not: one leaf after the other is read and written.
-
-        A step killed half-way is not complete: what it holds is told last.
-
-        Raises:
-          UserError: the disk is full or not writable.
-        """
-        self.wait()
-        self._pending = step
-        self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
-        self._pending = None
-
-    def _stream(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
-        # Arrays have a handler too because Orbax asks theirs about the list that `_OneByOne` leaves out.
-        registry = ocp.type_handlers.create_type_handler_registry(
-            (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
-        handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
-        # Leaves are on the disk before Orbax would begin to make folders in the background, emptying those it finds.
-        options = ocp.CheckpointManagerOptions(
-            create=True, enable_async_checkpointing=False,
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False))
-        with ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options) as manager:
-            manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
-        folder = self._root(step) / "meta"
-        folder.mkdir()
-        prints = {name: leaf.fingerprint for name, leaf in _named(state).items()}  # known only now
-        ocp.JsonCheckpointHandler().save(folder, args=ocp.args.JsonSave({**meta, "fingerprints": prints}))
 
     def wait(self) -> None:
         """Until the save in progress is on disk."""
@@ -233,6 +204,40 @@ class Checkpointer:
             failed, self._pending = self._pending, None
             reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else _reason(error)
             raise UserError(f"{self.directory}: saving step {failed} failed: {reason}{intact}") from None
+
+
+class Streamer(Checkpointer):
+    """Saves a state that does not fit into memory, or should not: its leaves are `Later`, read and written one after the other.
+
+    What it wrote is restored by a `Checkpointer`. A step killed half-way is not complete: what it holds is told last.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__(directory, CheckpointConfig(asynchronous=False))
+
+    def save(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
+        """Saves `state`.
+
+        Raises:
+          UserError: the disk is full or not writable.
+        """
+        self._pending = step
+        self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
+        self._pending = None
+
+    def _stream(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
+        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
+        folder = self._root(step) / "meta"
+        folder.mkdir()
+        prints = {name: leaf.fingerprint for name, leaf in _named(state).items()}  # known only now
+        ocp.JsonCheckpointHandler().save(folder, args=ocp.args.JsonSave({**meta, "fingerprints": prints}))
+
+    def _open(self) -> ocp.CheckpointManager:
+        # Arrays have a handler too because Orbax asks theirs about the list that `_OneByOne` leaves out.
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
+        handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
+        return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
 
 
 class _OneByOne(ocp.type_handlers.ArrayHandler):

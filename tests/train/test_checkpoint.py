@@ -17,7 +17,7 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Later, fingerprints
+from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Later, Streamer, fingerprints
 from mof_jax.train.state import TrainState
 
 
@@ -208,8 +208,8 @@ def test_a_streamed_state_is_one_like_any_other(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"layer/{i}": rng.standard_normal((16, 8 + i)).astype(np.float32) for i in range(5)}
     live: list[int] = []
-    checkpointer = Checkpointer(str(tmp_path / "c"), CheckpointConfig(asynchronous=False))
-    checkpointer.save_streamed(0, {"params": later(arrays, live), "frozen": {}}, {"note": "streamed"})
+    Streamer(str(tmp_path / "c")).save(0, {"params": later(arrays, live), "frozen": {}}, {"note": "streamed"})
+    checkpointer = Checkpointer(str(tmp_path / "c"))
     assert len(live) == 5 and max(live) <= 1, "the one before may still be on its way to the disk"
     assert checkpointer.steps() == [0] and checkpointer.meta(0)["note"] == "streamed"
     mesh = make_mesh(MeshConfig(fsdp=4, data=2))
@@ -226,7 +226,7 @@ def test_a_streamed_state_is_one_like_any_other(tmp_path):
 
 def test_a_streamed_state_that_cannot_be_read_to_its_end_is_no_checkpoint(tmp_path):
     leaves = later({"a": np.ones(3, np.float32)}) | {"b": Later((3,), np.dtype("float32"), lambda: 1 / 0)}
-    checkpointer = Checkpointer(str(tmp_path / "c"), CheckpointConfig(asynchronous=False))
+    checkpointer = Streamer(str(tmp_path / "c"))
     with pytest.raises(ZeroDivisionError):
-        checkpointer.save_streamed(0, {"params": leaves, "frozen": {}}, {})
+        checkpointer.save(0, {"params": leaves, "frozen": {}}, {})
     assert checkpointer.steps() == []
