@@ -15,8 +15,10 @@ from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import preprocess, words
+from mof_jax.interop.big_vision import BigVision
 from mof_jax.interop.families import family_of, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
+from mof_jax.interop.families.siglip import SIGLIP
 from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
@@ -26,6 +28,7 @@ from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 
 PREFIX = "hf:"
+_FILES = (".safetensors", ".json", ".npz")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # Where no processor file says otherwise: ImageNet's, with which DINOv2 was trained, and the halves of SigLIP and ViT.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -61,8 +64,9 @@ class Source:
           UserError: nothing there, a format that is not read here, or a file that does not fit its config.
         """
         path = locate(spec)
-        folder = os.path.dirname(path) or "." if path.endswith((".safetensors", ".json")) else path
-        family, theirs = _identify(path, folder)
+        folder = os.path.dirname(path) or "." if path.endswith(_FILES) else path
+        weights = BigVision(path) if path.endswith(".npz") else None
+        family, theirs = _identify(path, folder) if weights is None else (SIGLIP, weights.theirs)
         if family.name == "open_clip" and path == folder:
             path = remote.join(folder, family.weights_file)
         config = family.parse(theirs, remote.join(folder, family.config_file))
@@ -72,7 +76,7 @@ class Source:
             raise UserError(f"{folder}: its processor file is malformed ({error})") from None
         if processing is not None:
             config = with_normalisation(config, processing)
-        weights = Weights.open(path)
+        weights = weights or Weights.open(path)
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
         reading = Reading(family.table(config), shapes, weights, family.ignored(config))
@@ -81,7 +85,7 @@ class Source:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Its tokenizer, if there is a file of it."""
-        folder = os.path.dirname(self.where) if self.where.endswith((".safetensors", ".json")) else self.where
+        folder = os.path.dirname(self.where) if self.where.endswith(_FILES) else self.where
         return words.read_tokenizer(folder or ".", self.family.name, self.config)
 
     @property
