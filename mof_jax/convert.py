@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -11,7 +12,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from rich import progress
@@ -24,7 +24,7 @@ from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.interop import preprocess, transfer, weights, words
 from mof_jax.interop import source as sources
-from mof_jax.interop.families import FAMILIES
+from mof_jax.interop.families import FAMILIES, timm
 from mof_jax.interop.family import Family, differences
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.source import Source
@@ -34,7 +34,7 @@ from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.train import display
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint import Later, Streamer
 from mof_jax.train.start import open_checkpoint
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -74,19 +74,30 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
         resolved = run.resolve(_run_config(source))
         meta |= {"config": configs.to_dict(resolved), "preprocess": configs.to_dict(resolved.data.preprocess)}
     with new_folder(workdir) as folder:
-        # Taken over where they are: on a CPU a copy would double the largest one.
-        params = {path: jax.device_put(source.reading.read(path, dtype), may_alias=True)
-                  for path in track(source.reading.paths, "read")}
-        checkpointer = Checkpointer(f"{folder}/checkpoints", CheckpointConfig(asynchronous=False))
+        checkpointer = Streamer(f"{folder}/checkpoints")
         try:
-            # Tensors of theirs that we have no parameter for lie beside the parameters; nothing but `to_folder` reads them.
-            kept = {name: jnp.asarray(source.weights.read(name)) for name in source.reading.kept}
-            checkpointer.save(0, {"params": params, "frozen": {}} | ({"kept": kept} if kept else {}), meta)
+            checkpointer.save(0, _leaves(source, dtype), meta)
         finally:
             checkpointer.close()
         with open(f"{folder}/config.json", "w") as f:
             json.dump(meta["config"], f, indent=1)
     report(source, workdir, dtype)
+
+
+def _leaves(source: Source, dtype: str) -> dict[str, dict[str, Later]]:
+    """The state of a checkpoint, nothing of it read yet."""
+    reading, theirs = source.reading, source.weights
+    kind = np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype)
+    steps = iter(track(reading.paths, "written"))
+
+    def read(path: str) -> np.ndarray:
+        next(steps, None)
+        return reading.read(path, kind)
+
+    params = {path: Later(reading.shapes[path].shape, kind, functools.partial(read, path)) for path in reading.paths}
+    # Tensors of theirs that we have no parameter for lie beside the parameters; nothing but `to_folder` reads them.
+    kept = {name: Later(theirs.shape(name), theirs.dtype(name), functools.partial(theirs.read, name)) for name in reading.kept}
+    return {"params": params, "frozen": {}} | ({"kept": kept} if kept else {})
 
 
 def to_folder(checkpoint: str, folder: str, dtype: str | None = None) -> None:
@@ -192,9 +203,12 @@ def _small_files(
         now = Processing.of(p, tower.mean, tower.std)
         if family.name == "open_clip":
             values["preprocess_cfg"] = merge(values.get("preprocess_cfg", {}), preprocess.write_open_clip(now))
+        elif family.name == "timm":
+            if timm.read_processing(values, p.image_size) != now:
+                values["pretrained_cfg"] |= timm.write_processing(now)
         else:
             files |= _processor(family, now, travel.get("files", {}))
-    if family.name != "open_clip":
+    if family.name not in ("open_clip", "timm"):
         values |= {"torch_dtype": dtype} if "torch_dtype" in values else {"dtype": dtype}
     files[family.config_file] = values
     found = {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()}
@@ -211,8 +225,8 @@ def _named_as_before(family: Family, config: Any, came_with: Mapping[str, Any]) 
 
 
 def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config file calls its model and that model's parts."""
-    own = {key: theirs[key] for key in ("model_type", "architectures") if key in theirs}
+    """What a config file calls its model and that model's parts, and what stands behind them."""
+    own = {key: theirs[key] for key in ("model_type", "architectures", "architecture", "num_classes") if key in theirs}
     return own | {key: _names(value) for key, value in theirs.items() if isinstance(value, Mapping)}
 
 

@@ -29,8 +29,8 @@ from mof_jax.interop.weights import Weights  # noqa: E402
 from mof_jax.models.two_tower import TwoTowerConfig  # noqa: E402
 from mof_jax.train.start import InitConfig, came_with  # noqa: E402
 
-KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "mistral", "qwen2", "llava", "bert", "efficientnet"]
-TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers"]
+KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap", "mistral", "qwen2", "llava", "bert", "efficientnet"]
+TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_checkpoint_computes_what_was_recorded(kind, world):
 
     def outputs(params):
         model = restored.run.skeleton.merge(params)
-        if kind.startswith("dinov2"):
+        if kind.startswith(("dinov2", "timm")):
             return {"pooled": model.encoder(inputs["images"]).pooled}
         return {"image": model.embed_image(inputs["images"]), "text": model.embed_text(inputs["tokens"])}
 

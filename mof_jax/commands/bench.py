@@ -39,6 +39,10 @@ def add(commands) -> None:
     m.add_argument("--n", type=int, default=50_000, help="records")
     m.add_argument("--dim", type=int, default=768, help="width of both features")
     m.add_argument("--repeats", type=int, default=3)
+    c = add_command(sub, "convert", run_convert, "Memory and seconds of `mof convert` against reading the file.",
+                    "mof bench convert --params 1.1e9")
+    c.add_argument("--params", type=float, default=1.1e9, help="of the random Llama; needs four times its file on the disk")
+    c.add_argument("--dtype", default="f32", choices=("f32", "bf16", "f16"), help="of its file and of the checkpoint")
 
 
 def run_loss(args: argparse.Namespace) -> None:
@@ -69,3 +73,9 @@ def run_mine(args: argparse.Namespace) -> None:
     from mof_jax.bench import mine as bench
 
     bench.show(bench.run(args.n, args.dim, args.repeats), args.n, args.dim)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from mof_jax.bench import convert as bench
+
+    bench.show(bench.run(args.params, args.dtype))

@@ -15,8 +15,10 @@ from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import preprocess, words
-from mof_jax.interop.families import family_of, recognise
+from mof_jax.interop.big_vision import BigVision
+from mof_jax.interop.families import family_of, recognise, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
+from mof_jax.interop.families.siglip import SIGLIP
 from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
@@ -63,7 +65,8 @@ class Source:
         """
         path = locate(spec)
         folder = _folder(path)
-        family, theirs = _identify(path, folder)
+        weights = BigVision(path) if path.endswith(".npz") else None
+        family, theirs = _identify(path, folder) if weights is None else (SIGLIP, weights.theirs)
         if family.name == "open_clip" and path == folder:
             path = remote.join(folder, family.weights_file)
         config = family.parse(theirs, remote.join(folder, family.config_file))
@@ -73,14 +76,14 @@ class Source:
             raise UserError(f"{folder}: its processor file is malformed ({error})") from None
         if processing is not None:
             config = with_normalisation(config, processing)
-        weights = Weights.open(path)
+        weights = weights or Weights.open(path)
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
         reading = Reading(family.table(config), shapes, weights, family.ignored(config))
         patch = getattr(eyes(config), "patch_size", 1)
         if processing is not None and processing.image_size % patch:
-            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of {patch} do "
-                            "not divide")
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of {patch} "
+                            "do not divide")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property
@@ -139,7 +142,7 @@ def locate(spec: str) -> str:
 
 def _folder(path: str) -> str:
     """Where the small files beside the weights lie."""
-    return os.path.dirname(path) or "." if path.endswith(FILES) else path
+    return os.path.dirname(path) or "." if path.endswith((*FILES, ".npz")) else path
 
 
 def eyes(config: Any) -> ImageConfig | None:
@@ -193,6 +196,8 @@ def _processing(
     tower = eyes(config)
     if tower is None:
         return None, files
+    if family.name == "timm":
+        return timm.read_processing(theirs, tower.image_size), files
     for name in PROCESSORS:
         if name in files and (name == PROCESSORS[0] or "image_processor" in files[name]):
             return preprocess.read_hf(files[name], remote.join(folder, name)), files

@@ -8,7 +8,7 @@ newest one that verifies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import contextlib
 import dataclasses
 import logging
@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mof_jax.errors import UserError
@@ -43,6 +44,21 @@ class CheckpointConfig:
     asynchronous: bool = True
 
 
+@dataclasses.dataclass
+class Later:
+    """A leaf that is read when it is written, see `Streamer`.
+
+    Attributes:
+      shape, dtype: of what `read` gives; its memory may be taken over.
+      fingerprint: of what was written.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+    fingerprint: int | None = None
+
+
 class Checkpointer:
     """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
@@ -64,9 +80,8 @@ class Checkpointer:
           UserError: the disk is full or not writable; earlier checkpoints are intact.
         """
         self.wait()
-        leaves = {name: [list(x.shape), str(x.dtype)] for name, x in _named(state).items()}
         prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
-        meta = {**meta, "schema": SCHEMA, "step": step, "leaves": leaves, "fingerprints": prints}
+        meta = {**meta, **_own(step, state), "fingerprints": prints}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
         self._guard(lambda: self._manager.save(step, args=args, force=True))
@@ -164,8 +179,11 @@ class Checkpointer:
         self._manager = self._open()
 
     def _complete(self, step: int) -> bool:
-        root = ocp.path.step.find_step_path(self.directory, ocp.path.step.standard_name_format(), step=step)
-        return all((root / item).exists() for item in ("state", "meta"))
+        return all((self._root(step) / item).exists() for item in ("state", "meta"))
+
+    def _root(self, step: int) -> Any:
+        """The folder of a step, an `epath.Path`."""
+        return ocp.path.step.find_step_path(self.directory, ocp.path.step.standard_name_format(), step=step)
 
     def _pass_over(self, step: int, reason: str) -> None:
         logger.warning("checkpoint %s/%d passed over: %s", self.directory, step, reason)
@@ -186,6 +204,59 @@ class Checkpointer:
             failed, self._pending = self._pending, None
             reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else _reason(error)
             raise UserError(f"{self.directory}: saving step {failed} failed: {reason}{intact}") from None
+
+
+class Streamer(Checkpointer):
+    """Saves a state that does not fit into memory, or should not: its leaves are `Later`, read and written one after the other.
+
+    What it wrote is restored by a `Checkpointer`. A step killed half-way is not complete: what it holds is told last.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__(directory, CheckpointConfig(asynchronous=False))
+
+    def save(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
+        """Saves `state`.
+
+        Raises:
+          UserError: the disk is full or not writable.
+        """
+        self._pending = step
+        self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
+        self._pending = None
+
+    def _stream(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
+        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
+        folder = self._root(step) / "meta"
+        folder.mkdir()
+        prints = {name: leaf.fingerprint for name, leaf in _named(state).items()}  # known only now
+        ocp.JsonCheckpointHandler().save(folder, args=ocp.args.JsonSave({**meta, "fingerprints": prints}))
+
+    def _open(self) -> ocp.CheckpointManager:
+        # Arrays have a handler too because Orbax asks theirs about the list that `_OneByOne` leaves out.
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
+        handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
+        return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
+
+
+class _OneByOne(ocp.type_handlers.ArrayHandler):
+    """Writes leaves as arrays, each before the next is read: Orbax holds all of those it is given, compressed as well.
+
+    The list of how arrays are laid out, which Orbax writes with every batch and would write for the last leaf alone, is left out.
+    """
+
+    def __init__(self):
+        super().__init__(array_metadata_store=None)
+
+    async def serialize(self, values: Sequence[Later], infos: Sequence[Any], args: Sequence[Any] | None = None) -> Sequence[Any]:
+        for i, leaf in enumerate(values):
+            # Taken over where it is: on a CPU a copy would double the largest one.
+            array = jax.device_put(leaf.read(), may_alias=True)
+            leaf.fingerprint = int(fingerprints({"": array})[""])
+            for written in await super().serialize([array], infos[i : i + 1], args and args[i : i + 1]):
+                written.result()
+        return []
 
 
 @jax.jit
@@ -209,6 +280,11 @@ def _named(tree: Any) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     label = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
     return {":".join(label(k) for k in keys): leaf for keys, leaf in leaves}
+
+
+def _own(step: int, state: Any) -> dict[str, Any]:
+    """What `meta` says of a state itself, but for its fingerprints."""
+    return {"schema": SCHEMA, "step": step, "leaves": {name: [list(x.shape), str(x.dtype)] for name, x in _named(state).items()}}
 
 
 def _reason(error: BaseException) -> str:

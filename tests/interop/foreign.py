@@ -46,6 +46,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         preprocess_cfg=dict(mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.2], interpolation="bicubic", resize_mode="squash")),
 }
 
+CONFIGS["timm_gap"] = dict(
+    architecture="vit_base_patch16_siglip_gap_224", num_classes=0, num_features=WIDTH, global_pool="avg", model_args=dict(
+        img_size=IMAGE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, mlp_ratio=2.0),
+    pretrained_cfg=dict(input_size=[3, IMAGE, IMAGE], interpolation="bicubic", crop_pct=0.9, crop_mode="center",
+                        mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.2]))
+
 CONFIGS["llava"] = dict(
     model_type="llava", vision_config=_IMAGE | dict(model_type="clip_vision_model", projection_dim=EMBED),
     text_config=CONFIGS["llama"], image_token_index=VOCAB - 2, vision_feature_layer=-2)

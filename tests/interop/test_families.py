@@ -11,7 +11,7 @@ from parity_cases import CASES, FIXTURES, Sample
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.interop.families import FAMILIES, family_of
+from mof_jax.interop.families import FAMILIES, family_of, timm
 from mof_jax.interop.family import differences
 from mof_jax.interop.transfer import Reading, export
 from mof_jax.interop.weights import Arrays
@@ -107,6 +107,11 @@ def test_both_places_of_the_rotary_base():
     (dict(model_type="clip", vision_config=dict(hidden_act="mish")), "unknown activation .hidden_act. 'mish'"),
     (dict(model_type="clip", vision_config=dict(num_attention_heads=7)), "768 is not divisible by 7 heads"),
     (dict(model_type="clip", vision_config=[1]), "vision_config is no section"),
+    (dict(architecture="resnet50"), "architecture 'resnet50' is not read here"),
+    (dict(architecture="vit_base_patch16_224", model_args=dict(reg_tokens=4)), "model_args.reg_tokens 4 is not built here, 0 is"),
+    (dict(architecture="vit_base_patch16_224", model_args=dict(rope=True)), "model_args.rope is not known here"),
+    (dict(architecture="vit_base_patch16_224", global_pool="avg"), "behind the mean of the patches"),
+    (dict(architecture="vit_base_patch16_224", pretrained_cfg=dict(input_size=[3, 224, 320])), "224×320; towers here take sq"),
     (dict(model_type="dinov3"), "model_type 'dinov3' is not read here.*did you mean 'dinov2'"),
     (dict(), "model_type 'None' is not read here"),
     (dict(model_type=["clip"]), "is not read here"),
@@ -125,6 +130,16 @@ def test_a_model_that_a_format_cannot_hold():
         FAMILIES["clip"].check(changed)
     with pytest.raises(UserError, match="activation"):  # one flag for both towers
         FAMILIES["open_clip"].check(dataclasses.replace(config, text=dataclasses.replace(config.text, activation="gelu")))
+
+
+def test_timms_preprocessing_goes_there_and_back():
+    cfg = foreign.CONFIGS["timm_gap"]["pretrained_cfg"]
+    read = lambda **more: timm.read_processing({"pretrained_cfg": cfg | more}, 24)
+    assert read()[:-1] == (24, "crop", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert "resized to 26 and the middle 24" in read().notes[0] and not read(crop_pct=1.0).notes
+    assert timm.write_processing(read(crop_mode="squash")).items() <= (cfg | {"crop_mode": "squash"}).items()
+    with pytest.raises(UserError, match="crop_mode 'border'"):
+        read(crop_mode="border")
 
 
 def test_mistrals_window_is_mentioned():

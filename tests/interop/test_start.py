@@ -153,3 +153,15 @@ def test_mistakes_name_the_config_key(folders, tmp_path):
         take(two_tower(folders), InitConfig(f"hf:{tmp_path}/none"))
     with pytest.raises(UserError, match="config.init_from: image/.* is to come from .*, which hf:.*llama lacks"):
         take(two_tower(folders), InitConfig(f"hf:{folders}/llama"))
+
+
+def test_a_mesh_gets_the_values_of_one_device(folders):
+    """Four ways of fsdp and two of tensor: every parameter bit for bit, and no device holds all of a large one."""
+    path = InitConfig(f"hf:{folders}/clip")
+    apart, skeleton = take(two_tower(folders), path, mesh=MeshConfig(fsdp=4, tensor=2))
+    alone, _ = take(two_tower(folders), path, mesh=MeshConfig(data=8))
+    assert set(apart) == set(alone) == set(skeleton.shapes)
+    for name, x in alone.items():
+        assert x.sharding.is_fully_replicated and np.array_equal(apart[name], x), name
+    split = {name: x.size // x.addressable_shards[0].data.size for name, x in apart.items()}
+    assert split["image/blocks/layers/attn/qkv"] == 8 and split["text/blocks/layers/mlp/up/kernel"] == 8

@@ -232,5 +232,5 @@ def ours_greedy(checkpoint, rows, pictures, count) -> np.ndarray:
 
 
 def test_the_families_of_the_library_are_all_here():
-    others = {"open_clip", "llava_parts", "efficientnet"}
+    others = {"open_clip", "timm_gap", "llava_parts", "efficientnet"}
     assert set(parity_transformers.MODELS) - {"vit_mae"} | set(WHOLE) == set(foreign.CONFIGS) - others

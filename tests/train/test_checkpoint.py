@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import pathlib
 import shutil
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, fingerprints
+from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Later, Streamer, fingerprints
 from mof_jax.train.state import TrainState
 
 
@@ -183,3 +186,47 @@ def test_a_really_full_disk(small_disk, asynchronous, free):
         checkpointer.save(2, big, {})
         checkpointer.wait()
     assert equal(checkpointer.restore(abstract(state(0)))[0], state(1))
+
+
+def later(arrays: dict[str, np.ndarray], live: list | None = None) -> dict[str, Later]:
+    """Leaves that note how many of the arrays handed out before are still held when one is read."""
+    given = []
+
+    def read(name):
+        gc.collect()
+        if live is not None:
+            live.append(sum(alive() is not None for alive in given))
+        x = arrays[name].copy()
+        given.append(weakref.ref(x))
+        return x
+
+    return {name: Later(x.shape, x.dtype, functools.partial(read, name)) for name, x in arrays.items()}
+
+
+def test_a_streamed_state_is_one_like_any_other(tmp_path):
+    """Restored onto a mesh, whole and in parts, and verified; and no two leaves are held while the next is read."""
+    rng = np.random.default_rng(0)
+    arrays = {f"layer/{i}": rng.standard_normal((16, 8 + i)).astype(np.float32) for i in range(5)}
+    live: list[int] = []
+    Streamer(str(tmp_path / "c")).save(0, {"params": later(arrays, live), "frozen": {}}, {"note": "streamed"})
+    checkpointer = Checkpointer(str(tmp_path / "c"))
+    assert len(live) == 5 and max(live) <= 1, "the one before may still be on its way to the disk"
+    assert checkpointer.steps() == [0] and checkpointer.meta(0)["note"] == "streamed"
+    mesh = make_mesh(MeshConfig(fsdp=4, data=2))
+    rows = {name: NamedSharding(mesh, P("fsdp")) for name in arrays}
+    for got in (checkpointer.restore_params(0), checkpointer.restore_params(0, rows)):
+        assert all(np.array_equal(got[name], x) for name, x in arrays.items())
+    assert got["layer/0"].sharding == rows["layer/0"]
+    whole = {"params": {k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows[k]) for k, x in arrays.items()}, "frozen": {}}
+    assert equal(checkpointer.restore(whole)[0]["params"], arrays)
+    plain = Checkpointer(str(tmp_path / "plain"), CheckpointConfig(asynchronous=False))
+    plain.save(0, {"params": {name: jnp.asarray(x) for name, x in arrays.items()}, "frozen": {}}, {"note": "streamed"})
+    assert plain.meta(0) == checkpointer.meta(0)
+
+
+def test_a_streamed_state_that_cannot_be_read_to_its_end_is_no_checkpoint(tmp_path):
+    leaves = later({"a": np.ones(3, np.float32)}) | {"b": Later((3,), np.dtype("float32"), lambda: 1 / 0)}
+    checkpointer = Streamer(str(tmp_path / "c"))
+    with pytest.raises(ZeroDivisionError):
+        checkpointer.save(0, {"params": leaves, "frozen": {}}, {})
+    assert checkpointer.steps() == []

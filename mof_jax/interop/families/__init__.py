@@ -15,12 +15,14 @@ from mof_jax.interop.families.llava import LLAVA
 from mof_jax.interop.families.llava_parts import LLAVA_PARTS
 from mof_jax.interop.families.open_clip import OPEN_CLIP
 from mof_jax.interop.families.siglip import SIGLIP
+from mof_jax.interop.families.timm import TIMM
 from mof_jax.interop.families.vit import VIT
 from mof_jax.interop.family import Family
 from mof_jax.interop.weights import Weights
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (CLIP, OPEN_CLIP, SIGLIP, DINOV2, VIT, EFFICIENTNET, BERT, LLAMA, LLAVA, LLAVA_PARTS)}
+    family.name: family
+    for family in (CLIP, OPEN_CLIP, SIGLIP, DINOV2, VIT, TIMM, EFFICIENTNET, BERT, LLAMA, LLAVA, LLAVA_PARTS)}
 
 
 def family_of(theirs: Mapping[str, Any], where: str) -> Family:
@@ -31,6 +33,8 @@ def family_of(theirs: Mapping[str, Any], where: str) -> Family:
     """
     if "mm_vision_tower" in theirs:  # its model_type is that of the whole model, or the language model's
         return LLAVA_PARTS
+    if "architecture" in theirs and "model_type" not in theirs:
+        return TIMM
     kind = str(theirs.get("model_type"))
     known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
     if kind not in known:

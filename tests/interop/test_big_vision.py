@@ -1,0 +1,123 @@
+"""SigLIP's `.npz` files: the recorded SigLIP of `transformers`, stored as big_vision would, is the same model."""
+
+from __future__ import annotations
+
+import zipfile
+
+import jax
+import numpy as np
+from parity_cases import CONTEXT, FIXTURES, HEADS, WIDTH, Sample, check
+import pytest
+
+from mof_jax.errors import UserError
+from mof_jax.interop.big_vision import BigVision
+from mof_jax.interop.source import Source
+from mof_jax.nn.module import Skeleton
+
+_DIM = WIDTH // HEADS
+
+
+def members(theirs: dict[str, np.ndarray], scanned: bool) -> dict[str, np.ndarray]:
+    """Flax's arrays of a SigLIP: kernels have the input first, and attention has its heads apart."""
+    w, out = theirs, {}
+
+    def dense(ours, name, shape=None):
+        kernel = w[f"{name}.weight"].T
+        out[f"{ours}/kernel"] = kernel if shape is None else kernel.reshape(shape)
+        bias = w[f"{name}.bias"]
+        out[f"{ours}/bias"] = bias if shape is None or shape[0] == HEADS else bias.reshape(shape[1:])
+
+    def norm(ours, name):
+        out[f"{ours}/scale"], out[f"{ours}/bias"] = w[f"{name}.weight"], w[f"{name}.bias"]
+
+    def mlp(ours, name):
+        dense(f"{ours}/MlpBlock_0/Dense_0", f"{name}.fc1")
+        dense(f"{ours}/MlpBlock_0/Dense_1", f"{name}.fc2")
+
+    for tower, encoder in (("vision_model", "params/img/Transformer"), ("text_model", "params/txt/Encoder_0")):
+        for i in range(2):
+            here, name = f"{encoder}/encoderblock_{i}", f"{tower}.encoder.layers.{i}"
+            for word in ("query", "key", "value"):
+                dense(f"{here}/MultiHeadDotProductAttention_0/{word}", f"{name}.self_attn.{word[0]}_proj", (WIDTH, HEADS, _DIM))
+            dense(f"{here}/MultiHeadDotProductAttention_0/out", f"{name}.self_attn.out_proj", (HEADS, _DIM, WIDTH))
+            norm(f"{here}/LayerNorm_0", f"{name}.layer_norm1")
+            norm(f"{here}/LayerNorm_1", f"{name}.layer_norm2")
+            mlp(here, f"{name}.mlp")
+        if scanned:
+            for leaf in [key.split("encoderblock_0/")[1] for key in out if f"{encoder}/encoderblock_0/" in key]:
+                layers = [out.pop(f"{encoder}/encoderblock_{i}/{leaf}") for i in range(2)]
+                out[f"{encoder}/encoderblock/{leaf}"] = np.stack(layers)
+    norm("params/img/Transformer/encoder_norm", "vision_model.post_layernorm")
+    norm("params/txt/Encoder_0/encoder_norm", "text_model.final_layer_norm")
+    patch = w["vision_model.embeddings.patch_embedding.weight"]
+    out["params/img/embedding/kernel"] = np.einsum("ocij->ijco", patch)
+    out["params/img/embedding/bias"] = w["vision_model.embeddings.patch_embedding.bias"]
+    out["params/img/pos_embedding"] = w["vision_model.embeddings.position_embedding.weight"][None]
+    head, pool = "vision_model.head", "params/img/MAPHead_0"
+    out[f"{pool}/probe"] = w[f"{head}.probe"]
+    for i, word in enumerate(("query", "key", "value")):
+        rows, here = slice(i * WIDTH, (i + 1) * WIDTH), f"{pool}/MultiHeadDotProductAttention_0/{word}"
+        out[f"{here}/kernel"] = w[f"{head}.attention.in_proj_weight"][rows].T.reshape(WIDTH, HEADS, _DIM)
+        out[f"{here}/bias"] = w[f"{head}.attention.in_proj_bias"][rows].reshape(HEADS, _DIM)
+    dense(f"{pool}/MultiHeadDotProductAttention_0/out", f"{head}.attention.out_proj", (HEADS, _DIM, WIDTH))
+    norm(f"{pool}/LayerNorm_0", f"{head}.layernorm")
+    mlp(pool, f"{head}.mlp")
+    out["params/txt/Embed_0/embedding"] = w["text_model.embeddings.token_embedding.weight"]
+    out["params/txt/pos_embedding"] = w["text_model.embeddings.position_embedding.weight"][None]
+    dense("params/txt/head", "text_model.head")
+    return out | {"params/t": w["logit_scale"].reshape(1), "params/b": w["logit_bias"].reshape(1)}
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    return Sample.load(FIXTURES / "siglip.npz")
+
+
+@pytest.mark.parametrize("scanned, save", [(False, np.savez), (True, np.savez_compressed)])
+def test_the_same_features(scanned, save, sample, tmp_path):
+    save(tmp_path / "siglip.npz", **members(sample.weights, scanned), **{"opt/0/count": np.int32(7)})
+    source = Source.open(f"hf:{tmp_path}/siglip.npz")
+    assert source.family.name == "siglip" and source.config.text.context_length == CONTEXT
+    read = {name: source.weights.read(name) for name in source.weights.names}
+    assert set(read) == set(sample.weights)
+    assert all(np.array_equal(x.reshape(sample.weights[name].shape), sample.weights[name]) for name, x in read.items())
+    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
+    ours = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths})
+    with jax.default_matmul_precision("highest"):
+        got = {"image": ours.embed_image(sample.inputs["images"]), "text": ours.embed_text(sample.inputs["tokens"])}
+    check(jax.tree.map(np.asarray, got), {name: sample.outputs[name] for name in got})
+
+
+def without(arrays, *names):
+    return {name: x for name, x in arrays.items() if name not in names}
+
+
+def test_files_that_are_no_siglip(sample, tmp_path):
+    arrays, path = members(sample.weights, False), str(tmp_path / "x.npz")
+    for changed, message in [
+        (arrays | {"params/img/head/kernel": np.ones((2, 2))}, "nothing reads img/head/kernel"),
+        (without(arrays, "params/t"), "has no t; of big_vision's models"),
+        (without(arrays, "params/img/MAPHead_0/probe"), "has no img/MAPHead_0/probe"),
+        (arrays | {"params/t": np.array(["x"])}, "t holds"),
+        (arrays | {"params/t": np.ones(0, np.float32)}, "t holds"),
+        (arrays | {"params/t": np.zeros(10_000_000, np.float32)}, "unpacks to more than 20 times its size"),
+    ]:
+        np.savez_compressed(path, **changed)
+        with pytest.raises(UserError, match=message):
+            BigVision(path)
+
+
+def test_hostile_files(sample, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **{"params/t": np.array([{"a": 1}], dtype=object)}, allow_pickle=True)
+    with pytest.raises(UserError, match="t holds object"):
+        BigVision(str(path))
+    with zipfile.ZipFile(path, "w") as file:  # a header that promises more than there is
+        file.writestr("params/t.npy", np.lib.format.magic(1, 0) + b"\x46\x00" + b"{'descr': '<f4', 'fortran_order': False, "
+                                      b"'shape': (10**9,), }".ljust(69) + b"\n")
+    with pytest.raises(UserError, match="not a .npz file, or damaged"):
+        BigVision(str(path))
+    np.savez(path, **members(sample.weights, False))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="not a .npz file, or damaged"):
+        BigVision(str(path))
