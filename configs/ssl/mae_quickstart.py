@@ -2,9 +2,18 @@
 
     mof train --config configs/ssl/mae_quickstart.py --workdir runs/mae
 
-0.6 M parameters of the tower, 1,000 steps of 128 pictures without a word. At the end frozen features tell how many things there
-are in new scenes (one to four) and which thing it is (24 names), on grounds on which training never showed it, beside the
-untrained tower and the pixels themselves.
+0.6 M parameters of the tower, 1,000 steps of 128 pictures without a word (5 minutes). At the end frozen features tell how many
+things there are in new scenes (one to four) and which thing it is (24 names), on grounds on which training never showed it, beside
+the untrained tower and the pixels themselves (shrunk to 8 x 8). Accuracy in percent, seeds 0, 1, 2 (`--config.seed=N`):
+
+                        trained             untrained   pixels   lower ends of the leads (95 %, over pictures)
+    count, neighbours   60.0  58.7  61.3    47.7        40.1     over untrained 8.6 to 11.1, over pixels 16.2 to 18.7
+    count, probe        71.5  68.5  73.7    48.3        34.0     over untrained 17.7 to 23.0, over pixels 31.6 to 37.0
+    name, probe         31.3  28.8  26.8     2.4        60.9     over untrained 22.5 to 26.9; below pixels
+
+How many there are, pixels do not carry: the things stand anywhere. Which thing it is, they do at this size, and better than the
+tower; neighbours name none (0.0, untrained 0.0, pixels 4.9), because the nearest pictures share the ground, and the ground of the
+test never goes with its thing.
 """
 
 from ml_collections import ConfigDict

@@ -13,6 +13,7 @@ import pytest
 from mof_jax.errors import UserError
 from mof_jax.interop.families import FAMILIES, family_of, timm
 from mof_jax.interop.family import differences
+from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading, export
 from mof_jax.interop.weights import Arrays
 from mof_jax.nn.module import Skeleton
@@ -135,9 +136,10 @@ def test_a_model_that_a_format_cannot_hold():
 def test_timms_preprocessing_goes_there_and_back():
     cfg = foreign.CONFIGS["timm_gap"]["pretrained_cfg"]
     read = lambda **more: timm.read_processing({"pretrained_cfg": cfg | more}, 24)
-    assert read()[:-1] == (24, "crop", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    assert "resized to 26 and the middle 24" in read().notes[0] and not read(crop_pct=1.0).notes
-    assert timm.write_processing(read(crop_mode="squash")).items() <= (cfg | {"crop_mode": "squash"}).items()
+    assert read() == Processing(24, "crop", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), resize_side=26, pixels="open_clip")
+    assert read(crop_pct=1.0).resize_side is None
+    for changes in ({}, dict(crop_mode="squash"), dict(crop_pct=1.0), dict(crop_pct=0.875), dict(crop_pct=0.95)):
+        assert read(**timm.write_processing(read(**changes))) == read(**changes)
     with pytest.raises(UserError, match="crop_mode 'border'"):
         read(crop_mode="border")
 

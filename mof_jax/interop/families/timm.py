@@ -130,14 +130,18 @@ def read_processing(theirs: Mapping[str, Any], image_size: int) -> Processing:
 
 
 def write_processing(p: Processing) -> dict[str, Any]:
-    """The same as values of `pretrained_cfg`; `crop_pct` is the largest that gives the side which is resized to.
+    """The same as values of `pretrained_cfg`.
 
     Raises:
       UserError: `longest`, which pads, has no counterpart that keeps its grey.
     """
     if p.resize == "longest":
         raise UserError("preprocessing resize='longest' (padding) cannot be said in timm's config.json")
-    return dict(mean=list(p.mean), std=list(p.std), interpolation=p.resample, crop_pct=p.image_size / (p.resize_side or p.image_size),
+    side = p.resize_side or p.image_size
+    share = p.image_size / side
+    if math.floor(p.image_size / share) != side:  # a quotient that rounds down past its whole number
+        share = math.nextafter(share, 0)
+    return dict(mean=list(p.mean), std=list(p.std), interpolation=p.resample, crop_pct=share,
                 crop_mode="squash" if p.resize == "squash" else "center")
 
 
