@@ -3,8 +3,8 @@
     mof train --config configs/ssl/mae_quickstart.py --workdir runs/mae
 
 0.6 M parameters of the tower, 1,000 steps of 128 pictures without a word (5 minutes). At the end frozen features tell how many
-things there are in new scenes (one to four) and which thing it is (24 names), on grounds on which training never showed it, beside
-the untrained tower and the pixels themselves (shrunk to 8 x 8). Accuracy in percent, seeds 0, 1, 2 (`--config.seed=N`):
+things there are in new scenes (one to four) and which thing it is (24 names), on grounds on which training never showed it,
+beside the untrained tower and the pixels themselves (shrunk to 8 x 8). Accuracy in percent, seeds 0, 1, 2 (`--config.seed=N`):
 
                         trained             untrained   pixels   lower ends of the leads (95 %, over pictures)
     count, neighbours   60.0  58.7  61.3    47.7        40.1     over untrained 8.6 to 11.1, over pixels 16.2 to 18.7
