@@ -136,6 +136,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def by_rows(x: Array) -> Array:
+    """`x`, its rows over data × fsdp and whole otherwise: how activations are to lie.
+
+    Without it XLA may spread them as the parameters that they come from: an embedding whose width is split over fsdp then gives
+    every device all rows and a slice of the width. Outside of a mesh, and for rows that it does not divide, nothing is asked for.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Global arrays from this process's rows of a batch."""
     sharding = batch_sharding(mesh)

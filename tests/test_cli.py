@@ -52,7 +52,7 @@ def test_missing_files_are_named(tmp_path, capsys):
 
 
 def test_help_shows_an_example(capsys):
-    for command in ("train", "eval", "convert", ("data", "convert"), ("bench", "loss")):
+    for command in ("train", "eval", "convert", "plan", ("data", "convert"), ("bench", "loss")):
         words = [command] if isinstance(command, str) else list(command)
         with pytest.raises(SystemExit):
             cli.main([*words, "--help"])

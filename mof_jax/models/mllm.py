@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mof_jax.errors import UserError
+from mof_jax.mesh import by_rows
 from mof_jax.models.connector import ConnectorConfig, connector_flops, make_connector
 from mof_jax.models.fusion import FusionConfig, add_features, interleave, match_grid
 from mof_jax.models.llm import LLM, LLMConfig
@@ -178,7 +179,7 @@ class Mllm(nnx.Module):
         streams: int,
     ) -> Float[Array, "rows context width"]:
         """The sequence that the language model reads: words' embeddings, with each stream's image tokens in their places."""
-        x = self.llm.embed(tokens).astype(jnp.dtype(self.config.dtype))
+        x = by_rows(self.llm.embed(tokens).astype(jnp.dtype(self.config.dtype)))
         if image_tokens is None:
             return x
         rows, context, width = x.shape

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError, lookup
+from mof_jax.mesh import by_rows
 from mof_jax.models.vit import SIZES
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
@@ -131,7 +132,7 @@ class TextTower(nnx.Module):
         """Pooled features of `tokens`; one key per example turns dropout on."""
         c = self.config
         real = tokens != c.pad_id
-        x = self.embed[...][tokens].astype(dtype) + self.pos_embed[: tokens.shape[1]].astype(dtype)
+        x = by_rows(self.embed[...][tokens].astype(dtype)) + self.pos_embed[: tokens.shape[1]].astype(dtype)
         if self.type_embed is not None:
             x = x + self.type_embed[0].astype(dtype)
         if self.embed_norm is not None:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
 from mof_jax.errors import lookup
+from mof_jax.mesh import by_rows
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
 from mof_jax.nn.flops import attention_pool_flops, block_flops
@@ -193,7 +194,7 @@ class ViT(nnx.Module):
             keep = drop.kept_patches(drop.fold(keys, 0), x.shape[1], c.patch_dropout)
         if keep is not None:  # before the embedding: no work on what is not seen
             x, pos = drop.take_patches(x, keep), drop.take_patches(pos[None], keep)
-        x = self.patch_embed(x.astype(dtype)) + pos.astype(dtype)
+        x = by_rows(self.patch_embed(x.astype(dtype))) + pos.astype(dtype)
         prefix = [] if self.cls is None else [(self.cls[...] + self.pos_embed[0])[None].astype(dtype)]
         prefix += [] if self.registers is None else [self.registers[...].astype(dtype)]
         if prefix:

@@ -1,7 +1,8 @@
 """What a compiled program sends between devices, read from its text.
 
 XLA prints a program as computations that call each other. A collective counts as often as its computation runs: a `while`
-says how often in `known_trip_count`, everything else runs once for each caller.
+says how often in `known_trip_count` or, where the TPU's compiler leaves that out, by the bound of its condition; everything else
+runs once for each caller.
 
     ENTRY main ─▶ while (24 times) ─▶ body ─▶ all-gather          24 all-gathers
 """
@@ -26,6 +27,8 @@ _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) (?:\(.*\) -> 
 _CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations|called_computations)=\{?(%?[\w.-]+(?:, ?%?[\w.-]+)*)\}?")
 _ARRAY = re.compile(r"(pred|[suf]\d+\w*|bf16|c\d+)\[([\d,]*)\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
+_BOUND = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 # A mesh of its own, its devices in an order of their own, and the axes of it that a group runs along.
@@ -105,7 +108,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str | None]:
 
 def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
     """How often each computation runs in one run of the entry."""
-    calls = {name: list(_calls(lines)) for name, lines in computations.items()}
+    calls = {name: list(_calls(lines, computations)) for name, lines in computations.items()}
     callers: dict[str, list[tuple[str, int]]] = {}
     for caller, called in calls.items():
         for name, times in called:
@@ -118,17 +121,32 @@ def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
     return {name: n for name in computations if (n := runs(name))}
 
 
-def _calls(lines: list[str]) -> Iterator[tuple[str, int]]:
+def _calls(lines: list[str], computations: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
     """(computation, times) of everything a computation calls."""
     for line in lines:
         match = _INSTRUCTION.match(line)
         # The later parts of an asynchronous call name the computation again.
         if match is None or match["op"] in ("async-update", "async-done"):
             continue
-        trips = _TRIPS.search(line) if match["op"] == "while" else None
+        times = _trips(line, computations) if match["op"] == "while" else 1
         for group in _CALLED.findall(match["rest"]):
             for name in group.split(","):
-                yield name.strip().lstrip("%"), int(trips[1]) if trips else 1
+                yield name.strip().lstrip("%"), times
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """How often the body of a `while` runs. Its counter starts at 0 in everything that JAX and XLA make of a scan.
+
+    Raises:
+      ValueError: its condition is no comparison with one constant.
+    """
+    if said := _TRIPS.search(line):
+        return int(said[1])
+    condition = _CONDITION.search(line)[1]
+    bounds = {int(n) for inner in computations[condition] for n in _BOUND.findall(inner)}
+    if len(bounds) != 1:
+        raise ValueError(f"the loop with condition {condition} does not say how often it runs ({sorted(bounds)})")
+    return bounds.pop()
 
 
 def _payload(kind: str, type_: str, op: str, groups: np.ndarray | None) -> int:

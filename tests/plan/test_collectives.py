@@ -29,6 +29,7 @@ TPU = """HloModule jit_step, is_scheduled=true
 }
 
 %cond (arg: (s32[], bf16[64,256])) -> pred[] {
+  %n = s32[]{:T(128)} constant(24)
   ROOT %lt = pred[] compare(%i, %n), direction=LT
 }
 
@@ -37,7 +38,7 @@ TPU = """HloModule jit_step, is_scheduled=true
 }
 
 ENTRY %main_spmd (p0: bf16[8,256]) -> f32[] {
-  %w = (s32[], bf16[64,256]{1,0}) while(%init), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  %w = (s32[], bf16[64,256]{1,0}) while(%init), condition=%cond, body=%body, metadata={op_name="while"}
   %s = ((f32[10]), f32[80]) async-start(%p1), calls=%async_computation
   %u = ((f32[10]), f32[80]) async-update(%s), calls=%async_computation
   %d = f32[80] async-done(%u), calls=%async_computation
@@ -89,6 +90,13 @@ def test_of_a_program_of_ours_on_eight_devices():
     assert {axes_of(c.groups, sizes) for c in gathers} == {("fsdp",)}
     reduces = [c for c in found if c.kind == "all-reduce"]
     assert [axes_of(c.groups, sizes) for c in reduces] == [("data", "fsdp")] and reduces[0].bytes == 4
+
+
+def test_a_loop_that_says_its_trips_and_one_that_does_not():
+    said = TPU.replace('metadata={op_name="while"}', 'backend_config={"known_trip_count":{"n":"7"}}')
+    assert {c.times for c in read(said, 32) if c.computation == "body"} == {7}
+    with pytest.raises(ValueError, match="the loop with condition cond does not say how often"):
+        read(TPU.replace("constant(24)", "parameter(1)"), 32)
 
 
 def test_no_program():
