@@ -2,9 +2,9 @@
 
     mof train --config configs/ssl/dino_quickstart.py --workdir runs/dino
 
-0.6 M parameters of the tower, 700 steps of 128 pictures without a word: two crops of 48 px and four of 24 px each, 512 prototypes,
-Sinkhorn-Knopp. A teacher as soft as on a large data set (temperature 0.07, 1,024 prototypes) gives nearly uniform targets here,
-6.05 of 6.93 nats, and teaches nothing; at 0.02 to 0.03 they have 3.25. Accuracy in percent, seed 0 alone, as in
+0.6 M parameters of the tower, 700 steps of 128 pictures without a word: two crops of 48 px and four of 24 px each, 512
+prototypes, Sinkhorn-Knopp. A teacher as soft as on a large data set (temperature 0.07, 1,024 prototypes) gives nearly uniform
+targets here, 6.05 of 6.93 nats, and teaches nothing; at 0.02 to 0.03 they have 3.25. Accuracy in percent, seed 0 alone, as in
 `configs/ssl/mae_quickstart.py`:
 
                         trained   untrained   pixels   lower ends of the leads (95 %, over pictures)

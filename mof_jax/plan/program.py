@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import time
@@ -25,7 +26,7 @@ from mof_jax.plan.cost import vocabulary
 from mof_jax.run import Program, Run, RunConfig
 from mof_jax.tasks import TASKS
 
-_OOM = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.IGNORECASE)
+_OOM = re.compile(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -53,7 +54,7 @@ class Compiled:
     """A step for a topology.
 
     Attributes:
-      memory: None for a step that does not fit; then `needed` says what the compiler asked for, if it did.
+      memory: None for a step that does not fit; then `needed` says how many bytes it wants, where the compiler does.
       text: of the optimised program, empty for one that does not fit. seconds: of tracing and compiling.
     """
 
@@ -111,13 +112,23 @@ def compile_step(config: RunConfig, topology: Topology) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(run, program, None, _needed(str(error)), "", time.perf_counter() - begun)
+        needed = _needed(str(error), sum(state_bytes(program).values()))
+        return Compiled(run, program, None, needed, "", time.perf_counter() - begun)
     m = compiled.memory_analysis()
     memory = Memory(m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
     return Compiled(run, program, memory, None, compiled.as_text(), time.perf_counter() - begun)
 
 
-def _needed(message: str) -> float | None:
-    """Bytes that the compiler's refusal names."""
+def state_bytes(program: Program) -> dict[str, float]:
+    """Bytes of the state on one device by part, from shapes and shardings alone."""
+    found = {}
+    for name in ("params", "frozen", "opt", "ema"):
+        leaves = zip(jax.tree.leaves(getattr(program.state, name)), jax.tree.leaves(getattr(program.shardings, name)))
+        found[name] = sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in leaves)
+    return found
+
+
+def _needed(message: str, state: float) -> float | None:
+    """Bytes that the compiler's refusal names: of everything, or of the temporaries, beside which the state lies."""
     found = _OOM.search(message)
-    return float(found[1]) * _UNITS[found[2].upper()] if found else None
+    return found and float(found[2]) * _UNITS[found[3]] + (state if "temporaries" in found[1] else 0)

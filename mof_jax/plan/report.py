@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import math
 from typing import Any
 
-import jax
 from rich.console import Group
 from rich.table import Table
 
 from mof_jax.hardware import Topology
 from mof_jax.plan.collectives import Collective, axes_of, read
-from mof_jax.plan.program import Compiled, compile_step
+from mof_jax.plan.program import Compiled, compile_step, state_bytes
 from mof_jax.plan.roofline import Roofline, roofline
 from mof_jax.run import RunConfig
 from mof_jax.train import display
@@ -46,7 +44,7 @@ class Plan:
         """Bytes on one device; None where the compiler refused without a figure."""
         if self.step.memory is not None:
             return self.step.memory.used
-        return None if self.step.needed is None else self.step.needed + self.state["state"]
+        return self.step.needed
 
     @property
     def fits(self) -> bool:
@@ -55,11 +53,8 @@ class Plan:
 
     @property
     def state(self) -> dict[str, float]:
-        """Bytes of the state on one device, by shapes and shardings alone."""
-        program, found = self.step.program, {}
-        for name in ("params", "frozen", "opt", "ema"):
-            leaves = zip(jax.tree.leaves(getattr(program.state, name)), jax.tree.leaves(getattr(program.shardings, name)))
-            found[name] = sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in leaves)
+        """Bytes of the state on one device, by part and in all (`state`)."""
+        found = state_bytes(self.step.program)
         return found | {"state": sum(found.values())}
 
     @property
@@ -75,7 +70,7 @@ class Plan:
         found: dict[str, Any] = dict(
             name=self.name, topology=str(t), chips=t.chips, accelerator_type=t.accelerator_type, slices=t.slices,
             mesh=dict(self.step.run.mesh.shape), batch_size=c.batch_size, steps=c.steps, fits=self.fits, hbm=self.hbm,
-            needs=self.needs, state={k: v for k, v in self.state.items()},
+            needs=self.needs, state=self.state,
             memory=None if memory is None else dataclasses.asdict(memory) | {"used": memory.used},
             collectives=[dict(kind=k, axes=list(axes), times=n, bytes=b) for (k, axes), (n, b) in self.by_kind().items()])
         if self.clocks is not None:
