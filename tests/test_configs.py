@@ -10,13 +10,15 @@ import pathlib
 import re
 
 import jax
+from jax.sharding import AbstractMesh
 import pytest
 
 from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.data.sequence_pipeline import SequencePipeline
 from mof_jax.data.tokenizers import TokenizerConfig, train
-from mof_jax.mesh import batch_shards
+from mof_jax.hardware import Topology
+from mof_jax.mesh import AXES, batch_shards, check_batch
 from mof_jax.plan import cost
 from mof_jax.plan.cost import Plan, plan, stages
 from mof_jax.train.optim import make_optimizer
@@ -46,6 +48,15 @@ def test_every_config_resolves_and_fits_its_mesh(spec):
         # Warm-up and cooldown inside the run, options the optimizer knows.
         make_optimizer(p.config.optimizer, p.config.steps, p.decisions, p.skeleton.matrices)
         assert sum(p.flops.values()) > 0 and p.parameters(True) > 0
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not re.search("quickstart|/lit|study", spec)])
+def test_a_config_for_a_pod_names_slices_that_its_mesh_covers(spec):
+    for p in plans(spec).values():
+        devices, mesh = Topology.parse(p.config.hardware.topology).devices, p.config.mesh
+        assert devices % (mesh.fsdp * mesh.tensor) == 0 and mesh.data == -1
+        sizes = (devices // mesh.fsdp // mesh.tensor, mesh.fsdp, mesh.tensor)
+        check_batch(AbstractMesh(sizes, AXES), p.config.batch_size, getattr(p.config.objective, "microbatches", 1), p.task.rows)
 
 
 @pytest.mark.parametrize("spec", [spec for spec in POD if spec.startswith("mof/")])

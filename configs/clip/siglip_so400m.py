@@ -18,5 +18,5 @@ def get_config(arg=None):
     tower = dict(width=1152, depth=27, heads=16, mlp_dim=4304)
     c = common.siglip(image=dict(patch_size=14, **tower), text=tower | dict(embed_dim=1152), samples=40e9, batch_size=32_768,
                       vocabulary=arg or "c4_en.model")
-    c.mesh = dict(fsdp=8)
+    c.mesh, c.hardware = dict(fsdp=8), dict(topology="v5e:8x8")
     return c

@@ -59,7 +59,7 @@ def mixture() -> dict:
         text=dict(weight=0.1, sources=[dict(kind="glossary", size=10_000)]))
 
 
-def pretrain(size: str, lr: float, options, vit: dict = H14_378, **mesh: int) -> ConfigDict:
+def pretrain(size: str, lr: float, options, vit: dict = H14_378, topology: str | None = None, **mesh: int) -> ConfigDict:
     """The pretraining run of a size."""
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "mllm", STEPS, BATCH
@@ -73,7 +73,7 @@ def pretrain(size: str, lr: float, options, vit: dict = H14_378, **mesh: int) ->
     c.optimizer = dict(name="adamw", lr=lr, b1=0.9, b2=0.95, weight_decay=0.1, grad_clip=1.0,
                        schedule=dict(kind="cosine", warmup=2000, final=0.1))
     c.optimizer.update(encoder_rules(options.encoder_lr_scale))
-    c.mesh = dict(mesh)
+    c.mesh, c.hardware = dict(mesh), dict(topology=topology)
     c.init_from = init_from(options)
     c.checkpoint = dict(every=1000, keep=3, keep_every=20_000)
     c.eval_every, c.log_every = None, 20

@@ -24,4 +24,4 @@ common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
 
 
 def get_config(arg=None):
-    return common.pretrain("mm1-30b", 2e-5, arguments(arg, **common.OPTIONS), fsdp=128, tensor=4)
+    return common.pretrain("mm1-30b", 2e-5, arguments(arg, **common.OPTIONS), topology="v5p:8x8x8", fsdp=128, tensor=4)

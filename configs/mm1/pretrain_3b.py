@@ -24,4 +24,4 @@ common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
 
 
 def get_config(arg=None):
-    return common.pretrain("mm1-3b", 6e-5, arguments(arg, **common.OPTIONS), fsdp=16)
+    return common.pretrain("mm1-3b", 6e-5, arguments(arg, **common.OPTIONS), topology="v5p:4x4x8", fsdp=16)

@@ -26,7 +26,8 @@ common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
 
 def get_config(arg=None):
     o = arguments(arg, size="3b", run="", data="", px=378)
-    c = common.pretrain(f"mm1-{o.size}", 1e-5, arguments(None, **common.OPTIONS), common.H14_378 | dict(image_size=o.px), fsdp=32)
+    c = common.pretrain(f"mm1-{o.size}", 1e-5, arguments(None, **common.OPTIONS), common.H14_378 | dict(image_size=o.px),
+                        topology="v5p:2x4x4", fsdp=32)
     c.steps, c.batch_size = 10_000, 256
     source = dict(kind="llava", path=o.data) if o.data else dict(kind="scenes", size=10_000)
     c.data.update(dict(context_length=2048, images_per_stream=8 * common.ROWS, max_images=8, resize="longest",

@@ -32,6 +32,7 @@ def get_config(arg=None):
                        schedule=dict(warmup=80 * EPOCH, final=0.003),
                        lr_factors=[("student/encoder/patch_embed/.*", 0.2)])
     c.checkpoint = dict(every=2000, keep=3, keep_every=25_000)
+    c.hardware = dict(topology="v5e:16x16")
     concepts = dict(train=dict(kind="emoji5"), test=dict(kind="emoji5", split="twemoji"), label="concept")
     c.evals = [dict(kind="knn", k=1, **concepts)]
     c.eval_every, c.log_every = 12_500, 100

@@ -27,6 +27,7 @@ def get_config(arg=None):
                        schedule=dict(warmup=int(40 * PICTURES / c.batch_size)),
                        freeze=[("encoder/pos_embed", True)])  # the paper's positions are fixed
     c.checkpoint = dict(every=2000, keep=3, keep_every=20_000)
+    c.hardware = dict(topology="v5e:8x8")
     concepts = dict(train=dict(kind="emoji5"), test=dict(kind="emoji5", split="twemoji"), label="concept")
     c.evals = [dict(kind="knn", k=1, **concepts)]
     c.eval_every, c.log_every = 5000, 100

@@ -1,0 +1,73 @@
+"""Plans every config that names a topology, each in a process of its own, and writes the table: `make plan-all`.
+
+    python scripts/plan_all.py docs/plans.md [configs/clip/vit_l14.py …]
+
+Results lie in `docs/plans.jsonl`, one line a config and stage; a run with names replaces those and keeps the others.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from mof_jax import config as configs
+from mof_jax.plan.cost import stages
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HEAD = """# What the configs need on their slices
+
+Compiled by the TPU's own compiler on a machine without a TPU: `make plan-all` (libtpu of the installed JAX). GiB are of one
+device; `bound` is the fastest step that the chips allow, `exposed` one that hides no communication (`mof_jax/plan/roofline.py`);
+days and chip-hours are at the MFU that the config expects (0.4 unless it says another). Nothing here was run on a TPU.
+
+| config | slices | mesh | GiB needed | of | spare | bound, s | limit | exposed, s | MFU at most | days | chip-hours |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def planned() -> list[str]:
+    """Config files that name a topology, as they are without arguments."""
+    found = []
+    for path in sorted(ROOT.glob("configs/*/*.py")):
+        if path.name not in ("common.py", "against.py", "reproduce.py") and any(
+                run.hardware.topology for run in stages(configs.load(str(path))).values()):
+            found.append(str(path.relative_to(ROOT)))
+    return found
+
+
+def row(p: dict) -> str:
+    """A line of the table."""
+    gib = lambda x: "?" if x is None else f"{x / 2**30:.2f}"
+    mesh = " × ".join(f"{axis} {size}" for axis, size in p["mesh"].items() if size > 1)
+    spare = "?" if p["needs"] is None else f"{1 - p['needs'] / p['hbm']:.0%}"
+    cells = [f"`{p['name'].removeprefix('configs/')}`", p["topology"], mesh, gib(p["needs"]), gib(p["hbm"]), spare]
+    if "roofline" in p:
+        r, days = p["roofline"], p["seconds"] * p["steps"] / 86400
+        cells += [f"{r['bound']:.3f}", p["limit"], f"{r['exposed']:.3f}", f"{p['mfu_bound']:.0%}", f"{days:.1f}",
+                  f"{p['chip_hours']:,.0f}"]
+    else:
+        cells += ["does not fit", "", "", "", "", ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def main(out: str, names: list[str]) -> None:
+    """Plans, remembers, writes."""
+    table, log = pathlib.Path(out), pathlib.Path(out).with_suffix(".jsonl")
+    known = {p["name"]: p for p in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    for name in names or planned():
+        done = subprocess.run([sys.executable, "-m", "mof_jax.cli", "plan", "--config", name, "--json"], cwd=ROOT,
+                              capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        for line in done.stdout.splitlines():
+            p = json.loads(line)
+            known[p["name"]] = p
+            print(row(p), flush=True)
+        log.write_text("".join(json.dumps(known[key]) + "\n" for key in sorted(known)))
+    table.write_text(HEAD + "".join(row(known[key]) + "\n" for key in sorted(known)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
