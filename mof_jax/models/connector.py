@@ -20,7 +20,7 @@ import numpy as np
 
 from mof_jax.nn.attention import attention
 from mof_jax.nn.flops import training_factor
-from mof_jax.nn.layers import ACTIVATIONS, LayerNorm, Linear, Mlp
+from mof_jax.nn.layers import ACTIVATIONS, LayerNorm, Linear, Mlp, shifted
 from mof_jax.nn.module import normal, param
 
 Kind = Literal["linear", "mlp", "average", "attention", "c_abstractor"]
@@ -194,8 +194,7 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width outputs"]:
         silu = ACTIVATIONS["silu"]
         y = silu(self.norm1(self.conv1(x)))
-        y = jax.lax.conv_general_dilated(y, self.depthwise[...].astype(y.dtype), (1, 1), "SAME",
-                                         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=y.shape[-1])
+        y = shifted(y, self.depthwise[...], stride=1).astype(y.dtype)  # summed in float32
         y = silu(self.norm2(y))
         gate = self.excite(silu(self.squeeze(y.mean((1, 2), keepdims=True))))
         y = self.norm3(self.conv3(y * jax.nn.sigmoid(gate)))

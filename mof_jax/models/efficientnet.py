@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from mof_jax.errors import lookup
 from mof_jax.models.vit import ViTOutput, normalise
 from mof_jax.nn import dropout as drop
-from mof_jax.nn.layers import Linear, project
+from mof_jax.nn.layers import Linear, project, shifted
 from mof_jax.nn.module import Axes, Matrix, lecun, normal, ones, param, zeros
 
 # width factor, depth factor, image size: the published sizes.
@@ -165,19 +165,6 @@ def convolved(
     """A convolution, padded so that every `stride`-th pixel has an output; of an odd padding the larger half lies behind."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups)
-
-
-def shifted(
-    x: Float[Array, "batch height width channels"], kernel: Float[Array, "side side 1 channels"], *, stride: int
-) -> Float[Array, "batch rows columns channels"]:
-    """The depthwise `convolved` as a sum of shifted pictures, which XLA makes one loop of."""
-    side, sizes = kernel.shape[0], x.shape[1:3]
-    rows, columns = (-(-size // stride) for size in sizes)
-    total = [max((n - 1) * stride + side - size, 0) for n, size in zip((rows, columns), sizes)]
-    x = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in total), (0, 0)))
-    part = lambda i, j: jax.lax.slice(x, (0, i, j, 0), (x.shape[0], i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1,
-                                                        x.shape[3]), (1, stride, stride, 1))
-    return sum(part(i, j) * kernel[i, j, 0] for i in range(side) for j in range(side))
 
 
 class Block(nnx.Module):

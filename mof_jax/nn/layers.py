@@ -217,3 +217,20 @@ class AttentionPool(nnx.Module):
 def embedding_init(width: int) -> Initializer:
     """N(0, 1/width): unit-norm rows, so that tied or pooled uses start at the scale of a normalised stream."""
     return normal(width**-0.5)
+
+
+def shifted(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "side side 1 channels"], *, stride: int
+) -> Float[Array, "batch rows columns channels"]:
+    """A depthwise convolution as a sum of shifted pictures, which XLA makes one loop of. "SAME" padding; of an odd one the larger
+    half lies behind.
+
+    XLA does not split the gradient of a grouped convolution by pictures: every device of a pod would compute all of them.
+    """
+    side, sizes = kernel.shape[0], x.shape[1:3]
+    rows, columns = (-(-size // stride) for size in sizes)
+    total = [max((n - 1) * stride + side - size, 0) for n, size in zip((rows, columns), sizes)]
+    x = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in total), (0, 0)))
+    part = lambda i, j: jax.lax.slice(x, (0, i, j, 0), (x.shape[0], i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1,
+                                                        x.shape[3]), (1, stride, stride, 1))
+    return sum(part(i, j) * kernel[i, j, 0] for i in range(side) for j in range(side))

@@ -74,7 +74,10 @@ def read(text: str, devices: int) -> list[Collective]:
         for line in computations[name]:
             match = _INSTRUCTION.match(line)
             kind = match and match["op"].removesuffix("-start")
-            if kind in KINDS:
+            if kind == "all-reduce" and name.lstrip("%").startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # the TPU's compiler fuses one of a reduction and the slice that is wanted of it
+                found.append(Collective(kind, times, _array_bytes(match["type"]), _groups(match["rest"], devices), name))
+            elif kind in KINDS:
                 groups = _groups(match["rest"], devices)
                 found.append(Collective(kind, times, _payload(kind, match["type"], match["op"], groups), groups, name))
     return found
@@ -151,7 +154,7 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
 
 def _payload(kind: str, type_: str, op: str, groups: np.ndarray | None) -> int:
     """Bytes of the result; the larger half of what an asynchronous one returns, operand and result."""
-    sizes = [_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(type_)]
+    sizes = _array_sizes(type_)
     if not op.endswith("-start"):
         total = sum(sizes)
     elif kind == "all-reduce":  # returns the results alone
@@ -165,6 +168,15 @@ def _payload(kind: str, type_: str, op: str, groups: np.ndarray | None) -> int:
     if kind == "reduce-scatter":
         total *= groups.shape[1] if groups is not None else 1
     return total
+
+
+def _array_bytes(type_: str) -> int:
+    """Of all arrays of a type."""
+    return sum(_array_sizes(type_))
+
+
+def _array_sizes(type_: str) -> list[int]:
+    return [_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(type_)]
 
 
 def _bytes(dtype: str, shape: str) -> int:

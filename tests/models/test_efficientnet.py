@@ -13,11 +13,12 @@ from small_models import quick_jit, weights
 from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
-from mof_jax.models.efficientnet import EfficientNet, EfficientNetConfig, convolved, rounded, shifted
+from mof_jax.models.efficientnet import EfficientNet, EfficientNetConfig, convolved, rounded
 from mof_jax.models.text import TextConfig
 from mof_jax.models.tower import TowerConfig, patch_features
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
+from mof_jax.nn.layers import shifted
 from mof_jax.nn.module import Skeleton
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide

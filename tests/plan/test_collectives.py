@@ -33,12 +33,18 @@ TPU = """HloModule jit_step, is_scheduled=true
   ROOT %lt = pred[] compare(%i, %n), direction=LT
 }
 
+%all-reduce-scatter.3 (p: bf16[64,256]) -> bf16[8,256] {
+  %all-reduce.7 = bf16[64,256]{1,0:T(8,128)(2,1)} all-reduce(%p), channel_id=7, replica_groups=[4,8]<=[32], to_apply=%add
+  ROOT %slice = bf16[8,256]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.7, %i, %z), dynamic_slice_sizes={8,256}
+}
+
 %async_computation (p: f32[10]) -> f32[80] {
   ROOT %all-gather.9 = f32[80]{0} all-gather(%p), channel_id=9, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
 }
 
 ENTRY %main_spmd (p0: bf16[8,256]) -> f32[] {
   %w = (s32[], bf16[64,256]{1,0}) while(%init), condition=%cond, body=%body, metadata={op_name="while"}
+  %ars = bf16[8,256]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.3
   %s = ((f32[10]), f32[80]) async-start(%p1), calls=%async_computation
   %u = ((f32[10]), f32[80]) async-update(%s), calls=%async_computation
   %d = f32[80] async-done(%u), calls=%async_computation
@@ -57,12 +63,14 @@ def test_loops_bytes_and_groups_of_a_tpu_program():
     assert gather.sent == 24 * 64 * 256 * 2 * 7 / 8
     scatter = by["reduce-scatter", "body"]
     assert (scatter.times, scatter.bytes) == (24, 64 * 256 * 2)
+    fused = by["reduce-scatter", "all-reduce-scatter.3"]
+    assert (fused.bytes, fused.sent) == (64 * 256 * 2, 64 * 256 * 2 * 7 / 8)
     assert by["all-gather", "async_computation"].times == 1
     reduce = by["all-reduce", "main_spmd"]
     assert (reduce.times, reduce.bytes, reduce.sent) == (1, 512, 2 * 512 * 3 / 4)
     permute = by["collective-permute", "main_spmd"]
     assert (permute.bytes, permute.sent, permute.groups.tolist()) == (32, 32, [[0, 1], [1, 0]])
-    assert len(by) == 5
+    assert len(by) == 6
 
 
 def test_axes_by_the_places_of_a_group():
