@@ -86,9 +86,9 @@ def test_clip_there_and_back(kind, tmp_path):
     ours, source = opened(tmp_path / "hf")
     size, context = source.config.image.image_size, source.config.text.context_length
     rng = np.random.default_rng(1)
-    images = rng.standard_normal((6, size, size, 3)).astype(np.float32)
-    texts = rng.integers(1, 39, (6, context)).astype(np.int32)
-    texts = np.where(np.arange(context) >= rng.integers(1, context, (6, 1)), 39, texts)
+    images = rng.standard_normal((24, size, size, 3)).astype(np.float32)
+    texts = rng.integers(1, 39, (24, context)).astype(np.int32)
+    texts = np.where(np.arange(context) >= rng.integers(1, context, (24, 1)), 39, texts)
     with torch.no_grad(), jax.default_matmul_precision("highest"):
         image, text, scale = model(pixels(images), tokens(texts))[:3]
         want = (scale * image @ text.T).numpy()
