@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from typing import Any, NamedTuple
 
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 import ml_collections
 from rich.console import Console
 from rich.table import Table
@@ -85,7 +85,7 @@ def plan(config: RunConfig) -> Plan:
 def smallest_mesh(config: MeshConfig) -> AbstractMesh:
     """The mesh of the fewest devices that a config fits on: what is left to the devices is 1."""
     sizes = tuple(max(1, size) for size in (config.data, config.fsdp, config.tensor))
-    return AbstractMesh(sizes, AXES)
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def vocabulary(config: TokenizerConfig) -> Vocabulary:
