@@ -38,6 +38,7 @@ from mof_jax.mesh import (
     replicated,
 )
 from mof_jax.nn.module import Params, Skeleton
+from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train import display
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -138,8 +139,7 @@ class Run:
 
     def flops(self) -> dict[str, float]:
         """Of one training step, by part of the model."""
-        trained = [path for path, d in self.decisions.items() if d.trained]
-        return self.task.flops(self.config.batch_size, lambda prefix: any(path.startswith(prefix) for path in trained))
+        return step_flops(self.task, self.config.batch_size, self.decisions)
 
     def face(self) -> Encoder | Responder:
         """What evaluators ask; bind parameters to it."""
@@ -289,6 +289,12 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     if measures and not results and config.eval_every is not None:
         evaluate(config.steps, state)  # a finished run, started again: show its table
     return results
+
+
+def step_flops(task: Task, batch_size: int, decisions: Mapping[str, Decision]) -> dict[str, float]:
+    """Model FLOPs of one training step, by part, with the parameters trained that `decisions` say."""
+    trained = [path for path, d in decisions.items() if d.trained]
+    return task.flops(batch_size, lambda prefix: any(path.startswith(prefix) for path in trained))
 
 
 class Program(NamedTuple):

@@ -76,7 +76,7 @@ def read(text: str, devices: int) -> list[Collective]:
             kind = match and match["op"].removesuffix("-start")
             if kind == "all-reduce" and name.lstrip("%").startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # the TPU's compiler fuses one of a reduction and the slice that is wanted of it
-                found.append(Collective(kind, times, _array_bytes(match["type"]), _groups(match["rest"], devices), name))
+                found.append(Collective(kind, times, sum(_array_sizes(match["type"])), _groups(match["rest"], devices), name))
             elif kind in KINDS:
                 groups = _groups(match["rest"], devices)
                 found.append(Collective(kind, times, _payload(kind, match["type"], match["op"], groups), groups, name))
@@ -153,29 +153,19 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
 
 
 def _payload(kind: str, type_: str, op: str, groups: np.ndarray | None) -> int:
-    """Bytes of the result; the larger half of what an asynchronous one returns, operand and result."""
+    """Bytes of the result of an instruction of that type; of the operand for a reduce-scatter."""
     sizes = _array_sizes(type_)
-    if not op.endswith("-start"):
-        total = sum(sizes)
-    elif kind == "all-reduce":  # returns the results alone
-        total = sum(sizes)
-    elif kind == "collective-permute":  # operand, result, two counters
-        total = max(sizes, default=0)
-    else:
-        whole = [size for size in sizes if size > 4]
-        total = sum(whole[len(whole) // 2:]) if kind != "reduce-scatter" else sum(whole[: len(whole) // 2])
-        return total
-    if kind == "reduce-scatter":
-        total *= groups.shape[1] if groups is not None else 1
-    return total
-
-
-def _array_bytes(type_: str) -> int:
-    """Of all arrays of a type."""
-    return sum(_array_sizes(type_))
+    if not op.endswith("-start") or kind == "all-reduce":  # which returns its results alone
+        return sum(sizes) * (groups.shape[1] if kind == "reduce-scatter" and groups is not None else 1)
+    if kind == "collective-permute":  # operand, result, two counters
+        return max(sizes, default=0)
+    both = [size for size in sizes if size > 4]  # operands, then results
+    half = len(both) // 2
+    return sum(both[:half] if kind == "reduce-scatter" else both[half:])
 
 
 def _array_sizes(type_: str) -> list[int]:
+    """Bytes of each array of a type."""
     return [_bytes(dtype, shape) for dtype, shape in _ARRAY.findall(type_)]
 
 

@@ -19,7 +19,7 @@ from mof_jax import config as configs
 from mof_jax.data.tokenizers import TokenizerConfig
 from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
-from mof_jax.run import RunConfig, resolve
+from mof_jax.run import RunConfig, resolve, step_flops
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train.optim import Decision, decide
@@ -51,8 +51,7 @@ class Plan:
     @property
     def flops(self) -> dict[str, float]:
         """Of one step, by part."""
-        trained = [path for path, d in self.decisions.items() if d.trained]
-        return self.task.flops(self.config.batch_size, lambda part: any(path.startswith(part) for path in trained))
+        return step_flops(self.task, self.config.batch_size, self.decisions)
 
     def parameters(self, trained: bool | None = None) -> int:
         """How many there are: all, the trained or the frozen ones."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from mof_jax.hardware import CHIPS
+
 # Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
 CLOCK_KEYS = (
     "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
@@ -19,13 +21,13 @@ CLOCK_KEYS = (
 # Dense bf16 peak of one JAX device in FLOP/s, by `device_kind` prefix. TPU: Cloud TPU's system pages (v4 and v7x
 # show two devices a chip under some runtimes: the figure is a device's). NVIDIA: data sheets, without sparsity.
 PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v6e": CHIPS["v6e"].flops,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
