@@ -22,7 +22,7 @@ from mof_jax import run
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
-from mof_jax.interop import preprocess, transfer, weights, words
+from mof_jax.interop import big_vision, preprocess, transfer, weights, words
 from mof_jax.interop import source as sources
 from mof_jax.interop.families import FAMILIES, timm
 from mof_jax.interop.family import Family, differences
@@ -100,12 +100,20 @@ def _leaves(source: Source, dtype: str) -> dict[str, dict[str, Later]]:
     return {"params": params, "frozen": {}} | ({"kept": kept} if kept else {})
 
 
-def to_folder(checkpoint: str, folder: str, dtype: str | None = None) -> None:
-    """Writes a checkpoint's model in the format it came from, or in the one that holds it."""
+def to_folder(checkpoint: str, target: str, dtype: str | None = None) -> None:
+    """Writes a checkpoint's model in the format it came from, or in the one that holds it.
+
+    Args:
+      target: a new folder; or a `.npz` in one, for a SigLIP as big_vision stores it.
+    """
     reader, meta, step = open_checkpoint(checkpoint)
     travel = meta.get("interop") or {}
     config = _model_of(meta, checkpoint)
-    family = _format(meta["config"]["task"], config, travel.get("family"))
+    npz = target.endswith(big_vision.SUFFIX)
+    family = FAMILIES["siglip"] if npz else _format(meta["config"]["task"], config, travel.get("family"))
+    if meta["config"]["task"] != family.task:
+        raise UserError(f"{checkpoint}: a checkpoint of task {meta['config']['task']!r}; of ours, SigLIPs go into a "
+                        f"{big_vision.SUFFIX}")
     family.check(config)
     shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
     table, kept = family.table(config), jax.tree.map(np.asarray, reader.restore_parts(step, ("kept",)))
@@ -116,15 +124,22 @@ def to_folder(checkpoint: str, folder: str, dtype: str | None = None) -> None:
                transfer.announce(table, shapes, spelling).items()}
     extra = {name: kept.get(name, np.zeros(shape, type_of(name))) for name, shape in family.constants(config).items()} | kept
     read = _by_the_handful(lambda paths: reader.restore_params(step, ema=True, only=paths), shapes)
-    with new_folder(folder) as new:
+    with new_folder(os.path.dirname(target) if npz else target) as new:
         parts = transfer.export(table, shapes, read, spelling)
         arrays = ((name, x.astype(tensors[name][1])) for name, x in track(parts, "written", len(tensors)))
         announced = tensors | {name: (x.shape, x.dtype) for name, x in extra.items()}
-        written = weights.save(new, announced, _chain(arrays, extra.items()), family.weights_file)
-        for name, data in _small_files(family, config, meta, travel, type_of("").name).items():
+        small = _small_files(family, config, meta, travel, type_of("").name)
+        if npz:
+            written = [os.path.basename(target)]
+            layout = big_vision.Layout(**travel.get("layout", {}))
+            big_vision.save(os.path.join(new, *written), family.write(config), arrays, layout)
+            del small[family.config_file]  # the arrays say it
+        else:
+            written = weights.save(new, announced, _chain(arrays, extra.items()), family.weights_file)
+        for name, data in small.items():
             with open(os.path.join(new, name), "wb") as f:
                 f.write(data)
-    display.show(f"{folder}: {len(announced):,} tensors as {family.name!r}, {', '.join(written[:3])}{'…' * (len(written) > 3)}")
+    display.show(f"{target}: {len(announced):,} tensors as {family.name!r}, {', '.join(written[:3])}{'…' * (len(written) > 3)}")
 
 
 def _by_the_handful(

@@ -77,8 +77,12 @@ class Family:
         Raises:
           UserError: naming every field that the format would lose.
         """
+        try:
+            again = self.read(self.write(config))
+        except UserError as error:
+            raise UserError(f"format {self.name!r} cannot hold this model ({error})") from None
         lost = [f"{key}: {have} here, {want} there" for key, have, want in
-                differences(self.normal(config), self.normal(self.read(self.write(config))))]
+                differences(self.normal(config), self.normal(again))]
         if lost:
             raise UserError(f"format {self.name!r} cannot hold this model ({'; '.join(lost)})")
 

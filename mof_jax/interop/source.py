@@ -14,7 +14,7 @@ import jax
 from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
-from mof_jax.interop import preprocess, words
+from mof_jax.interop import big_vision, preprocess, words
 from mof_jax.interop.big_vision import BigVision
 from mof_jax.interop.families import family_of, recognise, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
@@ -65,7 +65,7 @@ class Source:
         """
         path = locate(spec)
         folder = _folder(path)
-        weights = BigVision(path) if path.endswith(".npz") else None
+        weights = BigVision(path) if path.endswith(big_vision.SUFFIX) else None
         family, theirs = _identify(path, folder) if weights is None else (SIGLIP, weights.theirs)
         if family.name == "open_clip" and path == folder:
             path = remote.join(folder, family.weights_file)
@@ -106,8 +106,9 @@ class Source:
         dtypes = self.reading.dtypes()
         default = Counter(dtypes.values()).most_common(1)[0][0]
         others = {name: dtype for name, dtype in dtypes.items() if dtype != default}
+        layout = {"layout": self.weights.layout._asdict()} if isinstance(self.weights, BigVision) else {}
         return {"family": self.family.name, "config": self.theirs, "dtype": default, "dtypes": others, "files": self.files,
-                "spelling": self.reading.spelling()}
+                "spelling": self.reading.spelling(), **layout}
 
 
 def is_foreign(path: str) -> bool:
@@ -142,7 +143,7 @@ def locate(spec: str) -> str:
 
 def _folder(path: str) -> str:
     """Where the small files beside the weights lie."""
-    return os.path.dirname(path) or "." if path.endswith((*FILES, ".npz")) else path
+    return os.path.dirname(path) or "." if path.endswith((*FILES, big_vision.SUFFIX)) else path
 
 
 def eyes(config: Any) -> ImageConfig | None:

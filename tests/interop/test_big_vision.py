@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zipfile
 
+import foreign
 import jax
 import numpy as np
 from parity_cases import CONTEXT, FIXTURES, HEADS, WIDTH, Sample, check
 import pytest
 
+from mof_jax import convert
 from mof_jax.errors import UserError
 from mof_jax.interop.big_vision import BigVision
 from mof_jax.interop.source import Source
@@ -88,6 +90,45 @@ def test_the_same_features(scanned, save, sample, tmp_path):
     check(jax.tree.map(np.asarray, got), {name: sample.outputs[name] for name in got})
 
 
+@pytest.mark.parametrize("scanned, prefix, dtype", [(False, "params/", "float32"), (True, "", "float16")])
+def test_there_and_back_bit_for_bit(scanned, prefix, dtype, sample, tmp_path):
+    stored = {prefix + name.removeprefix("params/"): x.astype(dtype) for name, x in members(sample.weights, scanned).items()}
+    (tmp_path / "theirs").mkdir()
+    np.savez(tmp_path / "theirs" / "siglip.npz", **stored)
+    foreign.vocabulary().save(str(tmp_path / "theirs" / "tokenizer.json"))
+    convert.convert(f"hf:{tmp_path}/theirs/siglip.npz", str(tmp_path / "ours"))
+    convert.convert(str(tmp_path / "ours"), f"hf:{tmp_path}/back/again.npz")
+    with np.load(tmp_path / "back" / "again.npz") as back:
+        assert set(back.files) == set(stored)
+        for name in back.files:
+            assert back[name].dtype == stored[name].dtype and back[name].shape == stored[name].shape, name
+            assert back[name].tobytes() == np.ascontiguousarray(stored[name]).tobytes(), name
+    words = [Source.open(f"hf:{tmp_path}/{path}").tokenizer(["red shoes"]) for path in ("theirs/siglip.npz", "back/again.npz")]
+    assert np.array_equal(*words)
+
+
+def test_a_model_of_transformers_as_npz(sample, tmp_path):
+    foreign.write(tmp_path / "theirs", "siglip")
+    convert.convert(f"hf:{tmp_path}/theirs", str(tmp_path / "ours"))
+    convert.convert(str(tmp_path / "ours"), f"hf:{tmp_path}/npz/siglip.npz")
+    back, expected = BigVision(str(tmp_path / "npz" / "siglip.npz")), members(sample.weights, False)
+    assert all(np.array_equal(back.read(name).reshape(x.shape), x) for name, x in sample.weights.items())
+    with np.load(tmp_path / "npz" / "siglip.npz") as file:
+        assert set(file.files) == set(expected) and all(np.array_equal(file[name], expected[name]) for name in expected)
+
+
+def test_what_a_npz_does_not_hold(tmp_path):
+    foreign.write(tmp_path / "clip", "clip")
+    convert.convert(f"hf:{tmp_path}/clip", str(tmp_path / "ours"))
+    with pytest.raises(UserError, match="format 'siglip' cannot hold this model"):
+        convert.convert(str(tmp_path / "ours"), f"hf:{tmp_path}/new/clip.npz")
+    foreign.write(tmp_path / "siglip", "siglip")
+    convert.convert(f"hf:{tmp_path}/siglip", str(tmp_path / "ours2"))
+    with pytest.raises(UserError, match="is bfloat16, and a .npz holds float16, float32, float64; give --dtype f32"):
+        convert.convert(str(tmp_path / "ours2"), f"hf:{tmp_path}/new/siglip.npz", "bf16")
+    assert not (tmp_path / "new").exists()
+
+
 def without(arrays, *names):
     return {name: x for name, x in arrays.items() if name not in names}
 
@@ -95,9 +136,10 @@ def without(arrays, *names):
 def test_files_that_are_no_siglip(sample, tmp_path):
     arrays, path = members(sample.weights, False), str(tmp_path / "x.npz")
     for changed, message in [
-        (arrays | {"params/img/head/kernel": np.ones((2, 2))}, "nothing reads img/head/kernel"),
-        (without(arrays, "params/t"), "has no t; of big_vision's models"),
-        (without(arrays, "params/img/MAPHead_0/probe"), "has no img/MAPHead_0/probe"),
+        (arrays | {"params/img/head/kernel": np.ones((2, 2))}, "nothing reads params/img/head/kernel"),
+        (without(arrays, "params/t"), "has no params/t; of big_vision's models"),
+        (without(arrays, "params/img/MAPHead_0/probe"), "has no params/img/MAPHead_0/probe"),
+        (arrays | {"params/img/pos_embedding": np.ones((1, 3, WIDTH), np.float32)}, "pos_embedding is of shape .*expected"),
         (arrays | {"params/t": np.array(["x"])}, "t holds"),
         (arrays | {"params/t": np.ones(0, np.float32)}, "t holds"),
         (arrays | {"params/t": np.zeros(10_000_000, np.float32)}, "unpacks to more than 20 times its size"),
