@@ -136,6 +136,23 @@ def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
     assert cli.main(list(ask)) == 1 and "x.png: record picture: not a PNG" in capsys.readouterr().err
 
 
+def test_a_model_of_text_alone_trains_and_answers(tmp_path, capsys):
+    config = tiny_mllm.get_config("words")
+    config.batch_size, config.objective = 32, dict(microbatches=2)
+    run.train(config, str(tmp_path / "w"))
+    found = lines(tmp_path / "w" / "metrics.jsonl")
+    assert [line["step"] for line in found] == list(range(1, 7)) and "fill_images" not in found[-1]
+    model = run.restore(str(tmp_path / "w")).responder
+    assert len(model.answer([model.ask("a word", [])], 5)) == 1
+    capsys.readouterr()
+    picture = tmp_path / "x.png"
+    picture.write_bytes(images.encode(np.zeros((8, 8, 3), np.uint8)))
+    ask = ["generate", "--checkpoint", str(tmp_path / "w"), "--prompt", "a word"]
+    assert cli.main([*ask, "--max-tokens", "3"]) == 0
+    assert cli.main([*ask, "--image", str(picture)]) == 1
+    assert "this model only reads text" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_mmvp_is_asked_of_a_checkpoint_from_its_files(whole, tmp_path, capsys):
     pairs = [world.pair(pattern, n, "known", 16) for pattern in world.PATTERNS for n in range(2)]
     write_mmvp(str(tmp_path / "MMVP"), pairs)

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """One run; `arg="staged"`: adapters first, then the language model too, each long enough to be killed in its middle."""
+    """One run; `arg="staged"`: adapters first, then the language model too, each long enough to be killed in its middle;
+    `arg="words"`: without pictures."""
     c = ConfigDict()
     c.task, c.seed, c.steps, c.batch_size = "mllm", 3, 6, 16
     vit = dict(width=16, depth=1, heads=2, patch_size=8, image_size=16)
@@ -21,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.optimizer = dict(lr=1e-3, freeze=[("encoders/.*", True)])
     c.checkpoint, c.log_every, c.eval_every = dict(every=3, keep=2), 1, None
     c.compilation_cache = None
-    return staged(c) if arg == "staged" else c
+    return {None: lambda c: c, "staged": staged, "words": words}[arg](c)
 
 
 def staged(c: ConfigDict) -> ConfigDict:
@@ -30,3 +31,12 @@ def staged(c: ConfigDict) -> ConfigDict:
     align["optimizer"] = dict(lr=1e-2, freeze=[("encoders/.*", True), ("llm/.*", True)])
     tune |= dict(init_from=dict(path="stage:align"), tokenizer=dict(kind="run", path="stage:align"))
     return ConfigDict(dict(stages=[align, tune]))
+
+
+def words(c: ConfigDict) -> ConfigDict:
+    """The same without eyes: a language model on definitions."""
+    c.model = dict(encoders=[], llm=dict(width=16, depth=1, heads=2))
+    c.data = dict(kinds=dict(text=dict(weight=1.0, sources=[dict(kind="glossary", size=200)])), context_length=96,
+                  rows_per_stream=2, on_long="truncate", threads=1)
+    c.optimizer = dict(lr=1e-3)
+    return c

@@ -30,8 +30,9 @@ def get_config(arg=None):
     encoder.pos_init = "normal"
     c.model = dict(encoder=encoder, hidden=256, bottleneck=64, prototypes=512)
     c.objective = dict(teacher_temperature=(0.02, 0.03), warmup=200, momentum=0.99)
-    colour = dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1, probability=0.8)
-    crop = lambda low, high: dict(crop=dict(scale=(low, high)), jitter=colour, grayscale=0.1)
-    c.data = dict(sources=[mae.scenes("train", 1_000_000)], views=2, augment=crop(0.4, 1.0),
-                  local=dict(views=4, image_size=24, augment=crop(0.1, 0.4)), threads=1)
+    colour = dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5, probability=0.9)
+    crop = lambda low, high: dict(crop=dict(scale=(low, high)), jitter=colour, grayscale=0.2)
+    # Nearly whole pictures, in any colours: small crops that must agree show different things of one scene.
+    c.data = dict(sources=[mae.scenes("train", 1_000_000)], views=2, augment=crop(0.7, 1.0),
+                  local=dict(views=2, image_size=24, augment=crop(0.6, 1.0)), threads=1)
     return c

@@ -216,12 +216,13 @@ class _Step:
                     pixels[used] = picture
                     used += 1
                 at += len(sample)
-        return {
-            "tokens": tokens, "segment_ids": segments, "positions": positions, "loss_weight": weight,
-            "image_index": index, "images": pixels, "image_valid": np.arange(s.images) < used,
-            "fill_tokens": np.array([1 - sum(self._free) / (s.rows * s.length)], np.float32),
-            "fill_images": np.array([used / s.images], np.float32),
-        }
+        arrays = {
+            "tokens": tokens, "segment_ids": segments, "positions": positions, "loss_weight": weight, "image_index": index,
+            "fill_tokens": np.array([1 - sum(self._free) / (s.rows * s.length)], np.float32)}
+        if not s.images:
+            return arrays
+        return arrays | {"images": pixels, "image_valid": np.arange(s.images) < used,
+                         "fill_images": np.array([used / s.images], np.float32)}
 
 
 def check_cursor(cursor: Int32[np.ndarray, "streams state"], streams: int, width: int) -> None:

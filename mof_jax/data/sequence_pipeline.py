@@ -9,6 +9,7 @@ A batch of B rows comes from V = B / R virtual streams of R rows and I pictures 
     images, image_valid                           uint8 [V·I, H, W, 3], bool [V·I]
     cursor                                        int32 [V, C]     each stream's state after this batch
     fill_tokens, fill_images                      float32 [V]      share of the positions, of the pictures that are used
+                                                                   (nothing of pictures where a stream has none)
     kind_tokens                                   float32 [V, kinds]  supervised and image tokens drawn in this step, by kind
 
 A stream's work is one after the other, streams work side by side in threads, and no stream looks at another: the
@@ -62,7 +63,7 @@ class SequenceConfig:
       rows_per_stream: rows that share a picture buffer; the batch size is a multiple of it, and the number of streams,
         batch size / rows_per_stream, a multiple of the number of hosts and of the devices that hold the batch.
       images_per_stream: pictures of a stream's buffer a step. About a tenth more than the mixture needs keeps both the
-        rows and the buffer filled; `fill_tokens` and `fill_images` say how well it fits.
+        rows and the buffer filled; `fill_tokens` and `fill_images` say how well it fits. 0 for text alone.
       max_images: pictures a document may have.
       tokens_per_image: positions a picture takes.
       image_size, resize, resample, fill, resize_side, pixels: the pictures that leave the host (see `Preprocess`).
@@ -103,9 +104,8 @@ class SequenceConfig:
                 kind.named(name)  # a chat by its section's name needs a template, too
             except ValueError as error:
                 raise ValueError(f"kinds.{name}: {error}") from None
-        positive = ("context_length", "rows_per_stream", "images_per_stream", "max_images", "tokens_per_image", "image_size",
-                    "carry", "lookahead", "prefetch")
-        for name in positive:
+        positive = ("context_length", "rows_per_stream", "tokens_per_image", "image_size", "carry", "lookahead", "prefetch")
+        for name in positive if self.images_per_stream == 0 else (*positive, "images_per_stream", "max_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.threads < 0:
@@ -320,9 +320,10 @@ class SequencePipeline:
         streams, grid = batch_size // config.rows_per_stream, (batch_size, config.context_length)
         pictures, side = streams * config.images_per_stream, config.image_size
         shapes = {"tokens": grid, "segment_ids": grid, "positions": grid, "image_index": grid, "loss_weight": grid,
-                  "images": (pictures, side, side, 3), "image_valid": (pictures,),
                   "cursor": (streams, State.width(len(config.kinds), config.carry)),
-                  "fill_tokens": (streams,), "fill_images": (streams,), "kind_tokens": (streams, len(config.kinds))}
+                  "fill_tokens": (streams,), "kind_tokens": (streams, len(config.kinds))}
+        if pictures:
+            shapes |= {"images": (pictures, side, side, 3), "image_valid": (pictures,), "fill_images": (streams,)}
         dtypes = {"images": np.uint8, "image_valid": np.bool_} | dict.fromkeys(
             ("loss_weight", "fill_tokens", "fill_images", "kind_tokens"), np.float32)
         return {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, np.int32)) for name, shape in shapes.items()}
@@ -377,7 +378,7 @@ class SequencePipeline:
         """Remembers what a step was made of; returns the bad examples met."""
         self._placed[step] = [part.placed for part in parts]
         self._placed.pop(step - _REMEMBERED, None)
-        self._judge([(float(p.arrays["fill_tokens"][0]), float(p.arrays["fill_images"][0])) for p in parts])
+        self._judge([(float(p.arrays["fill_tokens"][0]), float(p.arrays.get("fill_images", [0])[0])) for p in parts])
         replaced = [entry for part in parts for entry in part.replaced]
         for name, reason in replaced:
             if name not in self.replaced:

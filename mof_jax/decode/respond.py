@@ -25,6 +25,7 @@ from mof_jax.data.sequences import Part, Sample, Special, Text, place, tokenize
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.decode.generate import Reading, advance, answer_log_probs, read
 from mof_jax.decode.sample import SampleConfig
+from mof_jax.errors import UserError
 from mof_jax.mesh import batch_shards, fetch, on_mesh, put_batch
 from mof_jax.models.mllm import Mllm, MllmConfig
 from mof_jax.nn.module import Params, Skeleton
@@ -199,6 +200,8 @@ class Responder:
     ) -> Iterator[tuple[list[int], int, dict[str, jax.Array]]]:
         """(which prompts, how many of them are real, arrays) of one batch after the other, prompts of like length together."""
         samples = [tokenize(p.id, p.parts, self.tokenizer, self.model.tokens_per_image) for p in prompts]
+        if not self.model.encoders and (seen := next((s.id for s in samples if s.pictures), None)) is not None:
+            raise UserError(f"{seen}: has a picture, and this model only reads text")
         shards = batch_shards(self.mesh)
         size = -(-min(self.batch_size, len(samples)) // shards) * shards
         order = sorted(range(len(samples)), key=lambda i: (len(samples[i].starts), len(samples[i]), i))

@@ -149,7 +149,7 @@ def _folder(path: str) -> str:
 def eyes(config: Any) -> ImageConfig | None:
     """The image tower of a model, if it has one."""
     if isinstance(config, MllmConfig):
-        return config.encoders[0].vit
+        return config.encoders[0].vit if config.encoders else None
     return getattr(config, "image", None) or getattr(config, "encoder", None)
 
 

@@ -5,7 +5,7 @@
 
 B rows come in V streams of R; N = V·I images, I a stream. `image_index` [B, S] says which of the I·K image tokens of its
 row's stream stands at a position (-1: a word), so images never cross a shard and the encoders' work is N pictures, spread
-over all data devices, whatever the images per sequence.
+over all data devices, whatever the images per sequence. Without encoders it is a language model.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class MllmConfig:
     in their mixture share the rest of their initial values.
 
     Attributes:
+      encoders: none for a model of text alone.
       blind: pictures are tokens of zeros: a model that can only read, to compare with.
       dtype: of the computation; parameters are float32.
     """
@@ -81,9 +82,10 @@ class MllmConfig:
 
     def __post_init__(self):
         names = [e.name for e in self.encoders]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"encoders need names of their own, got {', '.join(names) or 'none'}")
-        self.fusion.check(len(names))
+        if len(set(names)) != len(names):
+            raise ValueError(f"encoders need names of their own, got {', '.join(names)}")
+        if names or self.fusion != FusionConfig():
+            self.fusion.check(len(names))
         for encoder in self.encoders:
             if encoder.pixels_of is not None and encoder.pixels_of not in names:
                 raise ValueError(f"encoders.{encoder.name}.pixels_of: {encoder.pixels_of!r} is not one of {', '.join(names)}")
@@ -105,11 +107,13 @@ class MllmConfig:
     @property
     def image_size(self) -> int:
         """Side of the pictures that come in; smaller encoders resize on the device."""
-        return max(e.vit.image_size for e in self.encoders)
+        return max((e.vit.image_size for e in self.encoders), default=1)
 
     @property
     def tokens_per_image(self) -> int:
         """K: positions that one picture takes in a sequence."""
+        if not self.encoders:
+            return 1
         tokens = self.connector.output_tokens(self.encoders[0].vit.grid)
         return tokens * (len(self.encoders) if self.fusion.kind == "interleaved" else 1)
 
@@ -119,9 +123,9 @@ class MllmConfig:
 
         I-MoF has one an encoder, under the encoder's name; otherwise there is one, `shared`, or the only encoder's.
         """
-        first = self.encoders[0].vit
         if self.fusion.kind in ("interleaved", "single"):
             return {e.name: (e.vit.grid, e.vit.width) for e in self.encoders}
+        first = self.encoders[0].vit
         width = sum(e.vit.width for e in self.encoders) if self.fusion.kind == "channel" else first.width
         return {"shared": (first.grid, width)}
 

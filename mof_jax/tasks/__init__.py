@@ -66,7 +66,8 @@ TASKS: dict[str, TaskKind] = {
             config.model.with_vocabulary(tokenizer.vocab_size), config.objective, mesh, context=config.data.context_length,
             rows=config.data.rows_per_stream, images=config.data.images_per_stream),
         MllmConfig, MllmObjective,
-        lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image},
+        lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image} | (
+            {} if model.encoders else {"images_per_stream": 0, "max_images": 0}),
         SequenceConfig, SequencePipeline, sequence_texts, face="responder"),
     "mae": TaskKind(
         lambda config, mesh, _: MaeTask(config.model, config.objective, mesh, views=config.data.views),

@@ -69,16 +69,15 @@ class MllmTask(Task):
     def keyed(self, batch: Batch, key: Key[Array, ""] | None) -> Batch:
         if key is None:
             return batch
-        keys = {"row_keys": drop.example_keys(jax.random.fold_in(key, 0), batch["tokens"].shape[0]),
-                "image_keys": drop.example_keys(jax.random.fold_in(key, 1), batch["images"].shape[0])}
+        keys = {f"{name}_keys": drop.example_keys(jax.random.fold_in(key, i), batch[of].shape[0])
+                for i, (name, of) in enumerate((("row", "tokens"), ("image", "images"))) if of in batch}
         batch = {**batch, **keys, "supervised": (batch["loss_weight"] > 0).mean(axis=1)}
         # The log weighs micro-batches by their supervised tokens: each of them says what the whole batch's share is.
         return batch | {name: jnp.full_like(batch[name], batch[name].mean()) for name in SHARES if name in batch}
 
     def hidden(self, model: Mllm, batch: Batch) -> Float[Array, "rows context width"]:
         """Last hidden states; a batch that `keyed` has seen turns dropout on."""
-        images = batch["images"]
-        seen = model.image_tokens(images, batch.get("image_keys")) if images.shape[0] else None
+        seen = model.image_tokens(batch["images"], batch.get("image_keys")) if "images" in batch else None
         x = model.embed(batch["tokens"], batch["image_index"], seen, streams=batch["tokens"].shape[0] // self.rows)
         if self.mesh is not None:
             x = jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))

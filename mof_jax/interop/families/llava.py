@@ -67,6 +67,8 @@ def read(theirs: Mapping[str, Any]) -> MllmConfig:
 
 
 def write(config: MllmConfig) -> dict[str, Any]:
+    if len(config.encoders) != 1:
+        raise UserError(f"LLaVA has one encoder, this model {len(config.encoders)}")
     encoder = config.encoders[0]
     return dict(
         model_type="llava", architectures=["LlavaForConditionalGeneration"], vision_config=clip.write_vision(encoder.vit),
