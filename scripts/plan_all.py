@@ -28,12 +28,13 @@ days and chip-hours are at the MFU that the config expects (0.4 unless it says a
 
 
 def planned() -> list[str]:
-    """Config files that name a topology, as they are without arguments."""
+    """Config files that name a topology, with each of the arguments in their `PLANS`; without arguments where they have none."""
     found = []
     for path in sorted(ROOT.glob("configs/*/*.py")):
         if path.name not in ("common.py", "against.py", "reproduce.py") and any(
                 run.hardware.topology for run in stages(configs.load(str(path))).values()):
-            found.append(str(path.relative_to(ROOT)))
+            name = str(path.relative_to(ROOT))
+            found += [f"{name}:{arg}" if arg else name for arg in getattr(configs.load_module(str(path)), "PLANS", ("",))]
     return found
 
 

@@ -33,6 +33,8 @@ VARIANTS = {"mof/imof.py": ["px=336", "px=336,size=7b,parity=False"], "mof/amof.
             "mm1/study.py": ["size=9m", "size=85m", "size=302m"], "mm1/sft.py": ["px=672,size=30b", "size=7b"],
             "mm1/pretrain_3b.py": ["encoder_lr_scale=0.1", "encoder_lr_scale=0"]}
 SPECS = [*FILES, *(f"{name}:{arg}" for name, args in VARIANTS.items() for arg in args)]
+PLANS = [f"{name}:{arg}" for name in FILES for arg in getattr(configs.load_module(f"{ROOT}/{name}"), "PLANS", ()) if arg]
+SPECS += [spec for spec in PLANS if spec not in SPECS]
 POD = [spec for spec in SPECS if spec.startswith(("mof/", "mm1/"))]
 
 

@@ -14,6 +14,7 @@ Every config takes `FILE.py:name=value,…`:
     tokenizer           a SentencePiece model; without it byte pairs are trained on the data.
     encoder_lr_scale    factor on the encoder's learning rate, 0 to freeze it. MM1 has 1; with both parts pretrained 0.1 to 0 did
                         better in arXiv 2504.07951.
+    topology            another of the slices that `MESHES` has a mesh for.
 
 The data are the embedded pictures, pages and glossary until `data.kinds.caption.sources`, `data.kinds.pages.sources` and
 `data.kinds.text.sources` name others (a smoke test).
@@ -23,15 +24,26 @@ import math
 
 from ml_collections import ConfigDict
 
+from mof_jax.errors import lookup
 from mof_jax.models.llm import SIZES
 
-OPTIONS = dict(clip="", llm="", tokenizer="", encoder_lr_scale=1.0)
+OPTIONS = dict(clip="", llm="", tokenizer="", encoder_lr_scale=1.0, topology="")
 STEPS, CONTEXT, BATCH, ROWS = 200_000, 4096, 512, 2
 TOKENS = 144
 
 CLIP = dict(pre_norm=True, patch_bias=False, activation="quick_gelu", norm_eps=1e-5, kernel="splash", remat="full")
 H14_378 = CLIP | dict(variant="H/14", image_size=378)  # DFN-5B's
 L14_336 = CLIP | dict(variant="L/14", image_size=336)  # of the ablations
+
+
+# How parameters are split (the rest of the devices splits rows alone), by size and slices; the first is a config's own.
+MESHES = {
+    "mm1-3b": {"v5p:4x4x8": dict(fsdp=16), "v6e:16x16": dict(fsdp=32), "v5p:8x8x8": dict(fsdp=16)},
+    "mm1-7b": {"v5p:4x8x8": dict(fsdp=32), "v6e:16x16": dict(fsdp=64), "v5p:8x8x8": dict(fsdp=32),
+               "2*v6e:16x16": dict(fsdp=64), "tpu7x:4x8x8": dict(fsdp=32)},
+    "mm1-30b": {"v5p:8x8x8": dict(fsdp=128, tensor=4), "v6e:16x16": dict(fsdp=64, tensor=4),
+                "2*v6e:16x16": dict(fsdp=64, tensor=4), "tpu7x:4x8x8": dict(fsdp=128, tensor=4)},
+}
 
 
 def parameters(size: str) -> int:
@@ -59,8 +71,17 @@ def mixture() -> dict:
         text=dict(weight=0.1, sources=[dict(kind="glossary", size=10_000)]))
 
 
+def pod(size: str, topology: str) -> tuple[str, dict[str, int]]:
+    """The slices that a size trains on, and how its parameters are split there."""
+    meshes = MESHES[size]
+    topology = topology or next(iter(meshes))
+    return topology, lookup(meshes, topology, f"slices for {size}")
+
+
 def pretrain(size: str, lr: float, options, vit: dict = H14_378, topology: str | None = None, **mesh: int) -> ConfigDict:
-    """The pretraining run of a size."""
+    """The pretraining run of a size; on slices and a mesh of `MESHES` where none are given."""
+    if not mesh:
+        topology, mesh = pod(size, options.topology)
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "mllm", STEPS, BATCH
     c.model = model(size, vit)

@@ -21,7 +21,8 @@ import os
 from mof_jax.config import arguments, load_module
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
+PLANS = ("", "topology=v6e:16x16")  # arguments that `make plan-all` plans it with
 
 
 def get_config(arg=None):
-    return common.pretrain("mm1-3b", 6e-5, arguments(arg, **common.OPTIONS), topology="v5p:4x4x8", fsdp=16)
+    return common.pretrain("mm1-3b", 6e-5, arguments(arg, **common.OPTIONS))

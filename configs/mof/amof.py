@@ -7,8 +7,8 @@
 LLaVA's first data (595k captions, 158k conversations three times) in batches of 128. The code was never released, and whether
 features are normalised before they are added is not said: `normalise` is none (the formula), l2 or layernorm; `parity` as in
 `imof.py`. The paper prints 1e-3 for `align`, LLaVA's own script 2e-3. For the other arguments see `configs/mof/common.py`, with
-LLaVA-CC3M-Pretrain-595K/chat.json, its images/, llava_instruct_158k.json and coco/train2017/ in the data folder. Hardware: 32
-chips (v5e-32). Cost:
+LLaVA-CC3M-Pretrain-595K/chat.json, its images/, llava_instruct_158k.json and coco/train2017/ in the data folder. Hardware: 64
+chips (v5e-64). Cost:
 
     stage    steps    rows a step    FLOPs        (python -m mof_jax.plan.cost configs/mof/amof.py)
     align    4,648    32             1.03e+19

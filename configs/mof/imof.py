@@ -6,8 +6,8 @@
 `px` is 224 (512 tokens a picture, the paper's tables) or 336 (1,152 tokens, its appendix and its released weights); `size` is
 13b or 7b. `parity=True` is what the released code does: DINOv2 sees pixels that were normalised for CLIP (`pixels_of`) and its
 final norm is left out; `parity=False` gives it ImageNet's mean and its norm, as it was trained. For the other arguments see
-`configs/mof/common.py`; without them it reads the embedded scenes from random weights, as a smoke test. Hardware: 32 chips
-(v5e-32). Cost:
+`configs/mof/common.py`; without them it reads the embedded scenes from random weights, as a smoke test. Hardware: 64 chips
+(v5e-64). Cost:
 
               stage    steps    rows a step    FLOPs        (python -m mof_jax.plan.cost configs/mof/imof.py:px=336)
     px=224    align    2,180    64             1.77e+19
@@ -24,6 +24,7 @@ import os
 from mof_jax.config import arguments, load_module
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
+PLANS = ("px=336", "px=336,size=7b", "px=336,topology=v6e:8x8")  # arguments that `make plan-all` plans it with
 
 
 def get_config(arg=None):

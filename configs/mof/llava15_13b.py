@@ -4,7 +4,7 @@
         --workdir gs://BUCKET/llava15
 
 For the arguments see `configs/mof/common.py`; without them it reads the embedded scenes from random weights, as a smoke test.
-Hardware: 32 chips (v5e-32). Cost:
+Hardware: 64 chips (v5e-64). Cost:
 
     stage    steps    rows a step    FLOPs        (python -m mof_jax.plan.cost configs/mof/llava15_13b.py)
     align    2,180    64             1.97e+19
@@ -18,6 +18,7 @@ import os
 from mof_jax.config import arguments, load_module
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
+PLANS = ("", "topology=v6e:8x8")  # arguments that `make plan-all` plans it with
 
 
 def get_config(arg=None):
