@@ -58,9 +58,14 @@ class Step:
 
 
 class Cloud(Protocol):
-    """A backend. Nothing here runs anything."""
+    """A backend. Nothing here runs anything.
+
+    Attributes:
+      restarts_itself: what ends a run here was tried again by the backend, by the same rules.
+    """
 
     job: Job
+    restarts_itself: bool
 
     def create(self) -> list[Step]:
         """Asks for the slices."""

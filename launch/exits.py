@@ -65,7 +65,7 @@ RULES: dict[Ending, Rule] = {
                                "more remat, or a larger slice"),
     Ending.NON_FINITE: Rule(Action.STOP, EXIT_NON_FINITE, "look at the last steps of metrics.jsonl; launching again resumes before them"),
     Ending.HANG: Rule(Action.RECREATE, EXIT_HANG, "the stacks are in the log (`python -m launch logs`)"),
-    Ending.DEADLINE: Rule(Action.STOP, EXIT_PREEMPTED, "raise guard.max_hours or guard.max_dollars and launch again to resume"),
+    Ending.DEADLINE: Rule(Action.STOP, EXIT_PREEMPTED, "launch again to resume, with a budget of its own"),
     Ending.PREEMPTED: Rule(Action.RECREATE, EXIT_PREEMPTED, "launch again to resume, perhaps in another zone or on demand"),
     Ending.NO_CAPACITY: Rule(Action.RECREATE, EXIT_PREEMPTED, "launch again later, in another zone or with a reservation"),
     Ending.LOST_HOST: Rule(Action.RECREATE, EXIT_LOST_HOST, "launch again to resume; if it happens again, try another zone"),

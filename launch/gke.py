@@ -90,6 +90,8 @@ class GkeCloud:
       secrets: values of its `env:` secrets; they go through stdin only.
     """
 
+    restarts_itself = True
+
     def __init__(self, job: Job, secrets: dict[str, str]):
         self.job, self._secrets = job, secrets
 

@@ -83,6 +83,7 @@ _FAULTS: tuple[tuple[Fault, str, str], ...] = (
     (Fault.EXISTS, r"ALREADY_EXISTS|AlreadyExists|already exists", "there is one of this name; `status` shows it, `delete` removes it"),
     (Fault.PERMISSION, r"PERMISSION_DENIED|SERVICE_DISABLED|has not been used in project|does not have .*permission"
      r"|\bforbidden\b", "the account may not do this; see the message, and the roles that README.md lists"),
+    (Fault.MISSING, r"no matches for kind", "the cluster has no JobSet controller; install it (jobset.sigs.k8s.io/docs/installation)"),
     (Fault.SSH, r"failed with exit status 255|Permission denied \(publickey|Connection (timed out|refused|reset|closed)"
      r"|Could not SSH|Failed to execute command on multiple workers|Host key verification failed|exit(ed with)? (code )?\[?255\]?",
      "a worker cannot be reached by ssh; see its number above, the firewall rule for port 22, or set tpu_vm.iap"),
@@ -131,7 +132,7 @@ def run(command: Command) -> Result:
     Raises:
       CloudError: the program is not installed, took longer than its limit, or failed.
     """
-    name = " ".join(command.argv[:5])
+    name = " ".join([word for word in command.argv if not word.startswith("-")][:5])
     try:
         # A session of its own: Ctrl-C is for this process, which then decides what still has to run.
         process = subprocess.Popen(command.argv, text=True, errors="replace", start_new_session=True,

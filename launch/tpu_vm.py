@@ -36,6 +36,8 @@ class TpuVmCloud:
       secrets_file: path on this machine where the values of `env:` secrets lie while they are copied.
     """
 
+    restarts_itself = False
+
     def __init__(self, job: Job, secrets_file: str):
         self.job, self._secrets_file = job, secrets_file
 
@@ -108,8 +110,9 @@ class TpuVmCloud:
         return [Step("checking the workers", (self._worker("preflight", *words, limit=1200),))]
 
     def start(self, seconds: float) -> list[Step]:
-        # The workers keep the deadline too: this machine may sleep, be closed or lose the net.
-        whole = max(1, round(seconds))
+        # The workers keep the deadline too: this machine may sleep, be closed or lose the net. Theirs comes a little later.
+        retry = self.job.retry
+        whole = max(1, round(seconds + 2 * retry.poll_seconds + retry.save_seconds))
         guard = self._worker("guard", str(whole + 900), self.job.zone, self.job.project)
         words = [str(whole), *self._references(), "--", *self.job.train_command()]
         return [Step("starting the run", (guard, self._worker("start", *words)))]

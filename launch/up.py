@@ -60,9 +60,9 @@ def up(session: Session, progress: Progress, ledger: Ledger, keep: bool = False)
                 life.stop()
             code = EXIT_INTERRUPTED
         finally:
-            if not life.foreign:
-                _teardown(session, progress, ledger, keep)
-    ledger.add("end")
+            gone = not life.foreign and _teardown(session, progress, ledger, keep)
+    if gone:
+        ledger.add("end")
     return code
 
 
@@ -80,12 +80,12 @@ def _terminations() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _teardown(session: Session, progress: Progress, ledger: Ledger, keep: bool) -> None:
-    """Gives everything back, whatever signals come; what cannot be given back is named."""
+def _teardown(session: Session, progress: Progress, ledger: Ledger, keep: bool) -> bool:
+    """Gives everything back, whatever signals come; what cannot be given back is named. Returns whether all is gone."""
     name, by_hand = session.job.name, session.cloud.delete()[0].commands[0]
     if keep:
         progress.say(f"{name}: kept, and paid for until: {by_hand}")
-        return
+        return False
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
@@ -93,8 +93,10 @@ def _teardown(session: Session, progress: Progress, ledger: Ledger, keep: bool) 
         session.delete()
         ledger.add("gone")
         progress.say(f"{name}: the slices are given back, {duration(ledger.seconds())} held in all")
+        return True
     except UserError as error:
         progress.say(f"{name}: MAY STILL BE HELD AND PAID FOR: {error}; then run: {by_hand}")
+        return False
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -123,7 +125,7 @@ class _Life:
             trained = time.monotonic() - self._training if self._training else 0.0
             failures = 1 if trained >= self._job.retry.progress_minutes * 60 else failures + 1
             line = f"{self._job.name}: {verdict.ending.value.replace('_', ' ')}: {verdict.reason}"
-            if verdict.ending is Ending.DONE or action is Action.STOP:
+            if verdict.ending is Ending.DONE or action is Action.STOP or self._cloud.restarts_itself:
                 self._progress.say(f"{line}: {rule.advice}")
                 return rule.code
             if failures >= self._job.retry.attempts:

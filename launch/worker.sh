@@ -86,7 +86,8 @@ supervise() {
   local seconds=$1 code=0
   shift
   trap : TERM # a machine that goes down tells every process: let the run save, then write down how it ended
-  { enter "$@" && timeout --signal=TERM --kill-after=300 "$seconds" "${words[@]}"; } || code=$?
+  exec 3>&2 2>/dev/null # keeps bash's own "Aborted" out of the log, whose last line is to be the run's
+  { enter "$@" 2>&3 && timeout --signal=TERM --kill-after=300 "$seconds" "${words[@]}" 2>&3; } || code=$?
   echo "$code" >"$home/exit.part"
   mv -- "$home/exit.part" "$home/exit"
 }
