@@ -13,9 +13,10 @@ import re
 import tomllib
 from typing import Any, Literal
 
+from launch.exits import Ending
 from mof_jax import config as configs
 from mof_jax.data.remote import is_remote, join
-from mof_jax.errors import UserError
+from mof_jax.errors import UserError, nearest
 from mof_jax.hardware import Topology
 
 # docs.cloud.google.com/tpu/docs/runtimes; tpu7x has none, the Cloud TPU API does not offer it.
@@ -93,7 +94,7 @@ class Guard:
         for key in ("max_hours", "max_dollars", "price_per_chip_hour", "max_wait_hours"):
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{key} {value} is not positive")
+                raise ValueError(f"{key} {value:g} is not positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,10 @@ class Retry:
     def __post_init__(self):
         if self.attempts < 1 or min(self.backoff_seconds, self.poll_seconds, self.patience_minutes, self.save_seconds) <= 0:
             raise ValueError("attempts, backoff_seconds, poll_seconds, patience_minutes and save_seconds are positive")
+        known = [ending.value for ending in Ending]
+        for key in self.policy:
+            if key not in known:
+                raise ValueError(f"policy: no class of exits {key!r}{nearest(key, known)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ say() { # STATE CODE
   printf '@mof\t%s\t%s\t%s\t%s\n' "$worker" "$1" "$2" "$tail"
 }
 
-running() {
-  [[ -f $home/pid ]] && [[ ! -f $home/exit ]] && kill -0 -- "-$(<"$home/pid")" 2>/dev/null
+running() { # a zombie does not run
+  [[ -f $home/pid ]] && [[ ! -f $home/exit ]] && [[ $(ps -o stat= -p "$(<"$home/pid")") == [^Z]* ]]
 }
 
 # setup PYTHON EXTRAS git URL REV | setup PYTHON EXTRAS wheel FILE
@@ -123,7 +123,10 @@ stop() {
       if ! running; then break; fi
       sleep 0.2
     done
-    if running; then pkill -KILL --session "$(<"$home/pid")" || true; fi
+    if running; then
+      pkill -KILL --session "$(<"$home/pid")" || true
+      echo 137 >"$home/exit"
+    fi
   fi
   poll
 }

@@ -22,7 +22,7 @@ GKE = {"cluster": "pod", "location": "us-central1", "image": "i"}
 def test_examples_are_jobs(path, monkeypatch):
     monkeypatch.chdir(path.parents[2])
     found = jobs.load(str(path))
-    assert found.dollars_per_hour and found.hours == found.guard.max_hours or found.guard.max_dollars
+    assert found.dollars_per_hour == found.guard.price_per_chip_hour * 256
 
 
 @pytest.mark.parametrize("change, message", [
@@ -43,6 +43,7 @@ def test_examples_are_jobs(path, monkeypatch):
     ({"secrets": {"A": "kubernetes:s/k"}}, "kubernetes does not exist on backend tpu-vm"),
     ({"backend": "gke", "gke": GKE, "secrets": {"A": "secret-manager:projects/p/secrets/s"}}, "secret-manager does not exist on backend"),
     ({"backend": "gke", "gke": {**GKE, "cluster": "a b"}}, "cluster 'a b'"), ({"env": {"A": "x\0y"}}, "a NUL byte"),
+    ({"retry": {"policy": {"hnag": "stop"}}}, r"no class of exits 'hnag' \(did you mean 'hang'\?\)"),
     ({"retry": {"policy": {"oom": "again"}}}, "'again' is not one of 'stop'"), ({"topology": None}, "topology is missing")])
 def test_wrong_jobs_say_what_is_wrong(change, message):
     with pytest.raises(UserError, match=message):
