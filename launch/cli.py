@@ -90,8 +90,8 @@ def cost(job: Job) -> str:
     """What the job may cost at most, in one line."""
     rate, t = job.dollars_per_hour, job.slices
     money = "no price given" if rate is None else f"${rate:,.2f} an hour, ${rate * job.hours:,.2f} at most"
-    return f"{job.name}: {t} ({t.accelerator_type}{f' × {t.slices}' if t.slices > 1 else ''}, {t.chips} chips, {job.capacity}) " \
-           f"for at most {duration(job.hours * 3600)}: {money}"
+    kind = t.accelerator_type + (f" × {t.slices}" if t.slices > 1 else "")
+    return f"{job.name}: {t} ({kind}, {t.chips} chips, {job.capacity}) for at most {duration(job.hours * 3600)}: {money}"
 
 
 def confirm(question: str, wanted: bool, yes: bool) -> None:
@@ -217,5 +217,6 @@ def _manifest(job: Job, args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"create": _create, "wait": _wait, "setup": _setup, "preflight": _preflight, "run": _run, "status": _status, "logs": _logs,
+_COMMANDS = {"create": _create, "wait": _wait, "setup": _setup, "preflight": _preflight, "run": _run, "status": _status,
+             "logs": _logs,
              "stop": _stop, "delete": _delete, "up": _up, "manifest": _manifest}

@@ -1,6 +1,7 @@
 """How a run ended, and what follows: exit code and last lines of the log → class → action. Pure functions.
 
-The trainer's codes come first; the text of the log decides where the code says little (an abort in C++, a kill, an internal error).
+The trainer's codes come first; the text of the log decides where the code says little (an abort in C++, a kill, an internal
+error).
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ class Rule:
 RULES: dict[Ending, Rule] = {
     Ending.DONE: Rule(Action.STOP, EXIT_OK, "nothing is left to do"),
     Ending.USER: Rule(Action.STOP, EXIT_USER, "mend what the line above names, then launch again"),
-    Ending.OUT_OF_MEMORY: Rule(Action.STOP, EXIT_OUT_OF_MEMORY, "see `mof plan --config … --topology …`; a smaller micro-batch, "
+    Ending.OUT_OF_MEMORY: Rule(Action.STOP, EXIT_OUT_OF_MEMORY,
+                               "see `mof plan --config … --topology …`; a smaller micro-batch, "
                                "more remat, or a larger slice"),
-    Ending.NON_FINITE: Rule(Action.STOP, EXIT_NON_FINITE, "look at the last steps of metrics.jsonl; launching again resumes before them"),
+    Ending.NON_FINITE: Rule(Action.STOP, EXIT_NON_FINITE,
+                            "look at the last steps of metrics.jsonl; launching again resumes before them"),
     Ending.HANG: Rule(Action.RECREATE, EXIT_HANG, "the stacks are in the log (`python -m launch logs`)"),
     Ending.DEADLINE: Rule(Action.STOP, EXIT_PREEMPTED, "launch again to resume, with a budget of its own"),
     Ending.PREEMPTED: Rule(Action.RECREATE, EXIT_PREEMPTED, "launch again to resume, perhaps in another zone or on demand"),
@@ -83,8 +86,8 @@ _CODES = {
 
 # Last lines of a run whose code says nothing; the first that is found decides. XLA's and JAX's own words.
 _TEXTS: tuple[tuple[str, Ending], ...] = (
-    (r"RESOURCE_EXHAUSTED|CompileTimeHbmOom|Ran out of memory in memory space|Attempting to (reserve|allocate) .* (bytes|[GM]i?B?)\b"
-     r"|MemoryError|out of memory", Ending.OUT_OF_MEMORY),
+    (r"RESOURCE_EXHAUSTED|CompileTimeHbmOom|Ran out of memory in memory space|MemoryError|out of memory"
+     r"|Attempting to (reserve|allocate) .* (bytes|[GM]i?B?)\b", Ending.OUT_OF_MEMORY),
     (r"FloatingPointError|(loss|gradients?|grad_norm) (is|are|became) (nan|inf|not finite|non-finite)", Ending.NON_FINITE),
     (r"watchdog", Ending.HANG),
     (r"coordination service|JAX distributed service|heartbeat|Connection (closed|reset) by peer|gloo|barrier timed out"

@@ -1,9 +1,9 @@
 """Slices of a GKE cluster, as one JobSet.
 
-The manifest is JSON: `kubectl` takes it as it takes YAML, it needs no library, and no text in it can be mistaken for a number or a
-flag of YAML's. Fields: kubernetes-sigs/jobset, api/jobset/v1alpha2/jobset_types.go; node labels and resources:
-docs.cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice, for tpu7x its section on Ironwood. GKE itself sets the variables
-of slices and workers (MEGASCALE_*, TPU_WORKER_*) in pods of a JobSet that ask for google.com/tpu.
+The manifest is JSON: `kubectl` takes it as it takes YAML, it needs no library, and no text in it can be mistaken for a number or
+a flag of YAML's. Fields: kubernetes-sigs/jobset, api/jobset/v1alpha2/jobset_types.go; node labels and resources:
+docs.cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice. GKE itself sets the variables of slices and workers
+(MEGASCALE_*, TPU_WORKER_*) in pods of a JobSet that ask for google.com/tpu.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from launch.cloud import Stage, State, Step, Worker
 from launch.job import Job
 from launch.shell import Command
 
-ACCELERATORS = {"v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x"}
+ACCELERATORS = {"v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice",
+                "tpu7x": "tpu7x"}
 _LABEL = "jobset.sigs.k8s.io/jobset-name"
 
 
@@ -114,7 +115,8 @@ class GkeCloud:
                     self._kubectl("create", "secret", "generic", name, f"--from-file={field}=/dev/stdin",
                                   stdin=self._secrets.get(key, ""), shown=shown))))
         text = json.dumps(manifest(job), indent=2)
-        return [*steps, Step(f"asking for {job.slices} ({job.capacity})", (self._kubectl("apply", "--filename=-", stdin=text),))]
+        return [*steps, Step(f"asking for {job.slices} ({job.capacity})", (self._kubectl("apply", "--filename=-", stdin=text),
+                                                                      ))]
 
     def delete(self) -> list[Step]:
         names = [_secret(self.job, key)[0] for key, reference in self.job.secrets.items() if reference.startswith("env:")]

@@ -208,7 +208,8 @@ class Job:
 
     def __post_init__(self):
         if not re.fullmatch(_NAME, self.name) or len(self.name) > 63:
-            raise ValueError(f"name {self.name!r}: lowercase letters, digits and dashes, a letter first, no dash last, 63 at most")
+            raise ValueError(f"name {self.name!r}: lowercase letters, digits and dashes, a letter first, no dash last, "
+                             "63 at most")
         if not re.fullmatch(rf"([a-z0-9.-]+:)?{_NAME}", self.project):
             raise ValueError(f"project {self.project!r} is no project id (lowercase letters, digits and dashes)")
         if not re.fullmatch(r"[a-z]+-[a-z]+\d+-[a-z]", self.zone):
@@ -233,7 +234,7 @@ class Job:
             return
         if self.gke is None:
             raise ValueError('backend "gke" needs [gke] with cluster, location and image')
-        if t.slices > 1 and t.hosts == t.slices:  # "Multislice availability in GKE", kubernetes-engine/docs/how-to/tpu-multislice
+        if t.slices > 1 and t.hosts == t.slices:  # "Multislice availability", kubernetes-engine/docs/how-to/tpu-multislice
             raise ValueError(f"topology {t}: GKE joins slices of several hosts only")
         longest = f"{self.name}-slice-{t.slices - 1}-{t.hosts // t.slices - 1}-xxxxx"
         if len(longest) > 63:  # the pods' names and host names, which JobSet derives
@@ -248,8 +249,8 @@ class Job:
                 raise ValueError(f"env.{key} looks like a secret; write it under [secrets] as \"env:{key}\"")
         for key, reference in self.secrets.items():
             if not _REFERENCE.fullmatch(reference):  # the text is not shown: it may be a secret pasted in
-                raise ValueError(f"secrets.{key}: write env:NAME, secret-manager:projects/P/secrets/S or kubernetes:SECRET/KEY, "
-                                 "never a value")
+                raise ValueError(f"secrets.{key}: write env:NAME, secret-manager:projects/P/secrets/S or "
+                                 "kubernetes:SECRET/KEY, never a value")
             kind = reference.partition(":")[0]
             if kind == ("kubernetes" if self.backend == "tpu-vm" else "secret-manager"):
                 raise ValueError(f"secrets.{key}: {kind} does not exist on backend {self.backend}")

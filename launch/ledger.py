@@ -16,7 +16,8 @@ from mof_jax.errors import UserError
 
 @dataclasses.dataclass
 class Ledger:
-    """Events of one job, oldest first: `begin`, `held`, `seen`, `gone`, `exit`, `end`. Times are seconds since 1970."""
+    """Events of one job, oldest first: `begin`, `create`, `held`, `start`, `seen`, `exit`, `gone`, `end`. Times are seconds
+    since 1970."""
 
     path: str
     events: list[dict[str, Any]]

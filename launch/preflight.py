@@ -117,10 +117,11 @@ def check_devices(want: Wanted) -> Check:
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     found = f"{count} × {kind} on {jax.process_count()} hosts"
     if kind not in want.kinds:
-        return Check("devices", found, f"expected {want.kinds[0]}: is libtpu installed (extra `tpu`), and does nothing else hold the "
-                     "chips?")
+        return Check("devices", found, f"expected {want.kinds[0]}: is libtpu installed (extra `tpu`), and does nothing else "
+                     "hold the chips?")
     if count != want.devices:
-        return Check("devices", found, f"expected {want.devices}: a host is missing or has broken chips; a new slice", host=True)
+        return Check("devices", found, f"expected {want.devices}: a host is missing or has broken chips; a new slice",
+                     host=True)
     return Check("devices", found)
 
 
@@ -159,7 +160,8 @@ def check_reduce(want: Wanted) -> Check:
     total = jax.jit(lambda x: x.sum(0), out_shardings=whole)
     first = total(x).addressable_data(0)
     if float(first[0]) != devices.size:
-        return Check("all-reduce", f"sum {float(first[0])} of {devices.size} ones", "the network adds wrongly; a new slice", host=True)
+        return Check("all-reduce", f"sum {float(first[0])} of {devices.size} ones", "the network adds wrongly; a new slice",
+                     host=True)
     start = time.perf_counter()
     for _ in range(3):
         total(x).block_until_ready()
@@ -193,7 +195,8 @@ def check_bucket(want: Wanted, host: str) -> tuple[Check, float | None]:
         skew = _bucket_skew(fs, inner, start, end)
         fs.rm_file(inner)
     except Exception as error:  # every store has errors of its own
-        return Check("bucket", " ".join(str(error).split())[:300], "may the workers' service account read, write and delete there "
+        return Check("bucket", " ".join(str(error).split())[:300],
+                     "may the workers' service account read, write and delete there "
                      "(roles/storage.objectUser), and does the bucket exist?"), None
     if not same:
         return Check("bucket", f"{path} came back with other bytes", "do not train with this store"), None
@@ -226,8 +229,8 @@ def check_clock(want: Wanted, hosts: Sequence[str], skew: float | None) -> Check
         last = hosts[times.index(max(times))]
         return Check("clock", found, f"at most {want.skew:g} s: look at {last} (`timedatectl`); a new slice", host=True)
     if worst > want.skew:
-        return Check("clock", found, f"at most {want.skew:g} s: `timedatectl` on the workers; stores refuse requests of a wrong time",
-                     host=True)
+        return Check("clock", found, f"at most {want.skew:g} s: `timedatectl` on the workers; stores refuse requests of a wrong "
+                     "time", host=True)
     return Check("clock", found)
 
 
@@ -304,7 +307,8 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[str, list[str]], 
         print(f"preflight: {error}", flush=True)
         return EXIT_USER
     except RuntimeError as error:  # JAX's own: no coordinator, a host that does not come, chips that are taken
-        print(f"preflight: devices: {str(error).splitlines()[0][:300]}: a host or its chips do not answer; a new slice", flush=True)
+        print(f"preflight: devices: {str(error).splitlines()[0][:300]}: a host or its chips do not answer; a new slice",
+              flush=True)
         return EXIT_LOST_HOST
     if jax.process_index() == 0:
         report(checks, args.json)

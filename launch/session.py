@@ -47,7 +47,8 @@ class Session:
         if self.job.backend == "tpu-vm" and source.wheel:
             for path in (source.wheel, *source.files):
                 if not os.path.exists(path):
-                    raise UserError(f"source: {path} is not here; build the wheel (`pip wheel --no-deps .`), or name other files")
+                    raise UserError(f"source: {path} is not here; build the wheel (`pip wheel --no-deps .`), or name other "
+                                    "files")
 
     def run(self, command: Command) -> Result:
         """Runs or prints one command; a service that does not answer just now is asked again."""
@@ -82,7 +83,8 @@ class Session:
         if self.dry_run:
             for key, reference in self.job.secrets.items():
                 if reference.startswith("env:"):
-                    self.say(f"(umask 077; printf 'export {key}=%q\\n' \"${reference.removeprefix('env:')}\" >> {self._secrets_file})")
+                    value = f"${reference.removeprefix('env:')}"
+                    self.say(f"(umask 077; printf 'export {key}=%q\\n' \"{value}\" >> {self._secrets_file})")
             yield
             self.say(f"rm {self._secrets_file}")
             return

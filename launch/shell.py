@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import contextlib
 import dataclasses
 import enum
@@ -68,24 +67,28 @@ class Fault(enum.Enum):
     OTHER = "other"
 
 
-# What the tools print, most telling first: gcloud's auth errors; Cloud TPU's "Quota limit '…' has been exceeded" (429, code 8) and
-# "There is no more capacity in the zone" (code 8; cloud.google.com/tpu/docs/troubleshooting/trouble-tf); ssh's own words.
+# What the tools print, most telling first: gcloud's auth errors; Cloud TPU's "Quota limit '…' has been exceeded" (429, code 8)
+# and "There is no more capacity in the zone" (code 8; cloud.google.com/tpu/docs/troubleshooting/trouble-tf); ssh's own words.
 _FAULTS: tuple[tuple[Fault, str, str], ...] = (
-    (Fault.CREDENTIALS, r"gcloud auth login|refreshing (your|the) current auth token|Reauthentication (required|failed)|invalid_grant"
-     r"|invalid_rapt|do(es)? not (currently )?have (an active account|any valid credentials)|UNAUTHENTICATED|must be logged in"
+    (Fault.CREDENTIALS, r"gcloud auth login|refreshing (your|the) current auth token|Reauthentication (required|failed)"
+     r"|invalid_grant|invalid_rapt"
+     r"|do(es)? not (currently )?have (an active account|any valid credentials)|UNAUTHENTICATED|must be logged in"
      r"|getting credentials: exec",
      "gcloud's credentials are missing or expired; run `gcloud auth login`"),
-    (Fault.QUOTA, r"quota", "the project's quota is too small; ask for more (console.cloud.google.com/iam-admin/quotas, Cloud TPU API), "
-     "or choose a smaller topology or another zone"),
+    (Fault.QUOTA, r"quota", "the project's quota is too small; ask for more (console.cloud.google.com/iam-admin/quotas, Cloud "
+     "TPU API), or choose a smaller topology or another zone"),
     (Fault.STOCK, r"no more capacity|Insufficient (reserved )?capacity|stockout|ZONE_RESOURCE_POOL_EXHAUSTED"
      r"|not enough (resources|capacity)|currently unavailable in the", "the zone has no such slices left; try another zone, a "
      "reservation, or later"),
-    (Fault.EXISTS, r"ALREADY_EXISTS|AlreadyExists|already exists", "there is one of this name; `status` shows it, `delete` removes it"),
+    (Fault.EXISTS, r"ALREADY_EXISTS|AlreadyExists|already exists",
+     "there is one of this name; `status` shows it, `delete` removes it"),
     (Fault.PERMISSION, r"PERMISSION_DENIED|SERVICE_DISABLED|has not been used in project|does not have .*permission"
      r"|\bforbidden\b", "the account may not do this; see the message, and the roles that README.md lists"),
-    (Fault.MISSING, r"no matches for kind", "the cluster has no JobSet controller; install it (jobset.sigs.k8s.io/docs/installation)"),
+    (Fault.MISSING, r"no matches for kind", "the cluster has no JobSet controller; install it "
+     "(jobset.sigs.k8s.io/docs/installation)"),
     (Fault.SSH, r"failed with exit status 255|Permission denied \(publickey|Connection (timed out|refused|reset|closed)"
-     r"|Could not SSH|Failed to execute command on multiple workers|Host key verification failed|exit(ed with)? (code )?\[?255\]?",
+     r"|Could not SSH|Failed to execute command on multiple workers|Host key verification failed"
+     r"|exit(ed with)? (code )?\[?255\]?",
      "a worker cannot be reached by ssh; see its number above, the firewall rule for port 22, or set tpu_vm.iap"),
     (Fault.ABSENT, r"NOT_FOUND|NotFound|was not found|not found", "there is nothing of this name"),
     (Fault.PASSING, r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|HTTPError 5\d\d|\b50[0234]\b|timed? ?out|Temporary failure"
@@ -139,7 +142,8 @@ def run(command: Command) -> Result:
                                    stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except FileNotFoundError:
-        raise CloudError(f"{command.argv[0]} is not installed here (cloud.google.com/sdk/docs/install)", Fault.MISSING) from None
+        raise CloudError(f"{command.argv[0]} is not installed here (cloud.google.com/sdk/docs/install)",
+                         Fault.MISSING) from None
     try:
         out, err = process.communicate(command.stdin, timeout=command.limit)
     except subprocess.TimeoutExpired:
@@ -166,9 +170,5 @@ def _ran(result: Result) -> bool:
 def _remote(name: str, result: Result) -> CloudError:
     """What a worker's program said last; its text is no text of gcloud's."""
     said = [line.strip() for line in result.err.splitlines() if line.strip() and not re.match(r"#####|SSH: |Using ssh", line)]
-    return CloudError(f"{name}: a worker ended with status {result.code}: {said[-1][:300] if said else 'no message'}", Fault.REMOTE)
-
-
-def remote_line(words: Sequence[str]) -> str:
-    """Words as a line for the shell of a worker."""
-    return shlex.join(words)
+    return CloudError(f"{name}: a worker ended with status {result.code}: {said[-1][:300] if said else 'no message'}",
+                      Fault.REMOTE)

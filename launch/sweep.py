@@ -72,8 +72,8 @@ def sweep(args: argparse.Namespace) -> int:
         for path in paths.values():
             say(f"python -m launch up --job {path}")
         return EXIT_OK
-    total = [job.dollars_per_hour for job in loaded.values()]
-    money = "" if None in total else f", ${sum(job.dollars_per_hour * job.hours for job in loaded.values()):,.2f} at most in all"
+    most = [job.dollars_per_hour and job.dollars_per_hour * job.hours for job in loaded.values()]
+    money = "" if None in most else f", ${sum(most):,.2f} at most in all"
     confirm("\n".join(cost(job) for job in loaded.values()) + f"\n{len(loaded)} jobs, {args.parallel} at once{money}",
             any(job.guard.confirm for job in loaded.values()), args.yes)
     return _bring_up(paths, args.parallel, args.state)

@@ -15,7 +15,7 @@ import shlex
 
 from launch.cloud import Stage, State, Step, Worker
 from launch.job import RUNTIMES, Job
-from launch.shell import Command, remote_line
+from launch.shell import Command
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 _TOOL = ".mof/launch"
@@ -48,7 +48,7 @@ class TpuVmCloud:
 
     def _ssh(self, *words: str, limit: float = 600, where: Sequence[str] = ("--node=all", "--worker=all")) -> Command:
         # gcloud hands --command to ssh as it is, and the worker's shell splits it: quoted once for that shell.
-        return self._gcloud("ssh", self.job.name, *where, *self._iap(), f"--command={remote_line(words)}", limit=limit)
+        return self._gcloud("ssh", self.job.name, *where, *self._iap(), f"--command={shlex.join(words)}", limit=limit)
 
     def _scp(self, *files: str, to: str, recurse: bool = False) -> Command:
         return self._gcloud("scp", *files, f"{self.job.name}:{to}", "--node=all", "--worker=all", *self._iap(),
@@ -63,7 +63,8 @@ class TpuVmCloud:
     def create(self) -> list[Step]:
         job, vm, t = self.job, self.job.tpu_vm, self.job.slices
         nodes = [f"--node-id={job.name}"] if t.slices == 1 else [f"--node-count={t.slices}", f"--node-prefix={job.name}"]
-        words = [f"--accelerator-type={t.accelerator_type}", f"--runtime-version={vm.runtime or RUNTIMES[t.generation]}", *nodes]
+        words = [f"--accelerator-type={t.accelerator_type}", f"--runtime-version={vm.runtime or RUNTIMES[t.generation]}",
+                 *nodes]
         words += {"spot": ["--spot"], "reserved": ["--reserved"], "on-demand": []}[job.capacity]
         words.append(f"--valid-until-duration={max(1, round(job.guard.max_wait_hours * _HOUR))}s")
         for flag, value in (("service-account", vm.service_account), ("network", vm.network), ("subnetwork", vm.subnetwork)):
@@ -97,7 +98,8 @@ class TpuVmCloud:
             words = ["git", source.git, source.rev]
         else:
             steps.append(Step("copying the wheel", (self._scp(source.wheel, to=f"{home}/"),)))
-            steps.append(Step("copying files", tuple(self._scp(file, to=f"{home}/repo/", recurse=True) for file in source.files)))
+            steps.append(Step("copying files", tuple(self._scp(file, to=f"{home}/repo/", recurse=True)
+                                                     for file in source.files)))
             words = ["wheel", os.path.basename(source.wheel)]
         steps.append(Step("installing", (self._worker("setup", source.python, ",".join(source.extras), *words, limit=1800),)))
         return steps

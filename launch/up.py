@@ -55,7 +55,8 @@ def up(session: Session, progress: Progress, ledger: Ledger, keep: bool = False)
             ledger.add("end")
             raise
         except KeyboardInterrupt:
-            progress.say(f"{session.job.name}: interrupted: asking the run to save, then giving the slices back (again: at once)")
+            progress.say(f"{session.job.name}: interrupted: asking the run to save, then giving the slices back (again: at "
+                         "once)")
             with contextlib.suppress(KeyboardInterrupt, UserError):
                 life.stop()
             code = EXIT_INTERRUPTED
@@ -151,6 +152,7 @@ class _Life:
                 if failed:
                     return failed
             self._session.steps(self._cloud.start(self._job.hours * 3600 - self._ledger.seconds()), say)
+            self._ledger.add("start")
         return self._watch()
 
     def _obtain(self) -> Verdict | None:
@@ -159,8 +161,8 @@ class _Life:
         asked = any(event["event"] == "create" for event in self._ledger.events)
         if state.stage is not Stage.ABSENT and not asked:
             self.foreign = True
-            raise NotOurs(f"{self._job.name} exists ({state.word}), and not from this launcher's {self._ledger.path}: choose another "
-                          "name, or remove it with `python -m launch delete`")
+            raise NotOurs(f"{self._job.name} exists ({state.word}), and not from this launcher's {self._ledger.path}: choose "
+                          "another name, or remove it with `python -m launch delete`")
         if state.stage in (Stage.LOST, Stage.FAILED, Stage.DONE):
             self._session.delete()
             state = State(Stage.ABSENT, "absent")
@@ -199,13 +201,15 @@ class _Life:
 
     def _goes_on(self) -> bool:
         """Whether the run is already under way, from a launcher before this one."""
-        if self._job.backend == "gke":
+        if self._cloud.restarts_itself:
             return True
+        news = [event["event"] for event in self._ledger.events if event["event"] in ("create", "start", "exit", "gone")]
+        if news[-1] != "start":
+            return False
         try:
-            workers = self._session.workers()
+            return all(worker.started for worker in self._session.workers())  # one that has ended since is judged
         except CloudError:
             return False
-        return all(worker.started and worker.code is None for worker in workers)
 
     def _check(self) -> Verdict | None:
         try:
@@ -250,10 +254,12 @@ class _Life:
                         return Verdict(Ending.DONE, "the run is complete")
                     if state.stage is Stage.DONE or ended and len(ended) == len(workers):
                         return judge(ended, state)
-                    if first and self._job.backend == "tpu-vm" and time.monotonic() - first > self._job.retry.patience_minutes * 60:
+                    late = first and time.monotonic() - first > self._job.retry.patience_minutes * 60
+                    if late and not self._cloud.restarts_itself:
                         self.stop()
                         return judge(ended, state)
-                    self._progress.update(f"training, {len(workers) - len(ended)} of {self._job.hosts} hosts" if workers else state.word)
+                    self._progress.update(f"training, {len(workers) - len(ended)} of {self._job.hosts} hosts" if workers
+                                          else state.word)
                 else:
                     self._progress.update(f"restarting ({state.word})")
             if time.monotonic() - seen > 300:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs on a worker of a TPU VM: `worker.sh COMMAND JOB …`, over `gcloud … ssh --command`. All that varies comes as arguments.
-# A run is detached from the connection that started it: ~/.mof/JOB/ has its log, its pid and, once it has ended, its exit status.
+# A run is detached from the connection that started it: ~/.mof/JOB/ has its log, its pid and, once it has ended, its status.
 # One line of what it prints is for the launcher: `@mof WORKER STATE CODE BASE64`, the last the end of the log.
 set -euo pipefail
 umask 077
@@ -41,7 +41,8 @@ setup() {
     if [[ ! -d $home/repo/.git ]]; then git clone --quiet -- "$what" "$home/repo"; fi
     git -C "$home/repo" fetch --quiet --tags -- "$what"
     # A branch is what the remote says now; a tag or a commit is itself.
-    git -C "$home/repo" checkout --quiet --detach "origin/$rev" 2>/dev/null || git -C "$home/repo" checkout --quiet --detach "$rev"
+    git -C "$home/repo" checkout --quiet --detach "origin/$rev" 2>/dev/null ||
+      git -C "$home/repo" checkout --quiet --detach "$rev"
     uv pip install --quiet --python "$home/venv/bin/python" -e "$home/repo[$extras]"
   else
     uv pip install --quiet --python "$home/venv/bin/python" "$home/${what}[$extras]"
@@ -97,7 +98,9 @@ guard() {
   if [[ ${worker##*-w-} != 0 ]]; then return; fi
   if [[ -f $home/guard ]]; then kill -- "-$(<"$home/guard")" 2>/dev/null || true; fi
   # shellcheck disable=SC2016  # the inner shell expands its own arguments
-  setsid nohup bash -c 'sleep "$1"; exec gcloud compute tpus queued-resources delete "$2" --zone="$3" --project="$4" --force --quiet' \
+  setsid nohup bash -c '
+    sleep "$1"
+    exec gcloud compute tpus queued-resources delete "$2" --zone="$3" --project="$4" --force --quiet' \
     guard "$1" "$job" "$2" "$3" >>"$home/guard.log" 2>&1 </dev/null &
   echo $! >"$home/guard"
 }

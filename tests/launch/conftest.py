@@ -61,7 +61,8 @@ class Cloud:
 
     def launch(self, *words: str) -> subprocess.Popen:
         """`python -m launch …` as a process of its own."""
-        return subprocess.Popen([sys.executable, "-m", "launch", *words, "--state", str(self.root / "state")], text=True, cwd=ROOT,
+        return subprocess.Popen([sys.executable, "-m", "launch", *words, "--state", str(self.root / "state")], text=True,
+                                cwd=ROOT,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
 

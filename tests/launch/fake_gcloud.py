@@ -1,8 +1,8 @@
 """Stands in for `gcloud` on the PATH: keeps queued resources in a folder, refuses flags that the real one has not, runs workers.
 
-$FAKE_CLOUD/plan.json says how it behaves (see `conftest.Cloud`), $FAKE_CLOUD/calls.jsonl has every argv it got. A worker is a home
-folder here; `ssh` runs the command there with bash, as sshd does: gcloud splits --command at spaces and ssh joins it again, so the
-worker's shell gets the text as it is.
+$FAKE_CLOUD/plan.json says how it behaves (see `conftest.Cloud`), $FAKE_CLOUD/calls.jsonl has every argv it got. A worker is a
+home folder here; `ssh` runs the command there with bash, as sshd does: gcloud splits --command at spaces and ssh joins it again,
+so the worker's shell gets the text as it is.
 """
 
 import fcntl
@@ -20,7 +20,8 @@ COMMON = {"--zone", "--project", "--quiet"}
 # cloud.google.com/sdk/gcloud/reference/compute/tpus/queued-resources/{create,describe,delete,ssh,scp}: the flags of GA
 FLAGS = {
     "create": {"--accelerator-type", "--runtime-version", "--node-id", "--node-count", "--node-prefix", "--spot", "--reserved",
-               "--valid-until-duration", "--service-account", "--network", "--subnetwork", "--internal-ips", "--async", "--labels"},
+               "--valid-until-duration", "--service-account", "--network", "--subnetwork", "--internal-ips", "--async",
+               "--labels"},
     "describe": {"--format"}, "delete": {"--force", "--async"},
     "ssh": {"--node", "--worker", "--command", "--tunnel-through-iap"},
     "scp": {"--node", "--worker", "--recurse", "--tunnel-through-iap"},
@@ -122,8 +123,8 @@ def describe(store: Store, name: str) -> None:
 
 def find(store: Store, name: str) -> dict:
     if name not in store.state["queued"]:
-        fail(f"ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/{name}' was "
-             "not found")
+        fail("ERROR: (gcloud.compute.tpus.queued-resources) NOT_FOUND: Resource "
+             f"'projects/p/locations/z/queuedResources/{name}' was not found")
     return store.state["queued"][name]
 
 
@@ -185,7 +186,8 @@ def main(argv: list[str]) -> int:
         first, last = store.plan.get("credentials_expire", [None, 0])
         if first is not None and first <= calls <= last:
             fail(f"ERROR: (gcloud.compute.tpus.queued-resources.{verb}) There was a problem refreshing your current auth tokens: "
-                 "Reauthentication failed. cannot prompt during non-interactive execution.\nPlease run:\n\n  $ gcloud auth login\n")
+                 "Reauthentication failed. cannot prompt during non-interactive execution.\n"
+                 "Please run:\n\n  $ gcloud auth login\n")
         if verb == "create":
             create(store, plain[0], flags)
             return 0

@@ -1,7 +1,7 @@
 """Stands in for `kubectl` on the PATH: JobSets whose pods are processes here, restarted by the rules of the manifest.
 
-$FAKE_CLOUD/calls.jsonl has every argv and what came on stdin. The failure policy is followed as JobSet's controller does: an exit code
-in the pod failure policy fails the job for the reason PodFailurePolicy, any other restarts the set `maxRestarts` times.
+$FAKE_CLOUD/kubectl.jsonl has every argv. The failure policy is followed as JobSet's controller does: an exit code in the pod
+failure policy fails the job for the reason PodFailurePolicy, any other restarts the set `maxRestarts` times.
 """
 
 import json
@@ -31,7 +31,8 @@ def start(manifest: dict, restarts: int) -> None:
                     environment[variable["name"]] = (variable["value"] if reference is None else
                                                      (ROOT / "secrets" / reference["name"] / reference["key"]).read_text())
                 with open(folder / "log", "w") as log:
-                    process = subprocess.Popen(["bash", "-c", '"$@"; echo $? > "$0.part"; mv "$0.part" "$0"', str(folder / "exit"), *words],
+                    process = subprocess.Popen(["bash", "-c", '"$@"; echo $? > "$0.part"; mv "$0.part" "$0"',
+                                                str(folder / "exit"), *words],
                                                env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
                 (folder / "pid").write_text(str(process.pid))
 
@@ -63,7 +64,8 @@ def settle(entry: dict) -> None:
     spec = entry["manifest"]["spec"]
     (rule,) = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     useless = any(c in rule["onExitCodes"]["values"] for c in failed)
-    stops = any("PodFailurePolicy" in r["onJobFailureReasons"] and r["action"] == "FailJobSet" for r in spec["failurePolicy"]["rules"])
+    stops = any("PodFailurePolicy" in r["onJobFailureReasons"] and r["action"] == "FailJobSet"
+                for r in spec["failurePolicy"]["rules"])
     if useless and stops or entry["restarts"] >= spec["failurePolicy"]["maxRestarts"]:
         entry["terminal"] = "Failed"
         return
@@ -74,9 +76,11 @@ def settle(entry: dict) -> None:
 
 def pod(folder: pathlib.Path) -> dict:
     ended = code(folder)
-    state = {"running": {}} if ended is None else {"terminated": {"exitCode": ended, "message": (folder / "log").read_text()[-2000:]}}
+    state = {"running": {}} if ended is None else {"terminated": {"exitCode": ended,
+                                                                  "message": (folder / "log").read_text()[-2000:]}}
     phase = "Running" if ended is None else "Failed" if ended else "Succeeded"
-    return {"metadata": {"name": folder.name}, "status": {"phase": phase, "containerStatuses": [{"name": "train", "state": state}]}}
+    return {"metadata": {"name": folder.name}, "status": {"phase": phase,
+                                                          "containerStatuses": [{"name": "train", "state": state}]}}
 
 
 def main(argv: list[str]) -> int:
@@ -111,15 +115,18 @@ def main(argv: list[str]) -> int:
                 fail(f'Error from server (NotFound): jobsets.jobset.x-k8s.io "{words[1]}" not found')
             entry = sets[words[1]]
             settle(entry)
-            conditions = [{"type": entry["terminal"], "status": "True", "message": "by the policy"}] if entry["terminal"] else []
-            print(json.dumps({"metadata": {"name": words[1]}, "status": {"restarts": entry["restarts"], "conditions": conditions}}))
+            conditions = [{"type": entry["terminal"], "status": "True",
+                           "message": "by the policy"}] if entry["terminal"] else []
+            print(json.dumps({"metadata": {"name": words[1]}, "status": {"restarts": entry["restarts"],
+                                                                      "conditions": conditions}}))
         elif verb in ("get", "logs"):
             selector = next(word for word in words if word.startswith("--selector="))
             name = selector.removeprefix("--selector=jobset.sigs.k8s.io/jobset-name=")
             found = pods(sets[name]) if name in sets else []
             if verb == "logs":
                 for folder in found:
-                    print("".join(f"[pod/{folder.name}/train] {line}\n" for line in (folder / "log").read_text().splitlines()), end="")
+                    print("".join(f"[pod/{folder.name}/train] {line}\n" for line in (folder / "log").read_text().splitlines()),
+                          end="")
             else:
                 print(json.dumps({"items": [pod(folder) for folder in found]}))
         else:

@@ -12,12 +12,14 @@ from mof_jax import errors
 
 
 @pytest.mark.parametrize("code, log, ending", [
-    (0, "", Ending.DONE), (1, "error: x", Ending.USER), (2, "usage:", Ending.USER), (127, "mof: command not found", Ending.USER),
+    (0, "", Ending.DONE), (1, "error: x", Ending.USER), (2, "usage:", Ending.USER),
+    (127, "mof: command not found", Ending.USER),
     (75, "", Ending.PREEMPTED), (143, "", Ending.PREEMPTED), (76, "", Ending.HANG), (77, "", Ending.NON_FINITE),
     (78, "", Ending.OUT_OF_MEMORY), (79, "", Ending.LOST_HOST), (124, "", Ending.DEADLINE),
     # The code is the trainer's word, whatever stands in the log.
     (1, "RESOURCE_EXHAUSTED", Ending.USER), (0, "preempted once", Ending.DONE),
-    (70, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.", Ending.OUT_OF_MEMORY),
+    (70, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.",
+     Ending.OUT_OF_MEMORY),
     (70, "CompileTimeHbmOom: Ran out of memory in memory space hbm. Used 18.20G of 15.75G hbm.", Ending.OUT_OF_MEMORY),
     (70, "FloatingPointError: invalid value (nan) encountered in mul", Ending.NON_FINITE),
     (70, "ValueError: loss is nan at step 12", Ending.NON_FINITE),
@@ -25,7 +27,8 @@ from mof_jax import errors
           "... Another task died", Ending.LOST_HOST),
     (70, "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats)", Ending.LOST_HOST),
     (134, "[gloo] Connection closed by peer [10.0.0.2]:40000", Ending.LOST_HOST),
-    (137, "step 12", Ending.UNKNOWN), (70, "KeyError: 'x'", Ending.UNKNOWN), (134, "", Ending.UNKNOWN), (139, "", Ending.UNKNOWN)])
+    (137, "step 12", Ending.UNKNOWN), (70, "KeyError: 'x'", Ending.UNKNOWN), (134, "", Ending.UNKNOWN),
+    (139, "", Ending.UNKNOWN)])
 def test_one_process(code, log, ending):
     assert exits.classify(code, log) is ending
 
@@ -52,8 +55,10 @@ def test_the_line_names_the_host_at_fault_and_its_last_words():
 
 def test_every_class_has_a_rule_and_a_policy_goes_over_it():
     assert set(exits.RULES) == set(Ending)
-    assert {e: exits.action(e, {}) for e in (Ending.USER, Ending.OUT_OF_MEMORY, Ending.PREEMPTED, Ending.HANG, Ending.UNKNOWN)} == {
-        Ending.USER: Action.STOP, Ending.OUT_OF_MEMORY: Action.STOP, Ending.PREEMPTED: Action.RECREATE, Ending.HANG: Action.RECREATE,
+    assert {e: exits.action(e, {}) for e in (Ending.USER, Ending.OUT_OF_MEMORY, Ending.PREEMPTED, Ending.HANG,
+                                             Ending.UNKNOWN)} == {
+        Ending.USER: Action.STOP, Ending.OUT_OF_MEMORY: Action.STOP, Ending.PREEMPTED: Action.RECREATE,
+                                                 Ending.HANG: Action.RECREATE,
         Ending.UNKNOWN: Action.RERUN}
     assert exits.action(Ending.HANG, {"hang": "stop"}) is Action.STOP
     assert exits.stop_codes({}) == [1, 2, 77, 78, 124, 126, 127]

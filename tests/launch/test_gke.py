@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from launch import gke, job as jobs
+from launch import gke
+from launch import job as jobs
 from mof_jax.errors import UserError
 
 HERE = pathlib.Path(__file__).parent
@@ -28,7 +29,8 @@ def validator():
 
 def a_job(topology: str, **changes) -> jobs.Job:
     values = {"name": "run", "project": "my-project", "zone": "us-central1-a", "topology": topology, "backend": "gke",
-              "workdir": "gs://bucket/run", "train": {"config": "configs/x.py"}, "guard": {"max_hours": 24.0}, "gke": SECTION, **changes}
+              "workdir": "gs://bucket/run", "train": {"config": "configs/x.py"}, "guard": {"max_hours": 24.0}, "gke": SECTION,
+              **changes}
     return jobs.make(values, "job")
 
 
@@ -44,14 +46,16 @@ def test_slices_are_replicas_and_hosts_are_pods(validator, topology, slices, hos
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]
     assert (replicated["replicas"], job["completions"], job["parallelism"]) == (slices, hosts, hosts)
-    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": accelerator, "cloud.google.com/gke-tpu-topology": shape}
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-tpu-accelerator": accelerator,
+                                   "cloud.google.com/gke-tpu-topology": shape}
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
     assert ("--distributed" in pod["containers"][0]["command"]) == (slices * hosts > 1)
     assert found["metadata"]["annotations"] == {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
 
 
 def test_everything_that_a_job_can_say_fits_the_schema(validator):
-    job = a_job("2*v5e:4x4", capacity="spot", env={"A": "b"}, secrets={"HF_TOKEN": "env:HF_TOKEN", "W": "kubernetes:wandb/api.key"},
+    job = a_job("2*v5e:4x4", capacity="spot", env={"A": "b"},
+                secrets={"HF_TOKEN": "env:HF_TOKEN", "W": "kubernetes:wandb/api.key"},
                 gke={**SECTION, "queue": "team", "service_account": "trainer"}, retry={"policy": {"hang": "stop"}})
     found = gke.manifest(job)
     validator.validate(found)
@@ -95,7 +99,8 @@ def test_what_a_restart_cannot_mend_ends_the_set():
 
 
 def test_words_with_dollars_are_not_variables_of_kubernetes():
-    found = gke.manifest(a_job("v5e:4x4", preflight=False, train={"config": "configs/x.py", "overrides": {"note": "$(HOME) $$x"}}))
+    found = gke.manifest(a_job("v5e:4x4", preflight=False,
+                               train={"config": "configs/x.py", "overrides": {"note": "$(HOME) $$x"}}))
     command = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]["command"]
     assert command[-1] == "--config.note=$$(HOME) $$$$x"
 
@@ -136,9 +141,11 @@ def test_preempted_restarted_resumed_deleted(pods, launch, monkeypatch):
 
 
 @pytest.mark.parametrize("plan, code, line", [
-    ({"run_ends": [{"at": 3, "code": 78, "log": "RESOURCE_EXHAUSTED"}]}, 78, r"run: oom: run-slice-0-\d-0 ended with 78: RESOURCE_EXHAUSTED"),
+    ({"run_ends": [{"at": 3, "code": 78, "log": "RESOURCE_EXHAUSTED"}]}, 78,
+     r"run: oom: run-slice-0-\d-0 ended with 78: RESOURCE_EXHAUSTED"),
     ({"run_ends": [{"at": 3, "code": 76, "log": "watchdog"}] * 2}, 76, r"run: hang: run-slice-0-\d-1 ended with 76: watchdog"),
-    ({"apply_error": 'error: resource mapping not found for name: "run": no matches for kind "JobSet"'}, 1, "run: user: .*no matches for kind"),
+    ({"apply_error": 'error: resource mapping not found for name: "run": no matches for kind "JobSet"'}, 1,
+     "run: user: .*no matches for kind"),
 ])
 def test_failures_end_in_one_line(pods, launch, plan, code, line):
     pods.plan(step_seconds=0.001, **plan)
@@ -152,4 +159,5 @@ def test_manifest_is_what_create_applies(pods, launch):
     code, text = launch("manifest", "--job", gke_job(pods))
     assert code == 0 and json.loads(text)["kind"] == "JobSet"
     printed = launch("create", "--dry-run", "--job", gke_job(pods))[1]
-    assert text.strip() in printed and "kubectl --context=gke_my-project_us-central1_pod --namespace=default apply --filename=-" in printed
+    assert text.strip() in printed
+    assert "kubectl --context=gke_my-project_us-central1_pod --namespace=default apply --filename=- <<'EOF'\n{" in printed

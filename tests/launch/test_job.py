@@ -14,7 +14,8 @@ from mof_jax.errors import UserError
 
 EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "launch" / "examples").glob("*.toml"))
 BASE = {"name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:4x4", "workdir": "gs://b/run",
-        "source": {"git": "https://example.com/mof.git", "rev": "abc"}, "train": {"config": "configs/x.py"}, "guard": {"max_hours": 2}}
+        "source": {"git": "https://example.com/mof.git", "rev": "abc"}, "train": {"config": "configs/x.py"},
+        "guard": {"max_hours": 2}}
 GKE = {"cluster": "pod", "location": "us-central1", "image": "i"}
 
 
@@ -31,17 +32,22 @@ def test_examples_are_jobs(path, monkeypatch):
     ({"guard": {}}, "job.guard.max_hours: missing"), ({"guard": {"max_hours": 0}}, "max_hours 0 is not positive"),
     ({"guard": {"max_hours": 2, "max_dollars": 5}}, "max_dollars needs guard.price_per_chip_hour"),
     ({"name": "Run"}, "name 'Run': lowercase letters"), ({"name": "a_b"}, "name 'a_b'"), ({"name": "a" * 64}, "63 at most"),
-    ({"name": "-a"}, "name '-a'"), ({"name": "a-"}, "name 'a-'"), ({"name": "a;rm -rf /"}, "name"), ({"name": "1a"}, "name '1a'"),
+    ({"name": "-a"}, "name '-a'"), ({"name": "a-"}, "name 'a-'"), ({"name": "a;rm -rf /"}, "name"),
+    ({"name": "1a"}, "name '1a'"),
     ({"name": "a\n"}, "name"), ({"project": "My Project"}, "is no project id"), ({"zone": "us-central2"}, "is no zone"),
     ({"topology": "v5e:3"}, "topology 'v5e:3'"), ({"topology": "v7:2x2"}, "unknown TPU generation 'v7'"),
     ({"topology": "tpu7x:4x4x4"}, 'tpu7x is offered on GKE only; set backend = "gke"'),
     ({"workdir": "/tmp/x"}, "a slice's disk goes with the slice"), ({"backend": "gke"}, r'backend "gke" needs \[gke\]'),
-    ({"source": {"git": "x"}}, "rev is missing"), ({"source": {"git": "x", "rev": "r", "wheel": "w"}}, "either git .* or wheel"),
-    ({"source": {"git": "--upload-pack=x", "rev": "r"}}, "do not start with a dash"), ({"source": None}, r"\[source\] is missing"),
-    ({"source": {"git": "x", "rev": "r", "extras": ["a]; x"]}}, "is no extra"), ({"env": {"A-B": "x"}}, "'A-B' is no name of a variable"),
+    ({"source": {"git": "x"}}, "rev is missing"), ({"source": {"git": "x", "rev": "r", "wheel": "w"}},
+                                                   "either git .* or wheel"),
+    ({"source": {"git": "--upload-pack=x", "rev": "r"}}, "do not start with a dash"),
+    ({"source": None}, r"\[source\] is missing"),
+    ({"source": {"git": "x", "rev": "r", "extras": ["a]; x"]}}, "is no extra"),
+    ({"env": {"A-B": "x"}}, "'A-B' is no name of a variable"),
     ({"env": {"HF_TOKEN": "hf_abc"}}, 'env.HF_TOKEN looks like a secret; write it under .secrets. as "env:HF_TOKEN"'),
     ({"secrets": {"A": "kubernetes:s/k"}}, "kubernetes does not exist on backend tpu-vm"),
-    ({"backend": "gke", "gke": GKE, "secrets": {"A": "secret-manager:projects/p/secrets/s"}}, "secret-manager does not exist on backend"),
+    ({"backend": "gke", "gke": GKE, "secrets": {"A": "secret-manager:projects/p/secrets/s"}},
+     "secret-manager does not exist on backend"),
     ({"backend": "gke", "gke": {**GKE, "cluster": "a b"}}, "cluster 'a b'"), ({"env": {"A": "x\0y"}}, "a NUL byte"),
     ({"retry": {"policy": {"hnag": "stop"}}}, r"no class of exits 'hnag' \(did you mean 'hang'\?\)"),
     ({"retry": {"policy": {"oom": "again"}}}, "'again' is not one of 'stop'"), ({"topology": None}, "topology is missing")])
@@ -80,13 +86,15 @@ def test_topology_and_price_come_from_the_config(tmp_path):
 
 
 @pytest.mark.parametrize("topology, backend, hosts", [
-    ("v5e:2x4", "tpu-vm", 1), ("v5e:2x4", "gke", 2), ("v6e:4x4", "tpu-vm", 4), ("2*v6e:2x4", "tpu-vm", 2), ("v5p:2x2x1", "tpu-vm", 1),
+    ("v5e:2x4", "tpu-vm", 1), ("v5e:2x4", "gke", 2), ("v6e:4x4", "tpu-vm", 4), ("2*v6e:2x4", "tpu-vm", 2),
+    ("v5p:2x2x1", "tpu-vm", 1),
     ("v5p:8x8x8", "tpu-vm", 128), ("2*v6e:16x16", "gke", 128)])
 def test_hosts(topology, backend, hosts):
     assert jobs.make({**BASE, "topology": topology, "backend": backend, "gke": GKE}, "job").hosts == hosts
 
 
-@pytest.mark.parametrize("value", [1, 1e-3, True, None, [1, "a b"], "plain", "1e-3", "True", "none", "(1, 2)", "it's", 'a"b', ""])
+@pytest.mark.parametrize("value", [1, 1e-3, True, None, [1, "a b"], "plain", "1e-3", "True", "none", "(1, 2)", "it's", 'a"b',
+                                   ""])
 def test_overrides_arrive_as_they_are_written(value):
     job = jobs.make({**BASE, "train": {"config": "c", "overrides": {"a.b": value}}}, "job")
     key, _, text = job.train_command()[-1].removeprefix("--config.").partition("=")
@@ -122,5 +130,6 @@ def test_a_ledger_counts_over_launchers_and_begins_anew_after_the_end(tmp_path, 
         f.write('{"event": "se')  # killed while it wrote
     third = Ledger.open(str(tmp_path), "run")
     assert not third.held and third.seconds() == 111
-    (tmp_path / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*third.events, {"event": "end", "time": 0}]))
+    (tmp_path / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*third.events,
+                                                                      {"event": "end", "time": 0}]))
     assert Ledger.open(str(tmp_path), "run").seconds() == 0

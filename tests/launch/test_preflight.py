@@ -29,8 +29,10 @@ def test_all_is_well_on_eight_devices(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags, code, line", [
-    (["--devices", "9", "--workdir", "memory://x"], 79, "preflight: devices: 8 × cpu on 1 hosts: expected 9: a host is missing"),
-    (["--topology", "v5e:2x4", "--workdir", "memory://x"], 1, "preflight: devices: 8 × cpu on 1 hosts: expected TPU v5 lite: is libtpu"),
+    (["--devices", "9", "--workdir", "memory://x"], 79,
+     "preflight: devices: 8 × cpu on 1 hosts: expected 9: a host is missing"),
+    (["--topology", "v5e:2x4", "--workdir", "memory://x"], 1,
+     "preflight: devices: 8 × cpu on 1 hosts: expected TPU v5 lite: is libtpu"),
     (["--devices", "8", "--workdir", "file:///proc/none"], 1, "preflight: bucket: "),
     (["--devices", "8", "--workdir", "nosuch://x"], 1, "preflight: bucket: "),
 ])
@@ -41,7 +43,8 @@ def test_a_failing_check_is_one_line_that_says_what_to_do(capsys, flags, code, l
 
 
 def test_slow_links_fail(monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "wanted", lambda args: Wanted(8, ("cpu",), "memory://x", transfer=1e15, reduce=1e15, megabytes=1))
+    monkeypatch.setattr(preflight, "wanted", lambda args: Wanted(8, ("cpu",), "memory://x", transfer=1e15, reduce=1e15,
+                                                                 megabytes=1))
     assert preflight.main(["--devices", "8", "--workdir", "memory://x"]) == 79
     said = capsys.readouterr().out
     assert said.count("expected at least 1000000.00 GB/s; a new slice") >= 2
@@ -93,8 +96,10 @@ def test_two_processes_check_each_other(tmp_path):
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
-    flags = ["--devices", "4", "--workdir", f"file://{tmp_path}", "--json", *SMALL, "--coordinator", f"localhost:{port}", "--processes", "2"]
-    started = [subprocess.Popen([sys.executable, "-m", "launch.preflight", *flags, "--process-id", str(i)], env=environment, cwd=ROOT,
+    flags = ["--devices", "4", "--workdir", f"file://{tmp_path}", "--json", *SMALL, "--coordinator", f"localhost:{port}",
+             "--processes", "2"]
+    started = [subprocess.Popen([sys.executable, "-m", "launch.preflight", *flags, "--process-id", str(i)], env=environment,
+                                cwd=ROOT,
                                 text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(2)]
     answers = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], answers

@@ -14,16 +14,20 @@ from launch import job as jobs
 from launch.session import Session
 from launch.tpu_vm import TpuVmCloud, secrets_text
 
-HOSTILE = ["", " ", "a b", "  two  spaces ", "'", '"', "$(touch owned)", "`touch owned`", "; touch owned", "&& false", "| cat", "\\", "\\n",
-           "line\nline", "\n", "\ttab", "*", "~", "!!", "#", "-n", "--", "=", "$HOME", "${PATH}", "%s%n", "é ü 漢字 🙂", "\x1b[31m", "'\"'\"'",
+HOSTILE = ["", " ", "a b", "  two  spaces ", "'", '"', "$(touch owned)", "`touch owned`", "; touch owned", "&& false", "| cat",
+           "\\", "\\n",
+           "line\nline", "\n", "\ttab", "*", "~", "!!", "#", "-n", "--", "=", "$HOME", "${PATH}", "%s%n", "é ü 漢字 🙂",
+           "\x1b[31m", "'\"'\"'",
            "EOF", "@mof\tx", "\r"]
-words = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30))
+words = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+                                                    max_size=30))
 _ANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make(text: str, other: str) -> jobs.Job:
     return jobs.make({
-        "name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:2x4", "workdir": f"gs://bucket/{other}",
+        "name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:2x4",
+        "workdir": f"gs://bucket/{other}",
         "source": {"git": "x", "rev": "r"}, "train": {"config": text, "overrides": {"note": other, f"k.{text}": [text, other]}},
         "guard": {"max_hours": 1}, "env": {"ANYTHING": text}, "retry": {"poll_seconds": 0.01}}, "job")
 

@@ -12,7 +12,8 @@ from launch.shell import CloudError, Command, Fault, diagnose, run
 
 @pytest.mark.parametrize("text, fault", [
     ("ERROR: (gcloud.compute.tpus) There was a problem refreshing your current auth tokens: invalid_grant", Fault.CREDENTIALS),
-    ("ERROR: (gcloud) You do not currently have an active account selected.\nPlease run:\n  $ gcloud auth login", Fault.CREDENTIALS),
+    ("ERROR: (gcloud) You do not currently have an active account selected.\nPlease run:\n  $ gcloud auth login",
+     Fault.CREDENTIALS),
     ("Unable to connect to the server: getting credentials: exec: executable gke-gcloud-auth-plugin failed", Fault.CREDENTIALS),
     ("ERROR: (gcloud.x) HttpError 429: Quota limit 'TPUV6EPreemptiblePerProjectPerRegionForTPUAPI' has been exceeded. Limit: 0",
      Fault.QUOTA),
@@ -45,4 +46,5 @@ def test_a_line_with_input_can_be_pasted():
 
 
 def test_input_that_is_secret_is_not_shown():
-    assert str(Command(("kubectl", "create"), stdin="hunter2", shown='printf %s "$TOKEN"')) == 'printf %s "$TOKEN" | kubectl create'
+    assert str(Command(("kubectl", "create"), stdin="hunter2",
+                       shown='printf %s "$TOKEN"')) == 'printf %s "$TOKEN" | kubectl create'

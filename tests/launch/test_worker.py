@@ -32,7 +32,8 @@ def test_the_script_passes_shellcheck(shellcheck):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"backend": "gke", "gke": {"cluster": "pod", "location": "us-central1", "image": "i"}, "secrets": {"HF_TOKEN": "env:HF_TOKEN"}},
+    {}, {"backend": "gke", "gke": {"cluster": "pod", "location": "us-central1", "image": "i"},
+         "secrets": {"HF_TOKEN": "env:HF_TOKEN"}},
     {"source": {"git": None, "rev": None, "wheel": "dist/a b.whl"}, "secrets": {"HF_TOKEN": "env:HF_TOKEN"},
      "train": {"overrides": {"note": "it's $(x) `y`\n\"z\""}}}])
 def test_the_printed_lines_pass_shellcheck_and_nothing_runs(shellcheck, cloud, launch, monkeypatch, changes):
@@ -40,7 +41,8 @@ def test_the_printed_lines_pass_shellcheck_and_nothing_runs(shellcheck, cloud, l
     code, text = launch("up", "--dry-run", "--job", cloud.job(**changes))
     assert code == 0 and SECRET not in text and "do-not-show" not in text
     # SC2016: the words for the worker's shell are meant to stay as they are.
-    found = subprocess.run([shellcheck, "--shell=bash", "--exclude=SC2016", "-"], input=text, capture_output=True, text=True, check=False)
+    found = subprocess.run([shellcheck, "--shell=bash", "--exclude=SC2016", "-"], input=text, capture_output=True, text=True,
+                           check=False)
     assert found.returncode == 0, found.stdout + text
     assert cloud.lines("calls.jsonl") == cloud.lines("kubectl.jsonl") == [] and not (cloud.root / "state").exists()
 
@@ -141,7 +143,8 @@ def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
     code, text = launch("sweep", str(runs), "--job", job, "--dry-run")
     assert code == 0 and text.count("queued-resources create run-lr-3 ") == 1 and "gs://bucket/run/4" in text and not out.exists()
     code, text = launch("sweep", str(runs), "--job", job, "--out", str(out))
-    assert code == 0 and text.splitlines() == [f"python -m launch up --job {out}/run-lr-3.json", f"python -m launch up --job {out}/run-4.json"]
+    assert code == 0 and text.splitlines() == [f"python -m launch up --job {out}/run-lr-3.json",
+                                               f"python -m launch up --job {out}/run-4.json"]
     assert json.loads((out / "run-lr-3.json").read_text())["train"] == {
         "config": "configs/none.py", "overrides": {"steps": 5, "optimizer.lr": 0.001}}
     cloud.plan(step_seconds=0.001)
@@ -152,7 +155,8 @@ def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
 
 
 @pytest.mark.parametrize("line, message", [
-    ("{", ":1: "), ('{"id": "a", "overides": {}}', ":1: a run looks like"), ('{"id": "a"}\n{"id": "A"}', ":2: a second run called run-a"),
+    ("{", ":1: "), ('{"id": "a", "overides": {}}', ":1: a run looks like"),
+    ('{"id": "a"}\n{"id": "A"}', ":2: a second run called run-a"),
     ('{"id": "?"}', ":1: id '\\?' has no letter"), ("", "no runs"), ('{"id": "' + "x" * 70 + '"}', "63 at most")])
 def test_wrong_sweeps_name_the_line(cloud, launch, tmp_path, line, message):
     (tmp_path / "runs.jsonl").write_text(line + "\n")
