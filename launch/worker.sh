@@ -106,10 +106,10 @@ guard() {
 }
 
 poll() {
-  if [[ -f $home/exit ]]; then
-    say exited "$(<"$home/exit")"
-  elif running; then
+  if running; then
     say running -
+  elif [[ -f $home/exit ]]; then # looked for last: a run writes it before it is gone
+    say exited "$(<"$home/exit")"
   elif [[ -f $home/pid ]]; then
     say exited 137 # killed before it could say so
   else

@@ -42,7 +42,7 @@ def worker(cloud, launch) -> pathlib.Path:
     return next(cloud.root.glob("machines/*/*"))
 
 
-@settings(_ANY, max_examples=12)
+@settings(_ANY, max_examples=8)
 @given(words, words)
 @example("a b'\"$(touch owned)`touch owned`;\n\\ é漢🙂 *", "$HOME && '\n\t~ !! # =")
 def test_the_run_gets_the_very_words(cloud, worker, text, other):
@@ -72,7 +72,7 @@ def recorder(tmp_path, monkeypatch) -> pathlib.Path:
     return tmp_path / "words"
 
 
-@settings(_ANY, max_examples=40)
+@settings(_ANY, max_examples=25)
 @given(words, words)
 def test_a_printed_line_says_the_same_when_pasted(recorder, text, other):
     cloud = TpuVmCloud(make(text, other), "s")

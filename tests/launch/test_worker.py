@@ -126,6 +126,16 @@ def test_a_run_that_does_not_listen_is_ended(tmp_path, cloud):
     assert re.match(r"@mof\tt1v-n-0-w-0\texited\t137\t", call(home, "stop", "run", "1"))
 
 
+def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_for_killed(tmp_path, cloud):
+    home = tmp_path / "worker"
+    (home / ".mof" / "run" / "repo").mkdir(parents=True)
+    for _ in range(3):
+        call(home, "start", "run", "600", "--", "sleep", "0.2")
+        while (said := call(home, "poll", "run").split("\t"))[2] == "running":
+            pass
+        assert said[2:4] == ["exited", "0"]
+
+
 def test_the_workers_deadline_is_a_class_of_its_own(tmp_path, cloud):
     home = tmp_path / "worker"
     (home / ".mof" / "run" / "repo").mkdir(parents=True)
