@@ -51,9 +51,6 @@ def up(session: Session, progress: Progress, ledger: Ledger, keep: bool = False)
     with _terminations():
         try:
             code = life.run()
-        except NotOurs:
-            ledger.add("end")
-            raise
         except KeyboardInterrupt:
             progress.say(f"{session.job.name}: interrupted: asking the run to save, then giving the slices back (again: at "
                          "once)")
@@ -61,7 +58,7 @@ def up(session: Session, progress: Progress, ledger: Ledger, keep: bool = False)
                 life.stop()
             code = EXIT_INTERRUPTED
         finally:
-            gone = not life.foreign and _teardown(session, progress, ledger, keep)
+            gone = not life.asked or not life.foreign and _teardown(session, progress, ledger, keep)
     if gone:
         ledger.add("end")
     return code
@@ -112,6 +109,11 @@ class _Life:
         self._training = 0.0  # when the run of this attempt was seen to go, monotonic; 0 before
         self.foreign = False
 
+    @property
+    def asked(self) -> bool:
+        """Whether slices of this name may be this job's."""
+        return any(event["event"] == "create" for event in self._ledger.events)
+
     def run(self) -> int:
         """All attempts."""
         failures = 0
@@ -158,7 +160,7 @@ class _Life:
     def _obtain(self) -> Verdict | None:
         """Waits for slices, asking for them if need be; a verdict if there are none to be had."""
         state = self._session.state()
-        asked = any(event["event"] == "create" for event in self._ledger.events)
+        asked = self.asked
         if state.stage is not Stage.ABSENT and not asked:
             self.foreign = True
             raise NotOurs(f"{self._job.name} exists ({state.word}), and not from this launcher's {self._ledger.path}: choose "
