@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import os
+import shlex
 import time
 
 from launch.cloud import Cloud, Stage, State, Step, Worker
@@ -81,12 +82,14 @@ class Session:
     def _secret_file(self) -> Iterator[None]:
         """The file of secrets, readable by this user only, and gone afterwards."""
         if self.dry_run:
+            file = shlex.quote(self._secrets_file)
+            self.say(f"mkdir -p {shlex.quote(self.folder)}")
             for key, reference in self.job.secrets.items():
                 if reference.startswith("env:"):
                     value = f"${reference.removeprefix('env:')}"
-                    self.say(f"(umask 077; printf 'export {key}=%q\\n' \"{value}\" >> {self._secrets_file})")
+                    self.say(f"(umask 077; printf 'export {key}=%q\\n' \"{value}\" >> {file})")
             yield
-            self.say(f"rm {self._secrets_file}")
+            self.say(f"rm {file}")
             return
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):

@@ -172,3 +172,14 @@ def test_wrong_sweeps_name_the_line(cloud, launch, tmp_path, line, message):
     (tmp_path / "runs.jsonl").write_text(line + "\n")
     code, text = launch("sweep", str(tmp_path / "runs.jsonl"), "--job", cloud.job())
     assert code == 1 and re.search(message, text)
+
+
+def test_the_printed_lines_of_a_secret_make_the_same_file(cloud, launch, monkeypatch):
+    """Pasted one by one, up to the copy, they leave what the launcher itself would copy."""
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    text = launch("setup", "--dry-run", "--job", cloud.job(secrets={"HF_TOKEN": "env:MY_TOKEN"}))[1]
+    lines = [line for line in text.splitlines() if line.startswith(("mkdir ", "(umask"))]
+    assert len(lines) == 2 and SECRET not in text
+    lines += [f"source {cloud.root}/state/run.secrets", "printenv HF_TOKEN", f"stat -c %a {cloud.root}/state/run.secrets"]
+    found = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert found.stdout == SECRET + "\n600\n"
