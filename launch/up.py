@@ -165,7 +165,7 @@ class _Life:
             self.foreign = True
             raise NotOurs(f"{self._job.name} exists ({state.word}), and not from this launcher's {self._ledger.path}: choose "
                           "another name, or remove it with `python -m launch delete`")
-        if state.stage in (Stage.LOST, Stage.FAILED, Stage.DONE):
+        if state.stage in (Stage.LOST, Stage.FAILED):
             self._session.delete()
             state = State(Stage.ABSENT, "absent")
         if state.stage is Stage.ABSENT:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 
 import pytest
 
@@ -138,6 +139,17 @@ def test_preempted_restarted_resumed_deleted(pods, launch, monkeypatch):
     assert not (pods.root / "secrets" / "run-hf-token").exists()  # it goes with the job
     everything = text + (pods.root / "kubectl.jsonl").read_text() + (pods.root / "calls.jsonl").read_text()
     assert "very" not in everything
+
+
+def test_a_set_that_was_completed_without_a_launcher_is_done(pods, launch):
+    pods.plan(step_seconds=0.001)
+    job = gke_job(pods)
+    assert launch("create", "--yes", "--job", job)[0] == 0 and launch("wait", "--job", job)[0] == 0
+    end = time.monotonic() + 20
+    while "Completed" not in launch("status", "--job", job)[1] and time.monotonic() < end:
+        time.sleep(0.1)
+    code, text = launch("up", "--job", job)
+    assert code == 0 and "run: done: the run is complete" in text and pods.lines("starts.jsonl") == [0]
 
 
 @pytest.mark.parametrize("plan, code, line", [
