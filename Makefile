@@ -37,7 +37,7 @@ bench: $(VENV)-open-clip/.installed  ## loss and training step against open_clip
 	$(VENV)-open-clip/bin/mof bench data
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check mof_jax configs tests scripts
+	$(BIN)/ruff check mof_jax configs tests scripts launch
 
 pack: $(VENV)/.dev  ## rebuild the embedded pictures from their packages and compare
 	$(BIN)/pip install -q -e .[pack] && $(BIN)/python scripts/build_emoji5.py --check

