@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import batch_sharding, check_batch, make_mesh
+from mof_jax.plan.cache import FOLDER, cached, key_of
 from mof_jax.plan.cost import vocabulary
 from mof_jax.run import Program, Run, RunConfig
 from mof_jax.tasks import TASKS
@@ -92,7 +93,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
       UserError: a batch or a dimension that the mesh does not divide.
     """
     words = vocabulary(config.tokenizer)
-    run = Run(config, words, mesh=mesh)
+    run = Run(dataclasses.replace(config, compilation_cache=None), words, mesh=mesh)  # JAX's does not read programs for slices
     check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)
     cursor = shapes.get("cursor")
@@ -103,20 +104,29 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
 
 
-def compile_step(config: RunConfig, topology: Topology) -> Compiled:
-    """The step of a run on a topology."""
+def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLDER) -> Compiled:
+    """The step of a run on a topology.
+
+    Args:
+      cache: folder of what was compiled before, None for none.
+    """
     begun = time.perf_counter()
     run, program, lowered = lower(config, make_mesh(config.mesh, devices(topology)))
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        needed = _needed(str(error), sum(state_bytes(program).values()))
-        return Compiled(run, program, None, needed, "", time.perf_counter() - begun)
-    m = compiled.memory_analysis()
-    memory = Memory(m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
-    return Compiled(run, program, memory, None, compiled.as_text(), time.perf_counter() - begun)
+
+    def compiled() -> dict[str, Any]:
+        try:
+            executable = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return {"memory": None, "needed": _needed(str(error), sum(state_bytes(program).values())), "text": ""}
+        m = executable.memory_analysis()
+        sizes = (m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
+        return {"memory": sizes, "needed": None, "text": executable.as_text()}
+
+    found = cached(key_of(lowered.as_text(), topology), compiled, cache)
+    memory = None if found["memory"] is None else Memory(*found["memory"])
+    return Compiled(run, program, memory, found["needed"], found["text"], time.perf_counter() - begun)
 
 
 def state_bytes(program: Program) -> dict[str, float]:
