@@ -60,8 +60,23 @@ def resampled(problem: Problem, theta: Float[np.ndarray, "params"], count: int, 
     drawn = np.empty((count, n))
     for block in np.unique(problem.blocks):
         rows = np.flatnonzero(problem.blocks == block)
-        if how == "residual":
-            drawn[:, rows] = errors[rows][rng.integers(len(rows), size=(count, len(rows)))]
-        else:
-            drawn[:, rows] = rng.normal(0, np.sqrt(np.mean(errors[rows] ** 2)), (count, len(rows)))
+        draw = _normal if how == "normal" else _smooth
+        drawn[:, rows] = draw(errors[rows], count, rng)
     return problem.refit(fitted + drawn, None, theta)
+
+
+def _normal(errors: Float[np.ndarray, "points"], count: int, rng: np.random.Generator) -> Float[np.ndarray, "draws points"]:
+    return rng.normal(0, np.sqrt(np.mean(errors**2)), (count, len(errors)))
+
+
+def _smooth(errors: Float[np.ndarray, "points"], count: int, rng: np.random.Generator) -> Float[np.ndarray, "draws points"]:
+    """Errors with replacement, blurred by Silverman's width and shrunk to their own variance again.
+
+    A robust fit goes exactly through as many points as it has parameters: their residuals of 0 are no errors, and the density of
+    errors about 0 is what the width of its intervals hangs on. Unblurred, 29 points gave 92 % where 95 were asked for.
+    """
+    size = np.sqrt(np.mean(errors**2))
+    width = 1.06 * len(errors) ** -0.2 * min(size, 1.4826 * float(np.median(np.abs(errors))))
+    picked = errors[rng.integers(len(errors), size=(count, len(errors)))]
+    blurred = picked + width * rng.standard_normal(picked.shape)
+    return blurred * (size / np.hypot(size, width) if size > 0 else 1.0)

@@ -49,7 +49,7 @@ def starts(x: Float[np.ndarray, "3 points"], y: Float[np.ndarray, "points"]) -> 
     few = few if few.sum() > 2 * len(chinchilla.PARAMS) else np.ones(len(y), bool)
     grid = chinchilla.starts(x[:2], y)
     grid = grid[np.random.default_rng(0).choice(len(grid), 96, replace=False)]
-    found = solve.minimise(chinchilla.curve, grid, x[:2, few], y[few])
+    found = solve.minimise(chinchilla.curve, grid, x[:2], y, few.astype(float))
     usable = (found.theta[:, 3:] > 0.02).all(axis=1) & np.isfinite(found.objective)
     order = np.argsort(np.where(usable, found.objective, np.inf), kind="stable")
     chosen = [found.theta[i] for i in order[:_BASES] if usable[i]] or [np.array([6.0, 7.0, y.min() - 0.3, 0.35, 0.35])]
