@@ -25,7 +25,7 @@ TRUTH = {"A": 477.83, "B": 2143.4, "E": 1.81722, "alpha": 0.34731, "beta": 0.367
 _REACHED = 1e-5  # relative, above the lowest objective of all: what counts as found
 
 
-def points(n: int = 240, noise: float = 0.005, seed: int = 0) -> Points:
+def points(n: int = 240, noise: float = 0.005, seed: int | np.random.Generator = 0) -> Points:
     """Runs of 57 M to 16 B parameters, 0.25 B to 318 B tokens and 1.4e18 to 1.3e22 FLOP, as in Hoffmann et al.'s figure 4."""
     rng = np.random.default_rng(seed)
     size, flops = np.exp(rng.uniform(np.log(57e6), np.log(16.2e9), 40 * n)), 10 ** rng.uniform(18.15, 22.1, 40 * n)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
@@ -21,7 +22,8 @@ def curve(theta: Float[Array, "5"], x: Float[Array, "2 points"]) -> Float[Array,
     """log L of log N and log D; theta holds log A, log B, log E, α, β."""
     a, b, e, alpha, beta = theta
     terms = jnp.stack([a - alpha * x[0], b - beta * x[1], jnp.full_like(x[0], e)])
-    top = jnp.max(terms, axis=0)
+    # A constant to the derivative: max's own one compares a term with the largest, which the compiler may have rounded otherwise.
+    top = jax.lax.stop_gradient(jnp.max(terms, axis=0))
     return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0))
 
 

@@ -35,15 +35,16 @@ def fit(points: Points, law: Law, bootstrap: int = 1000, seed: int = 0, starts: 
     except UserError as error:
         raise UserError(f"{points.source}: {error}") from None
     theta, objective = problem.solve(starts)
-    draws = resampled(problem, theta, bootstrap, np.random.default_rng(seed), resample or problem.resample)
+    how = resample or problem.resample
+    draws = resampled(problem, theta, bootstrap, np.random.default_rng(seed), how)
     whole = np.isfinite(draws).all(axis=1)
     widen = float(stats.t.ppf(0.975, problem.dof) / stats.norm.ppf(0.975))
     low, high = bounds(theta, draws[whole], widen)
     warnings = problem.warnings(theta, low, high)
     if failed := int((~whole).sum()):
         warnings.append(f"{failed} of {bootstrap} resamples have no solution and are left out of the intervals")
-    return Fit(law, points, problem, law.params(points), theta, objective, draws[whole], widen, failed, problem.held_out(),
-               tuple(warnings))
+    return Fit(law, points, problem, law.params(points), theta, objective, draws[whole], widen, how, failed,
+               problem.held_out(), tuple(warnings))
 
 
 def resampled(problem: Problem, theta: Float[np.ndarray, "params"], count: int, rng: np.random.Generator, how: str

@@ -106,7 +106,7 @@ class Fit:
 
     Attributes:
       theta, draws: as the problem has them (logarithms where `Param.log`). widen: Student's t over the normal quantile.
-      failed: draws without a solution, left out.
+      how: points were resampled. failed: draws without a solution, left out.
     """
 
     law: Law
@@ -117,6 +117,7 @@ class Fit:
     objective: float
     draws: Float[np.ndarray, "draws params"]
     widen: float
+    how: str
     failed: int
     held_out: HeldOut | None
     warnings: tuple[str, ...]

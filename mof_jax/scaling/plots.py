@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#999999"
 FORMATS = ("svg", "pdf", "png")
 LABELS = {"N": "parameters N", "D": "tokens or examples D", "C": "training compute C (FLOP)", "L": "loss L", "lr": "peak learning rate",
-          "wd": "weight decay", "x": "x", "error": "error"}
+          "error": "error"}
+_STEPS = (1, 1.5, 2, 3, 4, 5, 7)
+_FINE_STEPS = (1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
 _GRID = 200
 _STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
           "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8, "svg.fonttype": "none", "pdf.fonttype": 42}
@@ -68,14 +70,16 @@ def _figure(panels: int = 1, width: float = 4.6) -> tuple[Figure, list[Axes]]:
 
 
 def _decades(axes: Axes, axis: str) -> None:
-    """Plain numbers on a logarithmic axis that spans less than a factor of thirty."""
+    """More numbers on a logarithmic axis that spans less than a factor of thirty."""
     from matplotlib import ticker
 
     which = getattr(axes, f"{axis}axis")
     low, high = getattr(axes, f"get_{axis}lim")()
     if high / low < 30:
-        which.set_major_locator(ticker.LogLocator(10, (1, 1.5, 2, 3, 4, 5, 7) if high / low > 3 else (1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)))
-        which.set_major_formatter(ticker.FormatStrFormatter("%.3g"))
+        which.set_major_locator(ticker.LogLocator(10, _STEPS if high / low > 3 else _FINE_STEPS))
+        plain = ticker.FormatStrFormatter("%.3g")
+        which.set_major_formatter(plain if low > 1e-2 and high < 1e4 else ticker.LogFormatterSciNotation(labelOnlyBase=False,
+                                                                                                 minor_thresholds=(9, 9)))
         which.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -180,7 +184,7 @@ def _power(f: Fit) -> Figure:
     axes.plot(x, f.points["L"], "o", color="black", markersize=3.5, label="runs")
     if "E" in f.params:
         axes.axhline(f.params["E"].value, color="black", linestyle=":", linewidth=0.9, label=f"E = {f.params['E'].value:.3g}")
-    axes.set(xscale="log", yscale="log", xlabel=LABELS["x"], ylabel=LABELS["L"])
+    axes.set(xscale="log", yscale="log", xlabel=f.points.names.get("x", "x"), ylabel=LABELS["L"])
     _decades(axes, "y")
     axes.legend()
     return figure
@@ -200,7 +204,7 @@ def _residuals(f: Fit) -> Figure:
     else:
         symbol = "x" if "x" in f.points else "N" if f.law.name == "lr" else "C"
         x = _compute(f) if symbol == "C" else f.points[symbol]
-        label = LABELS[symbol]
+        label = f.points.names.get("x", "x") if symbol == "x" else LABELS[symbol]
         if symbol == "C":
             _coloured(figure, axes, x, values, f.points["N"])
         else:

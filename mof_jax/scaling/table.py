@@ -48,6 +48,7 @@ class Points:
 
     Attributes:
       rows: of the table, from 1. excluded: the rows that are not among them. notes: what else a reader should know.
+      names: of the columns that the symbols were read from.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Points:
     rows: tuple[int, ...]
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,14 +77,14 @@ class Points:
             excluded=tuple(sorted((*self.excluded, *out), key=lambda e: e.row)))
 
 
-def read(path: str, mapping: Mapping[str, str] | None = None) -> tuple[str, list[dict[str, Any]]]:
+def read(path: str, mapping: Mapping[str, str] | None = None) -> tuple[str, dict[str, str], list[dict[str, Any]]]:
     """Rows of a `.csv`, `.tsv`, `.json` (a list) or `.jsonl` file, or of the points of a sweep's work dir, columns renamed.
 
     Args:
       mapping: symbol -> name of the column; symbols that it lacks are looked for by their usual names.
 
     Returns:
-      The file, and its rows by symbol.
+      The file, the name of each symbol's column, and the rows by symbol.
 
     Raises:
       UserError: no such file, not a table, or a column that it does not have.
@@ -99,11 +101,11 @@ def read(path: str, mapping: Mapping[str, str] | None = None) -> tuple[str, list
         found = [name for name in (symbol, *usual) if name in names]
         if symbol not in chosen and found:
             chosen[symbol] = found[0]
-    return path, [{symbol: row.get(name) for symbol, name in chosen.items()} for row in rows]
+    return path, chosen, [{symbol: row.get(name) for symbol, name in chosen.items()} for row in rows]
 
 
 def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str], optional: Sequence[str] = (),
-           target: str = "L", diverged: float = DIVERGED) -> Points:
+           target: str = "L", diverged: float = DIVERGED, names: Mapping[str, str] | None = None) -> Points:
     """Checks every row and leaves out what a law must not see.
 
     D follows from C = 6·N·D where it is not given, and so do C and N. Left out, each with its reason: a number that is missing,
@@ -113,6 +115,7 @@ def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
     Args:
       needed: symbols that the law reads. optional: those that it reads where there are some.
       diverged: a run has diverged if its target is more than so many times that of a run that is no larger in anything.
+      names: see `Points`.
 
     Raises:
       UserError: a symbol that no column gives.
@@ -133,7 +136,10 @@ def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
             kept.append(number)
             values.append(numbers)
     columns = {s: np.array([v[i] for v in values], np.float64) for i, s in enumerate(symbols)}
-    found = _without_copies(Points(source, columns, tuple(kept), tuple(out)), target)
+    names = dict(names or {})
+    if "x" in symbols and "x" not in given:
+        names["x"] = names.get(_sources("x", given)[0], _sources("x", given)[0])
+    found = _without_copies(Points(source, columns, tuple(kept), tuple(out), names=names), target)
     return _without_diverged(found, target, diverged)
 
 
@@ -279,3 +285,11 @@ def _without_diverged(p: Points, target: str, ratio: float) -> Points:
     best = np.where(smaller, y, np.inf).min(1)
     reasons = [f"diverged: {target} = {v:.4g} is more than {ratio:g} × the {b:.4g} of a run no larger" for v, b in zip(y, best)]
     return p.keep(y <= ratio * best, reasons)
+
+
+def write_csv(p: Points, path: str) -> None:
+    """The points that a law saw, by symbol, with their row in the table."""
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("row", *p.columns))
+        writer.writerows((row, *(repr(float(p[s][i])) for s in p.columns)) for i, row in enumerate(p.rows))

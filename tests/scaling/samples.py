@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mof_jax.scaling import isoflop, lr
+from mof_jax.bench import fit as bench
+from mof_jax.scaling import lr
 from mof_jax.scaling.table import Points
 
-# Besiroglu et al. 2024's 240 points, fitted anew.
-CHINCHILLA = {"A": 477.83, "B": 2143.4, "E": 1.81722, "alpha": 0.34731, "beta": 0.367172}
+CHINCHILLA = bench.TRUTH
 ISOFLOP = {"k_N": 0.09, "a": 0.5, "k_D": 1 / 0.54, "b": 0.5}
 ENVELOPE = {"k_L": 29.57, "c": -0.0492, "k_N": 0.09, "a": 0.52, "k_D": 1 / 0.54, "b": 0.48}
 POWER = {"E": 1.7, "A": 300.0, "alpha": 0.12}
@@ -24,15 +24,6 @@ def table(**columns: np.ndarray) -> Points:
     return Points("table", columns, tuple(range(1, len(next(iter(columns.values()))) + 1)))
 
 
-def sizes(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """N and D over the ranges of the paper's figure 4: 57 M to 16 B, 0.25 B to 318 B tokens, 1.4e18 to 1.3e22 FLOP."""
-    size = np.exp(rng.uniform(np.log(57e6), np.log(16.2e9), 40 * n))
-    flops = 10 ** rng.uniform(18.15, 22.1, 40 * n)
-    data = flops / (6 * size)
-    ok = (data > 2.4e8) & (data < 3.2e11) & (data / size > 0.3) & (data / size < 700)
-    return size[ok][:n], data[ok][:n]
-
-
 def noisy(loss: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
     return loss * np.exp(noise * rng.standard_normal(len(loss)))
 
@@ -42,8 +33,7 @@ def chinchilla_loss(n: np.ndarray, d: np.ndarray, t: Mapping[str, float] = CHINC
 
 
 def chinchilla(rng: np.random.Generator, noise: float = 0.005, n: int = 240) -> Points:
-    size, data = sizes(rng, n)
-    return table(N=size, D=data, L=noisy(chinchilla_loss(size, data), rng, noise))
+    return bench.points(n, noise, rng)
 
 
 def parabolas(rng: np.random.Generator, noise: float = 0.003, budgets: int = 5, runs: int = 9) -> Points:
@@ -115,4 +105,3 @@ def repeats(rng: np.random.Generator, noise: float = 0.003, n: int = 182) -> Poi
 DRAWS = {"chinchilla": (chinchilla, CHINCHILLA), "isoflop": (parabolas, ISOFLOP), "envelope": (envelope, ENVELOPE),
          "power": (power, POWER), "pure-power": (pure_power, PURE), "openclip": (openclip, IMAGENET), "lr": (lr_grid, LR),
          "repeats": (repeats, REPEATS)}
-assert isoflop.LAW.name in DRAWS
