@@ -8,7 +8,7 @@ import logging
 import sys
 import traceback
 
-from mof_jax.commands import add_command, add_processes, bench, convert, data, join_processes, mine, plan
+from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, join_processes, mine, plan
 from mof_jax.errors import EXIT_INTERNAL, EXIT_OK, EXIT_PREEMPTED, EXIT_USER, Preempted, UserError
 
 # Heavy imports (JAX, Orbax, Grain) happen inside the commands, so that `mof --help` answers at once.
@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
-    for area in (plan, mine, convert, data, bench):
+    for area in (plan, fit, mine, convert, data, bench):
         area.add(commands)
     return parser
 

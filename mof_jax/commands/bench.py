@@ -43,6 +43,9 @@ def add(commands) -> None:
                     "mof bench convert --params 1.1e9")
     c.add_argument("--params", type=float, default=1.1e9, help="of the random Llama; needs four times its file on the disk")
     c.add_argument("--dtype", default="f32", choices=("f32", "bf16", "f16"), help="of its file and of the checkpoint")
+    f = add_command(sub, "fit", run_fit, "Chinchilla's fit from its whole grid of starts against SciPy's.", "mof bench fit")
+    f.add_argument("--starts", type=int, help="so many of the 4,500 instead of all")
+    f.add_argument("--bootstrap", type=int, default=1000, help="resamples of the last row, 0 for none")
 
 
 def run_loss(args: argparse.Namespace) -> None:
@@ -79,3 +82,9 @@ def run_convert(args: argparse.Namespace) -> None:
     from mof_jax.bench import convert as bench
 
     bench.show(bench.run(args.params, args.dtype))
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    from mof_jax.bench import fit as bench
+
+    bench.show(bench.run(args.starts, args.bootstrap))

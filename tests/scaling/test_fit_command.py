@@ -1,0 +1,124 @@
+"""`mof fit` from a file to tables, JSON and pictures; its mistakes; and its bench."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import samples
+
+from mof_jax import cli
+from mof_jax.bench import fit as bench
+from mof_jax.scaling import plots
+from mof_jax.scaling.fit import fit
+from mof_jax.scaling.registry import LAWS
+
+COLUMNS = "N=Model Size,C=Training FLOP,L=loss"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """IsoFLOP runs in the columns of Besiroglu et al.'s table, and one that failed."""
+    p = samples.parabolas(np.random.default_rng(0))
+    path = tmp_path_factory.mktemp("table") / "points.csv"
+    with open(path, "w", newline="") as f:
+        rows = zip(p["N"], p["C"], p["L"])
+        csv.writer(f).writerows([("Model Size", "Training FLOP", "loss"), *rows, (1e9, 1e20, "nan")])
+    return path
+
+
+def run(capsys, *args) -> str:
+    assert cli.main(["fit", *map(str, args)]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_tables_say_what_was_found_and_what_was_left_out(path, capsys):
+    out = run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", 100, "--plan", "1e22", "--topology", "v5e:16x16",
+              "--price", 1.2)
+    for text in ("N_opt = k_N C^a", "45 points", "L is NaN", "exponent of N_opt", "For 1e+22 FLOP", "chip-hours", "$",
+                 "no loss: isoflop predicts sizes alone"):
+        assert text in out, text
+
+
+def test_json_holds_everything(path, capsys):
+    found = json.loads(run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--drop-highest", 2, "--json", "--bootstrap", 100,
+                           "--plan", "1e21"))
+    assert found["points"] == 43 and [e["row"] for e in found["excluded"] if e["row"] > 45] == [46]
+    assert sum("--drop-highest" in e["reason"] for e in found["excluded"]) == 2
+    assert found["params"]["a"]["low"] < 0.5 < found["params"]["a"]["high"]
+    assert found["plan"]["N"]["low"] < found["plan"]["N"]["value"] and found["plan"]["lr"] is None
+    assert [g["used"] for g in found["groups"]] == [True] * 5 and found["resampled"] == "residual"
+
+
+def test_rates_of_one_fit_in_the_plan_of_another(path, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    p = samples.lr_grid(np.random.default_rng(0))
+    grid = tmp_path / "grid.jsonl"
+    grid.write_text("".join(json.dumps({"N": n, "lr": r, "L": y, "batch": 256}) + "\n" for n, r, y in zip(p["N"], p["lr"], p["L"])))
+    run(capsys, grid, "--law", "lr", "--bootstrap", 0, "--out", tmp_path / "lr")
+    assert {x.name for x in (tmp_path / "lr").iterdir()} == {
+        "fit.json", "points.csv", *(f"{name}.{kind}" for name in ("fit", "residuals") for kind in plots.FORMATS)}
+    found = json.loads(run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--json", "--bootstrap", 0, "--plan", "1e21",
+                           "--rates", tmp_path / "lr/fit.json"))
+    assert found["plan"]["batch"] == 256 and 1e-5 < found["plan"]["lr"] < 1e-3
+    assert found["plan"]["N"]["low"] is None, "no resamples, no interval"
+    again = json.loads(run(capsys, tmp_path / "lr/points.csv", "--law", "lr", "--bootstrap", 0, "--json"))
+    assert again["params"] == json.loads((tmp_path / "lr/fit.json").read_text())["params"]
+
+
+@pytest.mark.parametrize("args, message", [
+    (("--law", "chinchila"), "unknown law 'chinchila' (did you mean 'chinchilla'?)"),
+    (("--law", "isoflop"), "the law needs N"),
+    (("--law", "isoflop", "--columns", "N=Size"), "no column 'Size'"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--price", "1"), "belong to --plan"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "10"), "40 resamples at least"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--drop-highest", "-1"), "--drop-highest -1: at least 0"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--diverged", "1"), "a ratio above 1"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--drop-highest", "44"), "groups have an optimum inside their grid"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--rates", "none.json"), "--rates none.json: no such file"),
+])
+def test_a_mistake_is_one_line(path, capsys, args, message):
+    assert cli.main(["fit", str(path), *args]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_help_names_every_law(capsys):
+    for words in (("fit",), ("bench", "fit")):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        out = capsys.readouterr().out
+        assert f"example:\n  mof {' '.join(words)}" in out
+        assert words != ("fit",) or all(name in " ".join(out.split()) for name in LAWS)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_pictures_have_units_and_hold_the_points(name):
+    pytest.importorskip("matplotlib")
+    draw, _ = samples.DRAWS[name]
+    fewer = {"n": 60} if name in ("chinchilla", "repeats") else {}
+    f = fit(draw(np.random.default_rng(0), **fewer), LAWS[name], 40, starts=12)
+    figures = plots.draw(f)
+    assert set(figures) == {"fit", "residuals"} | ({"frontier"} if name in ("chinchilla", "isoflop", "envelope") else set())
+    for figure in figures.values():
+        figure.canvas.draw()
+        for axes in figure.axes:
+            assert axes.get_ylabel(), "every axis says what it shows"
+        panels = [axes for axes in figure.axes if axes.get_xlabel()]
+        assert panels and all(axes.get_xscale() == "log" for axes in panels)
+    target = f.points[f.law.target]
+    axes = figures["fit"].axes[0]
+    drawn = sum(len(line.get_ydata()) for line in axes.lines if line.get_marker() == "o") + sum(
+        len(c.get_offsets()) for c in axes.collections if hasattr(c, "get_offsets"))
+    assert drawn >= len(target)
+
+
+def test_the_bench_compares_one_objective(capsys):
+    rows = bench.run(starts=6, bootstrap=40)
+    assert [r["name"].split(",")[0] for r in rows] == ["ours", "SciPy", "SciPy", "SciPy", "ours"]
+    assert rows[0]["ratio"] == 1 and all(r["starts"] == 6 for r in rows)
+    assert min(r["objective"] for r in rows) == pytest.approx(rows[0]["objective"], rel=1e-6)
+    bench.show(rows)
+    assert "240 points, 6 starts" in capsys.readouterr().out
