@@ -208,8 +208,8 @@ def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str,
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and os.path.isdir(f"{folder}/checkpoints") and run.steps in Checkpointer(
-                f"{folder}/checkpoints", read_only=True).steps():
+        if not last and os.path.isdir(f"{folder}/checkpoints") and run.steps == Checkpointer(
+                f"{folder}/checkpoints", read_only=True).newest():
             display.show(f"stage {name}: done before, {folder}")
             continue
         display.show(f"stage {name}: {folder}")
@@ -249,7 +249,8 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
-    saved = next((checkpointer.meta(s) for s in checkpointer.steps()), None)
+    newest = checkpointer.newest()
+    saved = None if newest is None else checkpointer.meta(newest)
     tokenizer = None
     if kind.texts is not None:
         tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)

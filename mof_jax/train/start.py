@@ -262,7 +262,10 @@ def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
     if not steps or (step is not None and step not in steps):
         known = ", ".join(map(str, steps)) or "none"
         raise UserError(f"{path}: no such checkpoint (complete steps: {known})")
-    step = steps[0] if step is None else step
+    if step is None:
+        step = reader.newest()
+    elif reason := reader.damage(step, arrays=False):
+        raise UserError(f"{path}: {reason}; take another step (complete: {', '.join(map(str, steps))})")
     return reader, reader.meta(step), step
 
 
