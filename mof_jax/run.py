@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -42,13 +42,17 @@ from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train import display
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
+from mof_jax.train.preemption import Preemption
 from mof_jax.train.schedule import make_schedule
+from mof_jax.train.spikes import SpikeConfig
 from mof_jax.train.start import STAGES, InitConfig, came_with, first_state, last_stage, open_checkpoint, take_params
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
+from mof_jax.train.watchdog import Watchdog, WatchdogConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,7 @@ class RunConfig:
       seed: of initial values, data order, augmentation and dropout.
       evals: sections with a `kind`, see `mof_jax.evals`.
       eval_ema: evaluate the moving average where one is kept.
+      spikes, watchdog: what to do about losses that jump or are no number, and about steps that do not end.
       precision: of float32 matmuls (`highest` for parity; TPUs take bf16 passes by default), None for JAX's default.
       compilation_cache: folder of compiled programs, None for none.
       others: see the classes.
@@ -83,6 +88,8 @@ class RunConfig:
     eval_batch_size: int = 256
     log_every: int = 50
     profile: tuple[int, int] | None = None
+    spikes: SpikeConfig = SpikeConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     precision: str | None = None
     compilation_cache: str | None = "~/.cache/mof_jax/xla"
 
@@ -245,6 +252,7 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
 
 def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     """One run, from its data to its last evaluation."""
+    begun = time.perf_counter()
     os.makedirs(workdir, exist_ok=True)
     set_up_jax(config)
     kind = TASKS[config.task]
@@ -267,7 +275,12 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     introduce(run, pipeline, flops, start)
     results: dict[str, dict[str, float]] = {}
     face, measures = run.face(), [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start), TensorBoard(f"{workdir}/tensorboard")
+    rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
+    again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
+    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
+    preemption, before = Preemption(), f"{workdir}/metrics.jsonl"
+    ledger = Ledger(read_lines(before) if os.path.exists(before) else (), start, begun)
+    face.between = preemption.check
 
     def evaluate(step: int, state: TrainState) -> None:
         params = state.model_params(ema=config.eval_ema)
@@ -275,21 +288,33 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
 
     schedule = make_schedule(config.optimizer.schedule, config.steps)
     loop = Loop(
-        config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
+        config=rhythm,
         state=state,
         step_fn=program.step,
         batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
                  pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
         save_every=config.checkpoint.every, meta=meta, examples=pipeline.ids,
-        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate)
+        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
+        preemption=preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=ledger,
+        spikes=config.spikes)
     try:
-        state = loop.run()
+        with preemption:
+            if again:  # stopped before it was done, or a finished run that is to show its table
+                evaluate(start, state)
+            loop.run()
     finally:
         checkpointer.close()
-    if measures and not results and config.eval_every is not None:
-        evaluate(config.steps, state)  # a finished run, started again: show its table
+        if start < config.steps:
+            display.show(report(ledger.read()))
     return results
+
+
+def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
+    """Whether every evaluator has left its line of this step."""
+    log = f"{workdir}/evals.jsonl"
+    done = {line["name"] for line in read_lines(log) if line["step"] == step} if os.path.exists(log) else set()
+    return done >= {measure.name for measure in measures}
 
 
 def step_flops(task: Task, batch_size: int, decisions: Mapping[str, Decision]) -> dict[str, float]:
@@ -317,7 +342,7 @@ class Program(NamedTuple):
         config = run.config
         tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
         trained = {path: d.trained for path, d in run.decisions.items()}
-        init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor)
+        init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor, config.spikes.nonfinite == "skip")
         state = jax.eval_shape(init, jax.random.key(0))
         shardings = state_shardings(run.mesh, state, run.shardings)
         step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))

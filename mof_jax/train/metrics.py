@@ -16,7 +16,7 @@ from mof_jax.hardware import CHIPS
 # Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
 CLOCK_KEYS = (
     "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
-    "skipped_examples")
+    "skipped_examples", "seconds", "step_s", "host_s")
 
 # Dense bf16 peak of one JAX device in FLOP/s, by `device_kind` prefix. TPU: Cloud TPU's system pages (v4 and v7x
 # show two devices a chip under some runtimes: the figure is a device's). NVIDIA: data sheets, without sparsity.
@@ -120,12 +120,13 @@ class Clock:
         self.reset()
 
     def reset(self) -> None:
-        self._mark, self._steps, self._wait = time.perf_counter(), 0, 0.0
+        self._mark, self._steps, self._wait, self._blocked = time.perf_counter(), 0, 0.0, 0.0
 
-    def tick(self, waited: float) -> None:
-        """One more step, which waited `waited` seconds for its data with idle devices."""
+    def tick(self, waited: float, blocked: float = 0.0) -> None:
+        """One more step, which waited `waited` seconds for its data with idle devices, and `blocked` for the devices."""
         self._steps += 1
         self._wait += waited
+        self._blocked += blocked
 
     def read(self) -> dict[str, Any]:
         """Figures since the last reset, and resets."""
@@ -143,6 +144,8 @@ class Clock:
             "data_wait": round(self._wait / seconds, 4),
             "hbm_gb": hbm_gb(),
             "goodput": round(self._stepping / (now - self._start), 4),
+            "step_s": round(seconds / max(self._steps, 1), 5),
+            "host_s": round((seconds - self._blocked) / max(self._steps, 1), 5),
         }
         self.reset()
         return line

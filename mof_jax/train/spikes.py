@@ -18,11 +18,11 @@ class SpikeConfig:
 
     Attributes:
       nonfinite: of a step whose loss, gradient or update is not finite: `stop` leaves the state before it and ends the run with
-        `ExitCode.NON_FINITE`; `skip` drops the update inside the step (parameters, optimizer and average stay as they are), counts
-        it as `skipped_updates`, and goes on with the next batch.
+        `ExitCode.NON_FINITE`; `skip` drops the update inside the step (parameters, optimizer, average stay as they are), counts
+        it as `skipped_updates`, and goes on.
       max_skips: with `skip`, the run stops once more updates than this were dropped.
       deviations: say so where a loss lies above median + deviations · MAD of the steps before it, 0 for never. (MAD: median of
-        the absolute deviations from the median; 1.48 MAD is the standard deviation of a normal distribution.)
+        the absolute deviations from the median, at least a thousandth of it; 1.48 MAD is a normal standard deviation.)
       window: how many steps before.
     """
 
@@ -55,7 +55,7 @@ class Spikes:
             if self._config.deviations and len(self._seen) >= self._config.window // 2:
                 middle = float(np.median(self._seen))
                 spread = float(np.median(np.abs(np.array(self._seen) - middle)))
-                if loss > middle + self._config.deviations * spread:
+                if loss > middle + self._config.deviations * max(spread, 1e-3 * abs(middle)):
                     found.append((step, loss, middle))
             self._seen.append(loss)
         return found

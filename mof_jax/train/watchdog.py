@@ -86,10 +86,10 @@ class Watchdog:
             what = self._where or "a step"
             if idle > min(dump, give_up) and not self._dumped:
                 self._dumped = True
-                print(f"watchdog: {what} takes {idle:,.0f} s; stacks of all threads in {self._dump()}", file=sys.stderr, flush=True)
+                _say(f"watchdog: {what} takes {idle:,.0f} s; stacks of all threads in {self._dump()}")
             if idle > give_up:
-                print(f"error: process {self._process} hangs: {what} has taken {idle:,.0f} s, the limit is {give_up:,.0f} s "
-                      "(config.watchdog); run the same command again to go on from the last checkpoint", file=sys.stderr, flush=True)
+                _say(f"error: process {self._process} hangs: {what} has taken {idle:,.0f} s, the limit is {give_up:,.0f} s "
+                     "(config.watchdog); run the same command again to go on from the last checkpoint")
                 os._exit(ExitCode.HANG)  # nothing else gets a process out of a collective
 
     def _dump(self) -> str:
@@ -104,3 +104,7 @@ class Watchdog:
             except UserError as error:
                 return f"(not written: {error})"
         return path
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
