@@ -119,7 +119,7 @@ class End:
     def how(self) -> str:
         """In words."""
         if self.code is None:
-            return "is gone: its machine does not answer"
+            return "is gone: its machine, or `mof` on it, does not answer"
         if self.code < 0:
             return f"is gone: killed by signal {-self.code} ({signal.Signals(-self.code).name})"
         names = {int(code): code.name.lower().replace("_", " ") for code in ExitCode}
@@ -198,7 +198,8 @@ class _Hub:
         """
         port = self.job.hub[1]
         try:
-            self._server = await asyncio.start_server(self._serve, None, port)
+            self._server = await asyncio.start_server(
+                lambda reader, writer: self._tasks.append(asyncio.create_task(self._serve(_Link(reader, writer)))), None, port)
         except OSError as error:
             raise UserError(f"--watch-port {port}: {error.strerror or error}; is another run on this machine?") from None
         self._tasks.append(asyncio.create_task(self._gather()))
@@ -226,9 +227,8 @@ class _Hub:
             absent = [self.job.name(p) for p in range(self.job.processes) if p not in self.members]
             self._tell(missing=f"{', '.join(absent)} did not come within {self.job.start_timeout:g} s; here: {', '.join(here)}")
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, link: _Link) -> None:
         """One member, from its greeting to its end."""
-        link = _Link(reader, writer)
         hello = await link.receive(self.job.lost_after) or {}
         process, host = hello.get("process"), str(hello.get("host"))
         if process in self.members:
