@@ -301,7 +301,8 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     try:
         with preemption:
             if again:  # stopped before it was done, or a finished run that is to show its table
-                evaluate(start, state)
+                with ledger.spent("eval"):
+                    evaluate(start, state)
             loop.run()
     finally:
         checkpointer.close()

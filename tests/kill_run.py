@@ -12,14 +12,14 @@ import tiny_run
 
 from mof_jax.data.pipeline import Pipeline
 
-STEPS, EVERY = 160, 8
+EVERY, EVALUATE = 8, 20
 
 
 def get_config(arg: str) -> ConfigDict:
-    """`arg` is `POOL,SEEN`: the folder of the pictures, and the file to write the rows to."""
-    pool, seen = arg.split(",")
+    """`arg` is `POOL,SEEN,STEPS`: the folder of the pictures, the file to write the rows to, and how long."""
+    pool, seen, steps = arg.split(",")
     c = tiny_run.get_config(pool)
-    c.steps, c.eval_every, c.eval_batch_size = STEPS, 40, 40
+    c.steps, c.eval_every, c.eval_batch_size = int(steps), EVALUATE, 40
     c.checkpoint = dict(every=EVERY, keep=2)
     c.evals = [dict(kind="retrieval", name="pool", source=dict(kind="jsonl", path=f"{pool}/pool.jsonl"))]
     watch(seen)

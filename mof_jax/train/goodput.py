@@ -52,8 +52,10 @@ class Ledger:
     def spent(self, kind: str) -> Iterator[None]:
         """Around something that is no step."""
         self._settle("start" if self._starting else "step")
-        yield
-        self._settle(kind)
+        try:
+            yield
+        finally:
+            self._settle(kind)
 
     def waited(self, seconds: float) -> None:
         """Of the step under way, so much went by without a batch."""

@@ -67,8 +67,10 @@ class Watchdog:
     def elsewhere(self, what: str) -> Iterator[None]:
         """Around something that may take long and is no step; the step that it interrupts starts anew after it."""
         self._since, self._where, self._dumped = time.monotonic(), what, False
-        yield
-        self._since, self._where, self._dumped = time.monotonic(), "", False
+        try:
+            yield
+        finally:
+            self._since, self._where, self._dumped = time.monotonic(), "", False
 
     def limits(self) -> tuple[float, float]:
         """Seconds after which to write stacks and to give up; infinite for never."""
