@@ -16,6 +16,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
+from mof_jax.data import remote
 from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.data.tokenizers import load as load_tokenizer
@@ -151,12 +152,13 @@ class Run:
     def face(self) -> Encoder | Responder:
         """What evaluators ask; bind parameters to it."""
         c = self.config
+        pictures = None if self.workdir and remote.is_remote(self.workdir) else self.workdir  # evaluators draw into folders only
         if TASKS[c.task].face == "responder":
             return Responder(c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess,
-                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=self.workdir)
+                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=pictures)
         predict = {name: on_mesh(self.mesh, function) for name, function in self.task.predict.items()}
         return Encoder(predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer, c.eval_batch_size,
-                       pictures=self.workdir)
+                       pictures=pictures)
 
     def meta(self) -> dict[str, Any]:
         """What travels in every checkpoint beside the state."""
@@ -209,13 +211,13 @@ def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str,
             raise UserError(f"stage {name}: {error}") from None
         find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
-    os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, STAGES), "w") as f:
-        json.dump({"stages": list(stages)}, f)
+    remote.make_folder(workdir)
+    if jax.process_index() == 0:
+        remote.write_atomic(remote.join(workdir, STAGES), [json.dumps({"stages": list(stages)}).encode()])
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and os.path.isdir(f"{folder}/checkpoints") and run.steps == Checkpointer(
+        if not last and remote.exists(f"{folder}/checkpoints") and run.steps == Checkpointer(
                 f"{folder}/checkpoints", read_only=True).newest():
             display.show(f"stage {name}: done before, {folder}")
             continue
@@ -253,7 +255,7 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
 def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     """One run, from its data to its last evaluation."""
     begun = time.perf_counter()
-    os.makedirs(workdir, exist_ok=True)
+    remote.make_folder(workdir)
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
@@ -279,7 +281,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
     lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
     preemption, before = Preemption(), f"{workdir}/metrics.jsonl"
-    ledger = Ledger(read_lines(before) if os.path.exists(before) else (), start, begun)
+    ledger = Ledger(read_lines(before) if remote.exists(before) else (), start, begun)
     face.between = preemption.check
 
     def evaluate(step: int, state: TrainState) -> None:
@@ -314,7 +316,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
 def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
     """Whether every evaluator has left its line of this step."""
     log = f"{workdir}/evals.jsonl"
-    done = {line["name"] for line in read_lines(log) if line["step"] == step} if os.path.exists(log) else set()
+    done = {line["name"] for line in read_lines(log) if line["step"] == step} if remote.exists(log) else set()
     return done >= {measure.name for measure in measures}
 
 
@@ -356,12 +358,10 @@ def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: i
     """Writes `config.json` and `parameters.txt`, and prints what is about to run."""
     config = run.config
     if jax.process_index() == 0:
-        with open(f"{run.workdir}/config.json", "w") as f:
-            json.dump(configs.to_dict(config), f, indent=1)
-        with open(f"{run.workdir}/parameters.txt", "w") as f:
-            for path, d in run.decisions.items():
-                shape, spec = run.skeleton.shapes[path].shape, run.shardings[path].spec
-                f.write(f"{path}  {shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  decay×{d.decay}  {spec}\n")
+        rows = [f"{path}  {run.skeleton.shapes[path].shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  "
+                f"decay×{d.decay}  {run.shardings[path].spec}\n" for path, d in run.decisions.items()]
+        remote.write_atomic(remote.join(run.workdir, "config.json"), [json.dumps(configs.to_dict(config), indent=1).encode()])
+        remote.write_atomic(remote.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
     display.show(display.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
                                parameter_rows(run.skeleton, run.decisions, flops)))
     display.show(display.table("Data", ("source", "records", "kept", "share"), [
@@ -402,6 +402,7 @@ def run_evaluators(
         lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
         if board is not None:
             board.write(step, found, prefix=measure.name)
+    lines.flush()
     if results:
         display.show(display.results(f"Evaluation after step {step:,}", results))
     return results
@@ -468,7 +469,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     face = None
     while True:
-        done = {line["step"] for line in read_lines(log)} if follow and os.path.exists(log) else set()
+        done = {line["step"] for line in read_lines(log)} if follow and remote.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
             model = restore(checkpoint, workdir=workdir)
             face = face or model.face
@@ -487,7 +488,7 @@ def evaluate(
 
 def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
     """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
-    if not os.path.isdir(f"{workdir}/checkpoints") and "://" not in workdir:
+    if not remote.exists(f"{workdir}/checkpoints"):
         return []
     steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
     return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]

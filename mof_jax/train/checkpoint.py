@@ -23,6 +23,7 @@ from jaxtyping import Array, UInt32
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.train import manifest
 
@@ -66,8 +67,10 @@ class Checkpointer:
     """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
     def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
-        self.directory = directory if "://" in directory else os.path.abspath(directory)
-        if read_only and "://" not in directory and not os.path.isdir(directory):
+        if remote.is_remote(directory) and not directory.startswith("gs://"):
+            raise UserError(f"{directory}: checkpoints go to a local or mounted folder or to gs:// (Orbax writes no others)")
+        self.directory = directory if remote.is_remote(directory) else os.path.abspath(directory)
+        if read_only and not remote.is_remote(directory) and not os.path.isdir(directory):
             raise UserError(f"{directory}: no such checkpoint directory")
         # What to keep is our choice: Orbax would count an empty folder as the newest step and delete a whole one for it.
         self._options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import os
 import time
 from typing import Any
 
 from rich.table import Table
 
+from mof_jax.data import remote
 from mof_jax.train import display
 from mof_jax.train.metrics import read_lines
 
@@ -76,8 +76,8 @@ class Ledger:
 
 def read(workdir: str) -> dict[str, float]:
     """The ledger of a run as its last line of metrics has it, empty for one that has logged nothing."""
-    path = os.path.join(workdir, "metrics.jsonl")
-    found = [line[KEY] for line in read_lines(path) if KEY in line] if os.path.exists(path) else []
+    path = remote.join(workdir, "metrics.jsonl")
+    found = [line[KEY] for line in read_lines(path) if KEY in line] if remote.exists(path) else []
     return found[-1] if found else {}
 
 

@@ -99,6 +99,7 @@ class Loop:
         with self.watchdog, contextlib.ExitStack() as cleanup:
             cleanup.callback(self.display.close)
             cleanup.callback(self.board.close)
+            cleanup.callback(self.lines.flush)
             for step in range(start + 1, config.steps + 1):
                 profiling = self._profile(step)
                 batch, waited = self._next_batch(in_flight)
@@ -175,6 +176,7 @@ class Loop:
     def _save(self, step: int, metrics: Mapping[str, Any]) -> None:
         with self.ledger.spent("checkpoint"), self.watchdog.elsewhere("saving a checkpoint"):
             self._check(step, jax.device_get(dict(metrics)))
+            self.lines.flush()  # a checkpoint must not be ahead of its lines
             self.checkpointer.save(step, self.state, {**self.meta, "examples": step * self.batch_size})
         self.saved = step
 

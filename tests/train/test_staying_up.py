@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +18,12 @@ from run_samples import environment
 from test_step import rows, setup
 
 from mof_jax import cli
+from mof_jax.data import remote
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
-from mof_jax.train import goodput, hosts
+from mof_jax.train import goodput, hosts, manifest
+from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.goodput import KINDS, Ledger
+from mof_jax.train.metrics import JsonLines, read_lines
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig, Spikes
 from mof_jax.train.watchdog import Watchdog, WatchdogConfig
@@ -198,9 +204,6 @@ def test_the_slow_host_is_named():
 
 
 def test_a_signal_is_heard_between_two_batches():
-    import os
-    import signal
-
     before = signal.getsignal(signal.SIGTERM)
     with Preemption() as preemption:
         preemption.check()
@@ -209,3 +212,45 @@ def test_a_signal_is_heard_between_two_batches():
             preemption.check()
         assert preemption.reached()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+# --- a remote work dir ---
+
+
+def test_lines_of_an_object_store_are_whole_after_each_flush():
+    """`memory://` cannot append, like all stores: what was flushed is there, also for a run that goes on."""
+    path = "memory://run/metrics.jsonl"
+    lines = JsonLines(path, keep_until=0)
+    for step in (1, 2, 3):
+        lines.write({"step": step, "loss": float("nan") if step == 2 else 0.5})
+    lines.flush()
+    assert read_lines(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": "nan"}, {"step": 3, "loss": 0.5}]
+    again = JsonLines(path, keep_until=2)
+    assert [line["step"] for line in read_lines(path)] == [1, 2]
+    again.write({"step": 3, "seconds": {"step": 3.0}})
+    assert [line["step"] for line in read_lines(path)] == [1, 2], "not yet"
+    again.flush()
+    assert goodput.read("memory://run") == {"step": 3.0}
+
+
+def test_a_sealed_folder_of_an_object_store():
+    """The manifest through the same calls as on a disk: each object changed, cut or gone."""
+    folder, files = "memory://run/checkpoints/4", {"state/d/0": b"arrays" * 50, "meta/metadata": b"{}"}
+    for name, data in files.items():
+        remote.write_atomic(f"{folder}/{name}", [data])
+    manifest.write(folder, 4)
+    sealed = manifest.read(folder)
+    assert manifest.damage(folder, sealed) == ""
+    for name, data in files.items():
+        remote.write_atomic(f"{folder}/{name}", [b"A" + data[1:]])
+        assert manifest.damage(folder, sealed) == f"{name} differs from what was written"
+        remote.write_atomic(f"{folder}/{name}", [data[:-1]])
+        assert manifest.damage(folder, sealed) == f"{name} has {len(data) - 1} bytes, written were {len(data)}"
+        remote.write_atomic(f"{folder}/{name}", [data])
+    fsspec.filesystem("memory").rm("/run/checkpoints/4/meta/metadata")
+    assert manifest.damage(folder, sealed) == "meta/metadata is missing"
+
+
+def test_a_store_that_orbax_cannot_write_is_refused():
+    with pytest.raises(UserError, match="local or mounted folder or to gs://"):
+        Checkpointer("s3://bucket/run/checkpoints")
