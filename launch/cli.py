@@ -18,7 +18,7 @@ from launch.progress import Progress, duration
 from launch.session import STATE_FOLDER, Session
 from launch.shell import explain
 from launch.up import up
-from mof_jax.errors import EXIT_USER, UserError
+from mof_jax.errors import ExitCode, UserError
 
 _HELP = {
     "create": "ask for the slices (gke: apply the JobSet, which runs as well)",
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[args.command](load(args.job), args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER
+        return ExitCode.USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; what was created is still there (`python -m launch status`)", file=sys.stderr)
         return 130

@@ -11,12 +11,8 @@ import dataclasses
 import enum
 import re
 
-from mof_jax.errors import EXIT_INTERNAL, EXIT_OK, EXIT_PREEMPTED, EXIT_USER
+from mof_jax.errors import ExitCode
 
-EXIT_HANG = 76  # the trainer's watchdog ended a step that did not
-EXIT_NON_FINITE = 77  # its policy stopped on loss or gradients that are no numbers
-EXIT_OUT_OF_MEMORY = 78  # of a device
-EXIT_LOST_HOST = 79  # another host of the run went away
 EXIT_TIME = 124  # of `timeout`, under which the workers run: the cost guard's hours are over
 
 
@@ -60,24 +56,24 @@ class Rule:
 
 # A program that ran out of memory, or found a wrong key, does so again on any slice; a sick host or a taken one does not.
 RULES: dict[Ending, Rule] = {
-    Ending.DONE: Rule(Action.STOP, EXIT_OK, "nothing is left to do"),
-    Ending.USER: Rule(Action.STOP, EXIT_USER, "mend what the line above names, then launch again"),
-    Ending.OUT_OF_MEMORY: Rule(Action.STOP, EXIT_OUT_OF_MEMORY,
+    Ending.DONE: Rule(Action.STOP, ExitCode.DONE, "nothing is left to do"),
+    Ending.USER: Rule(Action.STOP, ExitCode.USER_ERROR, "mend what the line above names, then launch again"),
+    Ending.OUT_OF_MEMORY: Rule(Action.STOP, ExitCode.OUT_OF_MEMORY,
                                "see `mof plan --config … --topology …`; a smaller micro-batch, "
                                "more remat, or a larger slice"),
-    Ending.NON_FINITE: Rule(Action.STOP, EXIT_NON_FINITE,
+    Ending.NON_FINITE: Rule(Action.STOP, ExitCode.NON_FINITE,
                             "look at the last steps of metrics.jsonl; launching again resumes before them"),
-    Ending.HANG: Rule(Action.RECREATE, EXIT_HANG, "the stacks are in the log (`python -m launch logs`)"),
-    Ending.DEADLINE: Rule(Action.STOP, EXIT_PREEMPTED, "launch again to resume, with a budget of its own"),
-    Ending.PREEMPTED: Rule(Action.RECREATE, EXIT_PREEMPTED, "launch again to resume, perhaps in another zone or on demand"),
-    Ending.NO_CAPACITY: Rule(Action.RECREATE, EXIT_PREEMPTED, "launch again later, in another zone or with a reservation"),
-    Ending.LOST_HOST: Rule(Action.RECREATE, EXIT_LOST_HOST, "launch again to resume; if it happens again, try another zone"),
-    Ending.UNKNOWN: Rule(Action.RERUN, EXIT_INTERNAL, "see the log (`python -m launch logs`)"),
+    Ending.HANG: Rule(Action.RECREATE, ExitCode.HANG, "the stacks are in the log (`python -m launch logs`)"),
+    Ending.DEADLINE: Rule(Action.STOP, ExitCode.PREEMPTED, "launch again to resume, with a budget of its own"),
+    Ending.PREEMPTED: Rule(Action.RECREATE, ExitCode.PREEMPTED, "launch again to resume, perhaps in another zone or on demand"),
+    Ending.NO_CAPACITY: Rule(Action.RECREATE, ExitCode.PREEMPTED, "launch again later, in another zone or with a reservation"),
+    Ending.LOST_HOST: Rule(Action.RECREATE, ExitCode.PEER_LOST, "launch again to resume; if it happens again, try another zone"),
+    Ending.UNKNOWN: Rule(Action.RERUN, ExitCode.INTERNAL_ERROR, "see the log (`python -m launch logs`)"),
 }
 
 _CODES = {
-    EXIT_OK: Ending.DONE, EXIT_USER: Ending.USER, EXIT_PREEMPTED: Ending.PREEMPTED, EXIT_HANG: Ending.HANG,
-    EXIT_NON_FINITE: Ending.NON_FINITE, EXIT_OUT_OF_MEMORY: Ending.OUT_OF_MEMORY, EXIT_LOST_HOST: Ending.LOST_HOST,
+    ExitCode.DONE: Ending.DONE, ExitCode.USER_ERROR: Ending.USER, ExitCode.PREEMPTED: Ending.PREEMPTED, ExitCode.HANG: Ending.HANG,
+    ExitCode.NON_FINITE: Ending.NON_FINITE, ExitCode.OUT_OF_MEMORY: Ending.OUT_OF_MEMORY, ExitCode.PEER_LOST: Ending.LOST_HOST,
     EXIT_TIME: Ending.DEADLINE,
     2: Ending.USER,  # argparse
     126: Ending.USER, 127: Ending.USER,  # the shell: not executable, not found
@@ -124,4 +120,4 @@ def action(ending: Ending, policy: Mapping[str, str]) -> Action:
 
 def stop_codes(policy: Mapping[str, str]) -> list[int]:
     """The trainer's codes after which a restart is useless."""
-    return sorted(code for code, ending in _CODES.items() if code != EXIT_OK and action(ending, policy) is Action.STOP)
+    return sorted(int(code) for code, ending in _CODES.items() if code != ExitCode.DONE and action(ending, policy) is Action.STOP)

@@ -18,9 +18,8 @@ import sys
 import time
 from typing import Any
 
-from mof_jax.errors import EXIT_OK, EXIT_USER, UserError
+from mof_jax.errors import ExitCode, UserError
 
-EXIT_LOST_HOST = 79  # as `launch.exits` has it; this file runs on workers, without the rest of the launcher
 PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "mof_jax")
 
 # `jax.Device.device_kind` (jax/_src/pallas/mosaic/tpu_info.py), and what is one chip at run time: v4's two cores are one device.
@@ -251,8 +250,8 @@ def verdict(checks: Sequence[Check]) -> int:
     """The exit code, alike on every host: 79 if only machines are to blame."""
     bad = [check for check in checks if check.advice]
     if not bad:
-        return EXIT_OK
-    return EXIT_LOST_HOST if all(check.host for check in bad) else EXIT_USER
+        return ExitCode.DONE
+    return ExitCode.PEER_LOST if all(check.host for check in bad) else ExitCode.USER_ERROR
 
 
 def report(checks: Sequence[Check], as_json: bool) -> None:
@@ -305,11 +304,11 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[str, list[str]], 
         checks = inspect(wanted(args))
     except UserError as error:
         print(f"preflight: {error}", flush=True)
-        return EXIT_USER
+        return ExitCode.USER_ERROR
     except RuntimeError as error:  # JAX's own: no coordinator, a host that does not come, chips that are taken
         print(f"preflight: devices: {str(error).splitlines()[0][:300]}: a host or its chips do not answer; a new slice",
               flush=True)
-        return EXIT_LOST_HOST
+        return ExitCode.PEER_LOST
     if jax.process_index() == 0:
         report(checks, args.json)
     return verdict(checks)

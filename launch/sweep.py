@@ -13,7 +13,7 @@ import sys
 
 from launch import job as jobs
 from launch.session import Session
-from mof_jax.errors import EXIT_OK, EXIT_USER, UserError
+from mof_jax.errors import ExitCode, UserError
 
 
 def read_runs(path: str, base: str) -> dict[str, dict]:
@@ -61,7 +61,7 @@ def sweep(args: argparse.Namespace) -> int:
         for job in loaded.values():
             say(f"# {cost(job)}")
             Session(job, True, args.state, say).rehearse()
-        return EXIT_OK
+        return ExitCode.DONE
     paths = {}
     os.makedirs(args.out, exist_ok=True)
     for name, content in contents.items():
@@ -71,7 +71,7 @@ def sweep(args: argparse.Namespace) -> int:
     if not args.parallel:
         for path in paths.values():
             say(f"python -m launch up --job {path}")
-        return EXIT_OK
+        return ExitCode.DONE
     most = [job.dollars_per_hour and job.dollars_per_hour * job.hours for job in loaded.values()]
     money = "" if None in most else f", ${sum(most):,.2f} at most in all"
     confirm("\n".join(cost(job) for job in loaded.values()) + f"\n{len(loaded)} jobs, {args.parallel} at once{money}",
@@ -91,7 +91,7 @@ def _bring_up(paths: dict[str, str], parallel: int, state: str) -> int:
                                        stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
             processes.append(process)
             code = process.wait()
-        print(f"{name}: {'done' if code == EXIT_OK else f'ended with {code}'}; see {log}", flush=True)
+        print(f"{name}: {'done' if code == ExitCode.DONE else f'ended with {code}'}; see {log}", flush=True)
         return code
 
     pool = concurrent.futures.ThreadPoolExecutor(parallel)
@@ -107,4 +107,4 @@ def _bring_up(paths: dict[str, str], parallel: int, state: str) -> int:
         raise
     finally:
         pool.shutdown()
-    return EXIT_OK if not any(codes) else EXIT_USER
+    return ExitCode.DONE if not any(codes) else ExitCode.USER_ERROR

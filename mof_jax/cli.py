@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import logging
+import os
 import sys
 import traceback
 
-from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, join_processes, mine, plan
-from mof_jax.errors import EXIT_INTERNAL, EXIT_OK, EXIT_PREEMPTED, EXIT_USER, Preempted, UserError
+from mof_jax import supervise
+from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, job_of, join_processes, mine, plan
+from mof_jax.errors import ExitCode, Preempted, UserError, out_of_memory
 
 # Heavy imports (JAX, Orbax, Grain) happen inside the commands, so that `mof --help` answers at once.
 
@@ -20,26 +22,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if getattr(args, "command", None) is None:
         parser.print_help()
-        return EXIT_USER
+        return ExitCode.USER_ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save there
     try:
         args.overrides = overrides(rest, getattr(args, "takes_overrides", False))
+        job = None if supervise.supervised() else job_of(args)
+        if job is not None:
+            return supervise.run([sys.executable, "-m", "mof_jax.cli", *(sys.argv[1:] if argv is None else argv)], job)
         args.command(args)
-        return EXIT_OK
+        return ExitCode.DONE
     except UserError as error:
-        return _stop(EXIT_USER, f"error: {error}")
+        return _stop(error.code, f"error: {error}")
     except Preempted as stop:
-        return _stop(EXIT_PREEMPTED, str(stop))
+        return _stop(ExitCode.PREEMPTED, str(stop))
     except BrokenPipeError:
-        return EXIT_OK
-    except Exception:
+        return ExitCode.DONE
+    except Exception as error:
+        full = out_of_memory(error)
+        if full is not None:
+            return _stop(ExitCode.OUT_OF_MEMORY, f"error: a device is out of memory: {full}; a smaller batch, more "
+                                                 "micro-batches, remat or more fsdp need less (`mof plan` says how much)")
         traceback.print_exc()
-        return _stop(EXIT_INTERNAL, "internal error: this is a bug in mof_jax; the traceback above says where")
+        return _stop(ExitCode.INTERNAL_ERROR, "internal error: this is a bug in mof_jax; the traceback above says where")
 
 
-def _stop(code: int, message: str) -> int:
+def _stop(code: ExitCode, message: str) -> ExitCode:
     print(message, file=sys.stderr, flush=True)
+    if supervise.supervised() and code != ExitCode.PREEMPTED:
+        sys.stdout.flush()
+        os._exit(code)  # JAX's farewell would wait for the others, who wait for this process
     return code
 
 

@@ -1,26 +1,47 @@
 """Errors a user can act on, and the exit codes they become.
 
 A `UserError` is one line: it names the file, record, key or parameter at fault and says what to do. The command line
-prints that line without a traceback and exits with `EXIT_USER`.
+prints that line without a traceback and exits with the error's `code`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 import difflib
+import enum
 import sys
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
-EXIT_OK = 0
-EXIT_USER = 1
-EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the state was saved, run the same command again
+
+class ExitCode(enum.IntEnum):
+    """How a command ended: the contract with whatever starts it again.
+
+    Run it again after 75, 76 and 79 (and after a signal): it goes on from its newest intact checkpoint. The others would end
+    the same way; the last line of stderr says what to change.
+    """
+
+    DONE = 0
+    USER_ERROR = 1
+    INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+    PREEMPTED = 75  # EX_TEMPFAIL: asked to stop, the state was saved
+    HANG = 76  # the watchdog gave up; the stacks are in WORKDIR/stacks-*.txt
+    NON_FINITE = 77  # the loss is not finite and the policy says stop
+    OUT_OF_MEMORY = 78  # of a device
+    PEER_LOST = 79  # another host of the job is gone
 
 
 class UserError(Exception):
     """A mistake in the input (config, data, flags, paths) rather than in the program."""
+
+    code: ClassVar[ExitCode] = ExitCode.USER_ERROR
+
+
+class NonFinite(UserError):
+    """A loss, gradient or update is not finite, and the run's policy is to stop."""
+
+    code = ExitCode.NON_FINITE
 
 
 class Preempted(Exception):
@@ -45,13 +66,22 @@ class BadExample(UserError):
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Runs a program; a user's mistake becomes one line on stderr and `EXIT_USER`."""
+    """Runs a program; a user's mistake becomes one line on stderr and its code."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    return EXIT_OK
+        return error.code
+    return ExitCode.DONE
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What XLA says of a device that is full, in one line; None if `error` is something else.
+
+    Told by name: the class lives in JAX, which a command that never computes does not import.
+    """
+    known = type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError") and "RESOURCE_EXHAUSTED" in str(error)
+    return str(error).splitlines()[0] if known else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -16,6 +16,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
+from mof_jax.data import remote
 from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.data.tokenizers import load as load_tokenizer
@@ -42,13 +43,17 @@ from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train import display
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
+from mof_jax.train.preemption import Preemption
 from mof_jax.train.schedule import make_schedule
+from mof_jax.train.spikes import SpikeConfig
 from mof_jax.train.start import STAGES, InitConfig, came_with, first_state, last_stage, open_checkpoint, take_params
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
+from mof_jax.train.watchdog import Watchdog, WatchdogConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,7 @@ class RunConfig:
       seed: of initial values, data order, augmentation and dropout.
       evals: sections with a `kind`, see `mof_jax.evals`.
       eval_ema: evaluate the moving average where one is kept.
+      spikes, watchdog: what to do about losses that jump or are no number, and about steps that do not end.
       precision: of float32 matmuls (`highest` for parity; TPUs take bf16 passes by default), None for JAX's default.
       compilation_cache: folder of compiled programs, None for none.
       others: see the classes.
@@ -83,6 +89,8 @@ class RunConfig:
     eval_batch_size: int = 256
     log_every: int = 50
     profile: tuple[int, int] | None = None
+    spikes: SpikeConfig = SpikeConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
     precision: str | None = None
     compilation_cache: str | None = "~/.cache/mof_jax/xla"
 
@@ -144,12 +152,13 @@ class Run:
     def face(self) -> Encoder | Responder:
         """What evaluators ask; bind parameters to it."""
         c = self.config
+        pictures = None if self.workdir and remote.is_remote(self.workdir) else self.workdir  # evaluators draw into folders only
         if TASKS[c.task].face == "responder":
             return Responder(c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess,
-                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=self.workdir)
+                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=pictures)
         predict = {name: on_mesh(self.mesh, function) for name, function in self.task.predict.items()}
         return Encoder(predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer, c.eval_batch_size,
-                       pictures=self.workdir)
+                       pictures=pictures)
 
     def meta(self) -> dict[str, Any]:
         """What travels in every checkpoint beside the state."""
@@ -202,14 +211,14 @@ def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str,
             raise UserError(f"stage {name}: {error}") from None
         find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
-    os.makedirs(workdir, exist_ok=True)
-    with open(os.path.join(workdir, STAGES), "w") as f:
-        json.dump({"stages": list(stages)}, f)
+    remote.make_folder(workdir)
+    if jax.process_index() == 0:
+        remote.write_atomic(remote.join(workdir, STAGES), [json.dumps({"stages": list(stages)}).encode()])
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and os.path.isdir(f"{folder}/checkpoints") and run.steps in Checkpointer(
-                f"{folder}/checkpoints", read_only=True).steps():
+        if not last and remote.exists(f"{folder}/checkpoints") and run.steps == Checkpointer(
+                f"{folder}/checkpoints", read_only=True).newest():
             display.show(f"stage {name}: done before, {folder}")
             continue
         display.show(f"stage {name}: {folder}")
@@ -245,11 +254,13 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
 
 def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     """One run, from its data to its last evaluation."""
-    os.makedirs(workdir, exist_ok=True)
+    begun = time.perf_counter()
+    remote.make_folder(workdir)
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
-    saved = next((checkpointer.meta(s) for s in checkpointer.steps()), None)
+    newest = checkpointer.newest()
+    saved = None if newest is None else checkpointer.meta(newest)
     tokenizer = None
     if kind.texts is not None:
         tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
@@ -266,7 +277,12 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     introduce(run, pipeline, flops, start)
     results: dict[str, dict[str, float]] = {}
     face, measures = run.face(), [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start), TensorBoard(f"{workdir}/tensorboard")
+    rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
+    again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
+    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
+    preemption, before = Preemption(), f"{workdir}/metrics.jsonl"
+    ledger = Ledger(read_lines(before) if remote.exists(before) else (), start, begun)
+    face.between = preemption.check
 
     def evaluate(step: int, state: TrainState) -> None:
         params = state.model_params(ema=config.eval_ema)
@@ -274,21 +290,34 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
 
     schedule = make_schedule(config.optimizer.schedule, config.steps)
     loop = Loop(
-        config=LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile),
+        config=rhythm,
         state=state,
         step_fn=program.step,
         batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
                  pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
         save_every=config.checkpoint.every, meta=meta, examples=pipeline.ids,
-        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate)
+        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
+        preemption=preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=ledger,
+        spikes=config.spikes)
     try:
-        state = loop.run()
+        with preemption:
+            if again:  # stopped before it was done, or a finished run that is to show its table
+                with ledger.spent("eval"):
+                    evaluate(start, state)
+            loop.run()
     finally:
         checkpointer.close()
-    if measures and not results and config.eval_every is not None:
-        evaluate(config.steps, state)  # a finished run, started again: show its table
+        if start < config.steps:
+            display.show(report(ledger.read()))
     return results
+
+
+def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
+    """Whether every evaluator has left its line of this step."""
+    log = f"{workdir}/evals.jsonl"
+    done = {line["name"] for line in read_lines(log) if line["step"] == step} if remote.exists(log) else set()
+    return done >= {measure.name for measure in measures}
 
 
 def step_flops(task: Task, batch_size: int, decisions: Mapping[str, Decision]) -> dict[str, float]:
@@ -316,7 +345,7 @@ class Program(NamedTuple):
         config = run.config
         tx = make_optimizer(config.optimizer, config.steps, run.decisions, run.skeleton.matrices)
         trained = {path: d.trained for path, d in run.decisions.items()}
-        init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor)
+        init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor, config.spikes.nonfinite == "skip")
         state = jax.eval_shape(init, jax.random.key(0))
         shardings = state_shardings(run.mesh, state, run.shardings)
         step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))
@@ -329,12 +358,10 @@ def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: i
     """Writes `config.json` and `parameters.txt`, and prints what is about to run."""
     config = run.config
     if jax.process_index() == 0:
-        with open(f"{run.workdir}/config.json", "w") as f:
-            json.dump(configs.to_dict(config), f, indent=1)
-        with open(f"{run.workdir}/parameters.txt", "w") as f:
-            for path, d in run.decisions.items():
-                shape, spec = run.skeleton.shapes[path].shape, run.shardings[path].spec
-                f.write(f"{path}  {shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  decay×{d.decay}  {spec}\n")
+        rows = [f"{path}  {run.skeleton.shapes[path].shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  "
+                f"decay×{d.decay}  {run.shardings[path].spec}\n" for path, d in run.decisions.items()]
+        remote.write_atomic(remote.join(run.workdir, "config.json"), [json.dumps(configs.to_dict(config), indent=1).encode()])
+        remote.write_atomic(remote.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
     display.show(display.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
                                parameter_rows(run.skeleton, run.decisions, flops)))
     display.show(display.table("Data", ("source", "records", "kept", "share"), [
@@ -375,6 +402,7 @@ def run_evaluators(
         lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
         if board is not None:
             board.write(step, found, prefix=measure.name)
+    lines.flush()
     if results:
         display.show(display.results(f"Evaluation after step {step:,}", results))
     return results
@@ -441,7 +469,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     face = None
     while True:
-        done = {line["step"] for line in read_lines(log)} if follow and os.path.exists(log) else set()
+        done = {line["step"] for line in read_lines(log)} if follow and remote.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
             model = restore(checkpoint, workdir=workdir)
             face = face or model.face
@@ -460,7 +488,7 @@ def evaluate(
 
 def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
     """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
-    if not os.path.isdir(f"{workdir}/checkpoints") and "://" not in workdir:
+    if not remote.exists(f"{workdir}/checkpoints"):
         return []
     steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
     return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]

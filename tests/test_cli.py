@@ -11,7 +11,8 @@ from run_samples import ROOT, write_pool
 import tiny_run
 
 from mof_jax import cli, run
-from mof_jax.errors import UserError
+from mof_jax.errors import NonFinite, UserError
+from mof_jax.train.checkpoint import Checkpointer
 
 CONFIG = str(ROOT / "tiny_run.py")
 
@@ -104,14 +105,31 @@ class TestBadData:
 
 
 class TestNonFiniteLoss:
-    def test_stops_at_the_step_and_names_its_data(self, tmp_path):
+    def config(self, **spikes):
+        """A run whose every update would make the temperature infinite."""
         c = tiny_run.get_config()
-        c.steps, c.checkpoint.every, c.log_every = 10, 2, 1
-        c.optimizer.lr_factors = [("logit_scale", float("inf"))]  # the first update would make the temperature infinite
+        c.steps, c.checkpoint.every, c.log_every, c.spikes = 6, 2, 1, spikes
+        c.optimizer.lr_factors = [("logit_scale", float("inf"))]
         c.objective.max_logit_scale = None
-        with pytest.raises(UserError) as stop:
-            run.train(c, str(tmp_path / "w"))
+        return c
+
+    def test_stops_at_the_step_and_names_its_data(self, tmp_path):
+        with pytest.raises(NonFinite) as stop:
+            run.train(self.config(), str(tmp_path / "w"))
         assert str(stop.value).startswith("step 1: ") and "not finite" in str(stop.value) and "emoji5:" in str(stop.value)
+
+    def test_skips_up_to_a_limit_also_over_a_restart(self, tmp_path):
+        """The count is part of the state; what is dropped leaves no trace in the parameters."""
+        c = self.config(nonfinite="skip", max_skips=5)
+        with pytest.raises(NonFinite, match=r"step 6: 6 updates were not finite and dropped.*last good checkpoint is step 4"):
+            run.train(c, str(tmp_path / "w"))
+        c.spikes.max_skips = 6
+        run.train(c, str(tmp_path / "w"))
+        steps = [json.loads(text) for text in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
+        assert [(line["step"], line["skipped_updates"]) for line in steps] == [(n, n) for n in range(1, 7)]
+        prints = [Checkpointer(f"{tmp_path}/w/checkpoints").meta(step)["fingerprints"] for step in (2, 6)]
+        moved = {name for name in prints[0] if prints[0][name] != prints[1][name]}
+        assert moved == {"step", "skipped"}
 
 
 def test_data_patterns_writes_both_layouts_which_read_back(tmp_path, capsys):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-CLOCK = ("time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput")
+CLOCK = ("time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
+         "seconds", "step_s", "host_s")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

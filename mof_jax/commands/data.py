@@ -90,10 +90,13 @@ def embed(args: argparse.Namespace) -> None:
     from mof_jax.data import tools
     from mof_jax.data.sources import open_source
     from mof_jax.mining import embed as embedding
+    from mof_jax.train.preemption import Preemption
 
     source = open_source(tools.guess(args.source))
     encoder = run.restore(args.checkpoint).encoder
-    done = embedding.embed(encoder, source, args.out, args.which, args.dtype, args.shard, args.strict)
+    with Preemption() as preemption:
+        encoder.between = preemption.check
+        done = embedding.embed(encoder, source, args.out, args.which, args.dtype, args.shard, args.strict)
     if jax.process_index():
         return
     for record, reason in done.manifest["invalid_examples"][:10]:

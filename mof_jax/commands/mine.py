@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mof_jax.commands import add_command, add_processes, join_processes
 from mof_jax.errors import UserError
@@ -40,6 +40,7 @@ def mine(args: argparse.Namespace) -> None:
     from mof_jax.data import tools
     from mof_jax.data.sources import open_source
     from mof_jax.mining import blind, report, rules
+    from mof_jax.train.preemption import Preemption
 
     places = pairs_of(args.features, "--features")
     chosen = rules.pair_up(pairs_of(args.above, "--above"), pairs_of(args.below, "--below"), list(places))
@@ -48,12 +49,14 @@ def mine(args: argparse.Namespace) -> None:
         raise UserError("--label: give the records with --source")
     labels = report.labels(source, args.label) if args.label else None
     blind.check_out(args.out)
-    features = {name: features_at(name, where, source, args.out) for name, where in places.items()}
-    for name, found in features.items():
-        if source is not None and len(found) != len(source):
-            raise UserError(f"--features {name}={places[name]}: {len(found):,} rows for {len(source):,} records of {args.source}")
-    mined = blind.mine(features, chosen, args.out, centre=args.centre, labels=labels, within=args.within, top_k=args.top_k,
-                       limit=args.limit, skip_bad=args.skip_bad, tile=args.tile)
+    with Preemption() as preemption:
+        features = {name: features_at(name, where, source, args.out, preemption.check) for name, where in places.items()}
+        for name, found in features.items():
+            if source is not None and len(found) != len(source):
+                raise UserError(f"--features {name}={places[name]}: {len(found):,} rows for {len(source):,} records of "
+                                f"{args.source}")
+        mined = blind.mine(features, chosen, args.out, centre=args.centre, labels=labels, within=args.within, top_k=args.top_k,
+                           limit=args.limit, skip_bad=args.skip_bad, between=preemption.check, tile=args.tile)
     if jax.process_index():
         return
     Console().print(report.summary(mined.info))
@@ -77,8 +80,8 @@ def pairs_of(words: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def features_at(name: str, where: str, source, out: str):
-    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`."""
+def features_at(name: str, where: str, source, out: str, between: Callable[[], None] = lambda: None):
+    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `between` batches may stop it."""
     from mof_jax.mining import embed, embeddings
 
     if embeddings.is_embeddings(where):
@@ -88,4 +91,6 @@ def features_at(name: str, where: str, source, out: str):
                         "pictures with --source")
     from mof_jax import run
 
-    return embed.embed(run.restore(where).encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")
+    encoder = run.restore(where).encoder
+    encoder.between = between
+    return embed.embed(encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")

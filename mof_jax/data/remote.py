@@ -108,6 +108,19 @@ def exists(path: str, retry: Retry = RETRY) -> bool:
     return bool(retry(lambda: fs.exists(inner), path))
 
 
+def make_folder(path: str) -> None:
+    """Makes a folder where there are such things; an object store has none.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    if not is_remote(path):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise _explain(path, error) from None
+
+
 def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
     """Paths that match, sorted; the path itself if it has no `*`, `?` or `[`."""
     if not any(c in pattern for c in "*?["):

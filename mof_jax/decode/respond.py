@@ -6,7 +6,7 @@ words and pictures; both are padded to a few sizes, so that a run of any length 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 import dataclasses
 import functools
@@ -77,6 +77,7 @@ class Responder:
         self.model, self.skeleton, self.mesh = model, skeleton, mesh
         self.preprocess, self.tokenizer, self.template = preprocess, tokenizer, chat.template(template)
         self.batch_size, self.pictures = batch_size, pictures
+        self.between: Callable[[], None] = lambda: None  # called before each batch, alike on all processes; may raise to stop
         self._params: Params | None = None
         self._read = jax.jit(on_mesh(mesh, self._read_batch), static_argnames="room")
         self._advance = jax.jit(on_mesh(mesh, self._advance_rows), static_argnames=("steps", "sample"), donate_argnums=1)
@@ -209,6 +210,7 @@ class Responder:
         console = Console(stderr=True)
         hidden = len(starts) < 3 or jax.process_index() > 0 or not console.is_terminal
         for start in track(starts, "answer", console=console, transient=True, disable=hidden):
+            self.between()
             rows = order[start : start + size]
             count = len(rows)
             rows = rows + [rows[-1]] * (size - count)  # a whole batch: the last row is repeated, its results are cut off

@@ -42,6 +42,7 @@ class Encoder:
         shards = batch_shards(mesh)
         self.skeleton, self.mesh, self.preprocess, self.tokenizer = skeleton, mesh, preprocess, tokenizer
         self.pictures = pictures  # folder for pictures that an evaluator wants to leave, None for none
+        self.between: Callable[[], None] = lambda: None  # called before each batch, alike on all processes; may raise to stop
         self.batch_size = -(-batch_size // shards) * shards
         self._params: Params | None = None
         self._cache: dict[tuple[str, int, int], np.ndarray] = {}
@@ -124,6 +125,7 @@ class Encoder:
         """Batches of a fixed size (one compiled program); each process loads only its own rows of a batch."""
         outputs = []
         for rows, real in self._blocks(count):
+            self.between()
             batch = put_batch(self.mesh, {"x": load(rows)})["x"]
             outputs.append(self._predict[name](self._params, batch)[:real])
         return np.concatenate([np.asarray(x, np.float32) for x in outputs])

@@ -10,7 +10,7 @@ on tiles, devices and dtype of the bound nor on where a run was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import tempfile
@@ -103,6 +103,7 @@ def mine(
     skip_bad: bool = False,
     devices: Sequence[jax.Device] | None = None,
     console: Console | None = None,
+    between: Callable[[], None] = lambda: None,
     **sizes: Any,
 ) -> Mined:
     """Every pair of records that satisfies all rules.
@@ -114,6 +115,7 @@ def mine(
       labels: one a record, "" for none. within: keep only pairs of the `same` label, or of `different` ones.
       top_k: keep the k blindest pairs of each image. limit: the so many blindest of all.
       skip_bad: leave out rows that are zero or not finite, rather than stop.
+      between: called after each panel, alike on all processes; may raise to stop, finished rows are kept.
       devices: by default all. sizes: `tile`, `capacity`, `panel`, `width`, `dtype`, see `plan.make_plan`.
 
     Raises:
@@ -128,7 +130,7 @@ def mine(
     with tempfile.TemporaryDirectory() as scratch:
         target = out or os.path.join(scratch, "pairs.parquet")
         state = State(f"{target}.state", plan.fingerprint(within, zlib.crc32(known.codes) if within else None))
-        _walk(plan, mesh, state, known, console)
+        _walk(plan, mesh, state, known, console, between)
         if jax.process_index() == 0:
             settings = plan.describe() | {"within": within, "top_k": top_k, "limit": limit}
             ids = next((f.ids for f in features.values() if f.ids is not None), None)
@@ -185,7 +187,7 @@ def _introduce(plan: Plan, mesh: Mesh, console: Console) -> None:
                       f"{'centred' if plan.centred else 'not centred'}", highlight=False)
 
 
-def _walk(plan: Plan, mesh: Mesh, state: State, labels: Labels, console: Console) -> None:
+def _walk(plan: Plan, mesh: Mesh, state: State, labels: Labels, console: Console, between: Callable[[], None]) -> None:
     """Computes the rows that are not finished yet."""
     columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn()]
@@ -197,8 +199,13 @@ def _walk(plan: Plan, mesh: Mesh, state: State, labels: Labels, console: Console
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("mine", total=count * (count - 1) // 2)
         progress.advance(bar, sum(pairs(p) for p in range(plan.sizes.panels) if p not in missing))
+
+        def advance(done: int) -> None:
+            between()
+            progress.advance(bar, done)
+
         for p in missing:
-            state.save(p, walk.row(p, labels.allowed, lambda done: progress.advance(bar, done)))
+            state.save(p, walk.row(p, labels.allowed, advance))
     _together()
 
 

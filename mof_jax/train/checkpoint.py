@@ -1,29 +1,33 @@
 """Checkpoints: Orbax writes them (asynchronously, atomically); we decide which one can be trusted.
 
-A step directory holds `state` and `meta` (JSON: step, config, preprocessing, tokenizer, shapes, fingerprints). A fingerprint
-is an integer a leaf computed on the devices, the same on any mesh. Restoring recomputes it: Orbax alone restores a file with
-a flipped byte without a word, and takes an empty directory for the newest step. A step that fails is passed over for the
-newest one that verifies.
+A step directory holds `state`, `meta` (JSON: step, config, preprocessing, tokenizer, shapes, fingerprints) and, written last,
+`manifest.json` with the size and checksum of every file. A fingerprint is an integer a leaf computed on the devices, the same on
+any mesh. Restoring checks both: Orbax alone restores a file with a flipped byte without a word, and takes an empty directory for
+the newest step. A step that fails is passed over, with a line that says why, for the newest one that verifies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import dataclasses
 import logging
 import os
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.train import manifest
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no manifest
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ class CheckpointConfig:
 
     Attributes:
       every: steps between checkpoints, 0 for the last step only.
-      keep: newest checkpoints kept. keep_every: steps whose multiples are kept forever, None for none.
+      keep: newest whole checkpoints kept. keep_every: steps whose multiples are kept forever, None for none.
       asynchronous: write in the background while training goes on.
     """
 
@@ -63,15 +67,22 @@ class Checkpointer:
     """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
     def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
-        self.directory = directory if "://" in directory else os.path.abspath(directory)
-        if read_only and "://" not in directory and not os.path.isdir(directory):
+        if remote.is_remote(directory) and not directory.startswith("gs://"):
+            raise UserError(f"{directory}: checkpoints go to a local or mounted folder or to gs:// (Orbax writes no others)")
+        self.directory = directory if remote.is_remote(directory) else os.path.abspath(directory)
+        if read_only and not remote.is_remote(directory) and not os.path.isdir(directory):
             raise UserError(f"{directory}: no such checkpoint directory")
+        # What to keep is our choice: Orbax would count an empty folder as the newest step and delete a whole one for it.
         self._options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep, keep_period=config.keep_every, create=True,
-            enable_async_checkpointing=config.asynchronous,
+            create=True, enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=jax.process_count() == 1)  # what a kill left half-written
+        self._config = config
         self._manager = self._open()
         self._pending: int | None = None
+        self._sealing = ThreadPoolExecutor(1)
+        self._sealed: Future[None] | None = None
+        self._seen: dict[int, str] = {}  # what `newest` found wrong with a step, for the restore that follows
+        self._told: set[tuple[int, str]] = set()
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Starts saving `state`; a failure of an earlier save surfaces here.
@@ -84,19 +95,63 @@ class Checkpointer:
         meta = {**meta, **_own(step, state), "fingerprints": prints}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
+        self._clear(step)
         self._guard(lambda: self._manager.save(step, args=args, force=True))
+        self._sealed = self._sealing.submit(self._seal, step)
+        if not self._config.asynchronous:
+            self.wait()
 
     def wait(self) -> None:
-        """Until the save in progress is on disk."""
+        """Until the save in progress is on disk, and sealed."""
         if self._pending is not None:
-            self._guard(self._manager.wait_until_finished)
+            self._guard(self._sealed.result)
             self._pending = None
 
     def steps(self) -> list[int]:
         """Steps that look complete, newest first (an empty or half-written directory does not)."""
-        self._manager.reload()
-        complete = [s for s in self._manager.all_steps() if self._complete(s)]
-        return sorted(complete, reverse=True)
+        return [step for step in self._all_steps() if self._complete(step)]
+
+    def newest(self) -> int | None:
+        """The newest step whose files are what was written, None if there is none at all; says which it passes over, and why.
+
+        Every process of a job has to call, and they share the reading.
+
+        Raises:
+          UserError: there are checkpoints, and none is whole.
+        """
+        steps = self._all_steps()
+        for step in steps:
+            self._seen[step] = self.damage(step)
+            if not self._seen[step]:
+                return step
+            self._pass_over(step, self._seen[step])
+        self._nothing_left(steps)
+        return None
+
+    def damage(self, step: int, arrays: bool = True) -> str:
+        """What is wrong with the files of a step, in words, "" for nothing.
+
+        Args:
+          arrays: look also at the files that hold them; the processes of a job share that reading, and all have to call.
+        """
+        if not self._complete(step):
+            return "not complete (half-written or empty)"
+        folder = str(self._root(step))
+        if not (self._root(step) / manifest.NAME).exists():
+            return ""  # an old one: its fingerprints have to do
+        try:
+            found = manifest.read(folder)
+        except UserError as error:
+            return str(error)
+        wanted = lambda names: [name for name in names if arrays or "/d/" not in name]
+        if not arrays or jax.process_count() == 1:
+            return manifest.damage(folder, found, wanted)
+        from jax.experimental import multihost_utils
+
+        reason = manifest.damage(folder, found, lambda names: wanted(names)[jax.process_index() :: jax.process_count()])
+        text = np.frombuffer(reason.encode()[:200].ljust(200), np.uint8)
+        return next((line for line in (bytes(row).decode(errors="ignore").strip()
+                                       for row in multihost_utils.process_allgather(text)) if line), "")
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint."""
@@ -112,8 +167,12 @@ class Checkpointer:
         Raises:
           UserError: the model of the config differs from the saved one, or no checkpoint verifies.
         """
-        steps = self.steps() if step is None else [step]
+        steps = self._all_steps() if step is None else [step]
         for candidate in steps:
+            reason = self._seen.pop(candidate) if candidate in self._seen else self.damage(candidate)
+            if reason:
+                self._pass_over(candidate, reason)
+                continue
             try:
                 meta = self.meta(candidate)
                 _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
@@ -129,9 +188,7 @@ class Checkpointer:
             if not wrong:
                 return state, meta
             self._pass_over(candidate, f"{wrong[0]} does not match its fingerprint (damaged file)")
-        if steps:
-            raise UserError(f"{self.directory}: no checkpoint verifies (tried {', '.join(map(str, steps))}); "
-                            "the lines above say why")
+        self._nothing_left(steps)
         return None
 
     def restore_params(
@@ -144,7 +201,13 @@ class Checkpointer:
     def restore_parts(
         self, step: int, names: Sequence[str], shardings: Mapping[str, Any] | None = None, only: Collection[str] | None = None
     ) -> dict[str, Array]:
-        """What one checkpoint holds under `names`, by path; verified like `restore_params`."""
+        """What one checkpoint holds under `names`, by path.
+
+        Only what is asked for is read, and checked by its fingerprints; for the files around the arrays see `damage`.
+
+        Raises:
+          UserError: it is damaged, or cannot be read.
+        """
         meta = self.meta(step)
         place = lambda path: None if shardings is None else shardings.get(path)
         parts: dict[str, dict[str, Any]] = {}
@@ -157,7 +220,10 @@ class Checkpointer:
             wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True))
         with ocp.CheckpointManager(self.directory, item_handlers={"state": ocp.PyTreeCheckpointHandler()},
                                    options=ocp.CheckpointManagerOptions(read_only=True)) as reader:
-            state = reader.restore(step, args=args).state
+            try:
+                state = reader.restore(step, args=args).state
+            except Exception as error:  # as in `restore`
+                raise UserError(f"{self.directory}/{step}: cannot be read: {_reason(error)}; take another step") from None
         for part in wanted:
             prints = jax.device_get(fingerprints(state[part]))
             for path, value in prints.items():
@@ -166,11 +232,45 @@ class Checkpointer:
         return {path: x for part in wanted for path, x in state[part].items()}
 
     def close(self) -> None:
+        """Waits for the save in progress, and lets go."""
         self.wait()
+        self._sealing.shutdown()
         self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self.directory, options=self._options, item_names=("state", "meta"))
+        return _Manager(self.directory, options=self._options, item_names=("state", "meta"))
+
+    def _all_steps(self) -> list[int]:
+        self._manager.reload()
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _clear(self, step: int) -> None:
+        """Makes room for a step where something that is no checkpoint stands: what a kill or a damage left behind."""
+        if jax.process_index() == 0 and self._root(step).exists():
+            self._root(step).rmtree()
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("checkpoint: clear")
+        self._seen.pop(step, None)
+        self._manager.reload()
+
+    def _seal(self, step: int) -> None:
+        """Once the files of a step are all there: its manifest, and then the steps that are no longer needed go."""
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            manifest.write(str(self._root(step)), step)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Deletes what the policy does not keep. Steps that are not whole count for nothing, and stay for whoever looks."""
+        every = self._config.keep_every
+        roots = {int(path.name): path for path in epath.Path(self.directory).iterdir() if path.name.isdigit()}
+        whole = sorted((step for step, path in roots.items() if (path / manifest.NAME).exists()), reverse=True)
+        for step in whole[self._config.keep:]:
+            if not (every and step % every == 0):
+                (roots[step] / manifest.NAME).unlink()  # first: a folder half deleted must not look whole
+                roots[step].rmtree()
 
     def _reopen(self) -> None:
         """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
@@ -179,14 +279,29 @@ class Checkpointer:
         self._manager = self._open()
 
     def _complete(self, step: int) -> bool:
-        return all((self._root(step) / item).exists() for item in ("state", "meta"))
+        root = self._root(step)
+        if not all((root / item).exists() for item in ("state", "meta")):
+            return False
+        if (root / manifest.NAME).exists():
+            return True
+        with contextlib.suppress(Exception):
+            return self.meta(step)["schema"] < 2
+        return False
 
-    def _root(self, step: int) -> Any:
-        """The folder of a step, an `epath.Path`."""
-        return ocp.path.step.find_step_path(self.directory, ocp.path.step.standard_name_format(), step=step)
+    def _nothing_left(self, tried: Sequence[int]) -> None:
+        """Refuses to begin from nothing where something is that once was whole."""
+        if any(map(self._complete, tried)):
+            raise UserError(f"{self.directory}: no checkpoint verifies (tried {', '.join(map(str, tried))}); "
+                            "the lines above say why")
+
+    def _root(self, step: int) -> epath.Path:
+        """The folder of a step, there or not."""
+        return epath.Path(self.directory) / str(step)
 
     def _pass_over(self, step: int, reason: str) -> None:
-        logger.warning("checkpoint %s/%d passed over: %s", self.directory, step, reason)
+        if jax.process_index() == 0 and (step, reason) not in self._told:
+            logger.warning("checkpoint %s/%d passed over: %s", self.directory, step, reason)
+        self._told.add((step, reason))
 
     def _guard(self, action: Any) -> None:
         """Runs `action`; a storage failure becomes one line that says what is still good."""
@@ -222,6 +337,7 @@ class Streamer(Checkpointer):
           UserError: the disk is full or not writable.
         """
         self._pending = step
+        self._clear(step)
         self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
         self._pending = None
 
@@ -231,13 +347,26 @@ class Streamer(Checkpointer):
         folder.mkdir()
         prints = {name: leaf.fingerprint for name, leaf in _named(state).items()}  # known only now
         ocp.JsonCheckpointHandler().save(folder, args=ocp.args.JsonSave({**meta, "fingerprints": prints}))
+        self._seal(step)
 
     def _open(self) -> ocp.CheckpointManager:
         # Arrays have a handler too because Orbax asks theirs about the list that `_OneByOne` leaves out.
         registry = ocp.type_handlers.create_type_handler_registry(
             (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
         handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
-        return ocp.CheckpointManager(self.directory, options=self._options, item_handlers=handlers)
+        return _Manager(self.directory, options=self._options, item_handlers=handlers)
+
+
+class _Manager(ocp.CheckpointManager):
+    """One that leaves the preemption service alone.
+
+    Orbax asks it about each step it saves, from threads of its own; the numbers of those calls would mix with the polls of
+    `Preemption`, and a signal could be agreed on for a poll that has been.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Not its business."""
+        return False
 
 
 class _OneByOne(ocp.type_handlers.ArrayHandler):

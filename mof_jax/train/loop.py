@@ -11,12 +11,16 @@ from typing import Any
 
 import jax
 
-from mof_jax.errors import Preempted, UserError
+from mof_jax.errors import NonFinite, Preempted, UserError
+from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.display import Display
+from mof_jax.train.goodput import KEY, Ledger
 from mof_jax.train.metrics import Clock, JsonLines, TensorBoard
 from mof_jax.train.preemption import Preemption
+from mof_jax.train.spikes import SpikeConfig, Spikes
 from mof_jax.train.state import TrainState
+from mof_jax.train.watchdog import Watchdog
 
 # Steps the host may run ahead of the devices: enough to hide the dispatch, few enough for a signal to be heard soon.
 _IN_FLIGHT = 2
@@ -38,6 +42,12 @@ class LoopConfig:
     data_wait_warning: float = 0.1
     profile: tuple[int, int] | None = None
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the evaluators run after this step."""
+        if self.eval_every is None:
+            return False
+        return step == self.steps or bool(self.eval_every and step % self.eval_every == 0)
+
 
 @dataclasses.dataclass
 class Loop:
@@ -49,7 +59,8 @@ class Loop:
       examples: ids of the examples of a step, for messages.
       schedule: step -> learning rate, for the log.
       save_every: steps between checkpoints, 0 for the last only. meta: JSON stored beside the state.
-      evaluate: `(step, state) -> None`.
+      evaluate: `(step, state) -> None`; may raise `Preempted` half-way.
+      preemption, watchdog, ledger, spikes: whether to stop, whether it stands still, where time goes, what jumps.
     """
 
     config: LoopConfig
@@ -65,51 +76,59 @@ class Loop:
     examples: Callable[[int], list[str]]
     schedule: Callable[[int], float]
     evaluate: Callable[[int, TrainState], None]
+    preemption: Preemption
+    watchdog: Watchdog
+    ledger: Ledger
+    spikes: SpikeConfig = SpikeConfig()
 
     def run(self) -> TrainState:
         """Trains to the last step; returns the final state, saved.
 
         Raises:
           Preempted: a signal came; the state is saved.
-          UserError: the loss is not finite, or a checkpoint cannot be written.
+          NonFinite: the loss is not finite. UserError: a checkpoint cannot be written.
         """
         config, start = self.config, int(self.state.step)
         self.display = Display(config.steps, start)
         self.lines = JsonLines(f"{self.workdir}/metrics.jsonl", keep_until=start)
         self.board = TensorBoard(f"{self.workdir}/tensorboard")
         self.clock = Clock(self.batch_size, self.flops)
-        self.skipped, saved = 0, start
+        self.skipped, self.saved = 0, start
+        self.seen, self.losses = Spikes(self.spikes), []
         in_flight: deque[Any] = deque()
-        with Preemption() as preemption, contextlib.ExitStack() as cleanup:
+        with self.watchdog, contextlib.ExitStack() as cleanup:
             cleanup.callback(self.display.close)
             cleanup.callback(self.board.close)
+            cleanup.callback(self.lines.flush)
             for step in range(start + 1, config.steps + 1):
                 profiling = self._profile(step)
                 batch, waited = self._next_batch(in_flight)
                 self.state, metrics = self.step_fn(self.state, batch)
                 in_flight.append(metrics["loss"])
-                if len(in_flight) > _IN_FLIGHT:
-                    in_flight.popleft().block_until_ready()
-                if profiling:
-                    metrics["loss"].block_until_ready()
-                self.clock.tick(waited)
+                self.losses.append(metrics["loss"])
+                blocked = self._let_devices_catch_up(in_flight, everything=profiling)
+                self.clock.tick(waited, blocked)
+                self.ledger.waited(waited)
+                self.watchdog.step()
                 self.display.advance(step)
-                last, stop = step == config.steps, preemption.reached(step)
-                if last or step % config.log_every == 0 or step == start + 1:
+                last, stop = step == config.steps, self.preemption.reached()
+                if self._logged(step) or step == start + 1:
                     self._log(step, metrics)
                 if last or stop or (self.save_every and step % self.save_every == 0):
                     self._save(step, metrics)
-                    saved = step
-                if stop and not last:
-                    self.checkpointer.wait()
-                    raise Preempted(f"stopped after step {step} of {config.steps}; the state is saved, run again to resume")
-                if config.eval_every is not None and (
-                        last or (config.eval_every and step % config.eval_every == 0)):
-                    self.evaluate(step, self.state)
-                    self.clock.reset()
-            if saved == config.steps:
+                evaluated = not stop and config.evaluates(step) and self._evaluate(step)
+                if (stop and not last) or (config.evaluates(step) and not evaluated):
+                    self._leave(step, metrics)
+            if self.saved == config.steps:
                 self.checkpointer.wait()
         return self.state
+
+    def _let_devices_catch_up(self, in_flight: deque[Any], everything: bool) -> float:
+        """Waits until no more than `_IN_FLIGHT` steps (or none) are under way; for how long."""
+        before = time.perf_counter()
+        while len(in_flight) > (0 if everything else _IN_FLIGHT):
+            in_flight.popleft().block_until_ready()
+        return time.perf_counter() - before
 
     def _next_batch(self, in_flight: deque[Any]) -> tuple[Any, float]:
         """The next batch, and how long the devices stood idle for it."""
@@ -126,33 +145,75 @@ class Loop:
         idle = not in_flight or in_flight[-1].is_ready()
         return batch, waited if idle else 0.0
 
+    def _logged(self, step: int) -> bool:
+        return step in (1, self.config.steps) or step % self.config.log_every == 0
+
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
         values = {k: v.item() for k, v in jax.device_get(dict(metrics)).items()}
-        self._check(step, int(values.pop("bad_step")))
+        self.ledger.started()
+        self._check(step, values)
+        self._look_for_spikes(step)
+        del values["bad_step"]
         line = {"step": step, "examples": step * self.batch_size, "lr": self.schedule(step - 1), **values,
-                **self.clock.read(), "skipped_examples": self.skipped}
-        self.lines.write(line)
+                **self.clock.read(), "skipped_examples": self.skipped, KEY: self.ledger.read()}
+        slow = hosts.slow(line)
+        if self._logged(step):  # the first step after a restart is shown, but no line that the whole run would not have
+            self.lines.write(line)
         self.board.write(step, line)
         self.display.log(line)
         if line["data_wait"] > self.config.data_wait_warning and step > 2 * self.config.log_every:
             self.display.say(f"step {step}: devices waited for data {line['data_wait']:.0%} of the time; raise "
                              "config.data.threads, or measure the pipeline with `mof bench data`")
+        if slow:
+            self.display.say(f"step {step}: {slow}")
+
+    def _look_for_spikes(self, step: int) -> None:
+        """Says which losses since the last log line jumped. They are fetched here, together, not after each step."""
+        losses, self.losses = [float(x) for x in jax.device_get(self.losses)], []
+        for at, loss, usual in self.seen.look(step - len(losses) + 1, losses):
+            self.display.say(f"step {at}: the loss jumped to {loss:.4g} (median before it: {usual:.4g})")
 
     def _save(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._check(step, int(jax.device_get(metrics["bad_step"])))
-        self.checkpointer.save(step, self.state, {**self.meta, "examples": step * self.batch_size})
+        with self.ledger.spent("checkpoint"), self.watchdog.elsewhere("saving a checkpoint"):
+            self._check(step, jax.device_get(dict(metrics)))
+            self.lines.flush()  # a checkpoint must not be ahead of its lines
+            self.checkpointer.save(step, self.state, {**self.meta, "examples": step * self.batch_size})
+        self.saved = step
 
-    def _check(self, step: int, bad_step: int) -> None:
-        """Stops at a non-finite loss: the state has stood still since the step before it."""
+    def _evaluate(self, step: int) -> bool:
+        """Runs the evaluators; False if a signal stopped them half-way."""
+        with self.ledger.spent("eval"), self.watchdog.elsewhere("an evaluation"):
+            try:
+                self.evaluate(step, self.state)
+            except Preempted:
+                return False
+        self.clock.reset()
+        return True
+
+    def _leave(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Saves what is not saved yet, and stops."""
+        if self.saved != step:
+            self._save(step, metrics)
+        self.checkpointer.wait()
+        raise Preempted(f"stopped after step {step} of {self.config.steps}; the state is saved, run again to resume")
+
+    def _check(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Stops at a non-finite loss, where the state has stood still since the step before it, or at too many of them."""
+        bad_step, dropped = int(metrics["bad_step"]), int(metrics.get("skipped_updates", 0))
+        if dropped > self.spikes.max_skips:
+            raise NonFinite(f"step {step}: {dropped} updates were not finite and dropped, more than config.spikes.max_skips "
+                            f"({self.spikes.max_skips}); {self._last_good()}")
         if bad_step < 0:
             return
-        self.checkpointer.wait()
         ids = self.examples(bad_step)
         shown = ", ".join(ids[:8]) + (f" … ({len(ids)} in all)" if len(ids) > 8 else "")
-        good = next(iter(self.checkpointer.steps()), None)
-        kept = "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
-        raise UserError(f"step {bad_step + 1}: the loss, its gradient or the update is not finite; {kept}; "
+        raise NonFinite(f"step {bad_step + 1}: the loss, its gradient or the update is not finite; {self._last_good()}; "
                         f"examples of that step: {shown}")
+
+    def _last_good(self) -> str:
+        self.checkpointer.wait()
+        good = next(iter(self.checkpointer.steps()), None)
+        return "no checkpoint was saved before" if good is None else f"the last good checkpoint is step {good}"
 
     def _profile(self, step: int) -> bool:
         """Starts and stops the trace; True while it runs."""

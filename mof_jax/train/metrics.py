@@ -6,17 +6,21 @@ from collections.abc import Mapping
 import json
 import math
 import os
+import tempfile
 import time
 from typing import Any
 
 import jax
 
+from mof_jax.data import remote
 from mof_jax.hardware import CHIPS
 
 # Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
 CLOCK_KEYS = (
     "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
-    "skipped_examples")
+    "skipped_examples", "seconds", "step_s", "host_s")
+
+_FLUSH_S = 60.0  # seconds between two writes of a remote file of lines, saves and evaluations apart
 
 # Dense bf16 peak of one JAX device in FLOP/s, by `device_kind` prefix. TPU: Cloud TPU's system pages (v4 and v7x
 # show two devices a chip under some runtimes: the figure is a device's). NVIDIA: data sheets, without sparsity.
@@ -48,34 +52,55 @@ def hbm_gb() -> float | None:
 
 
 class JsonLines:
-    """An append-only file of JSON objects, one a line, written by process 0."""
+    """An append-only file of JSON objects, one a line, written by process 0.
+
+    Objects of a store cannot be appended to: there the whole file is written anew, at `flush` and now and then between.
+    """
 
     def __init__(self, path: str, keep_until: int | None = None):
         """Opens `path`; lines whose `step` lies beyond `keep_until` (a resumed run will write them again) are cut."""
         self.path = path
         self._active = jax.process_index() == 0
-        if self._active and keep_until is not None and os.path.exists(path):
-            kept = [line for line in read_lines(path) if line.get("step", 0) <= keep_until]
-            partial = path + ".partial"
-            with open(partial, "w") as f:
-                f.writelines(json.dumps(line) + "\n" for line in kept)
-            os.replace(partial, path)
+        self._whole: list[str] | None = None  # a remote file's lines
+        self._flushed = time.monotonic()
+        if not self._active:
+            return
+        there = remote.exists(path)
+        kept = [line for line in read_lines(path) if keep_until is None or line.get("step", 0) <= keep_until] if there else []
+        text = [json.dumps(line) + "\n" for line in kept]
+        if there and keep_until is not None:
+            remote.write_atomic(path, ["".join(text).encode()])
+        if remote.is_remote(path):
+            self._whole = text
 
     def write(self, line: Mapping[str, Any]) -> None:
-        if self._active:
+        """Adds a line."""
+        if not self._active:
+            return
+        text = json.dumps({k: _plain(v) for k, v in line.items()}) + "\n"
+        if self._whole is None:
             with open(self.path, "a") as f:
-                f.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
+                f.write(text)
+            return
+        self._whole.append(text)
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Lets others see every line so far."""
+        if self._whole is not None:
+            remote.write_atomic(self.path, ["".join(self._whole).encode()])
+            self._flushed = time.monotonic()
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; a last line cut off by a kill is dropped."""
     lines = []
-    with open(path) as f:
-        for text in f:
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+    for text in remote.read(path).decode(errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
     return lines
 
 
@@ -87,14 +112,15 @@ def _plain(value: Any) -> Any:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, process 0 only."""
+    """Scalars for TensorBoard, process 0 only; for a remote directory written here and copied there at the end."""
 
     def __init__(self, directory: str):
-        self._writer = None
+        self._writer, self._target = None, directory if remote.is_remote(directory) else None
         if jax.process_index() == 0:
             from tensorboardX import SummaryWriter  # imported late: half a second of start-up
 
-            self._writer = SummaryWriter(directory, flush_secs=30)
+            self._folder = tempfile.mkdtemp() if self._target else directory
+            self._writer = SummaryWriter(self._folder, flush_secs=30)
 
     def write(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
         if self._writer is not None:
@@ -103,8 +129,11 @@ class TensorBoard:
                     self._writer.add_scalar(f"{prefix}/{key}", value, step)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._writer is None:
+            return
+        self._writer.close()
+        for name in remote.find(self._folder) if self._target else ():
+            remote.write_atomic(remote.join(self._target, name), [remote.read(os.path.join(self._folder, name))])
 
 
 class Clock:
@@ -120,12 +149,13 @@ class Clock:
         self.reset()
 
     def reset(self) -> None:
-        self._mark, self._steps, self._wait = time.perf_counter(), 0, 0.0
+        self._mark, self._steps, self._wait, self._blocked = time.perf_counter(), 0, 0.0, 0.0
 
-    def tick(self, waited: float) -> None:
-        """One more step, which waited `waited` seconds for its data with idle devices."""
+    def tick(self, waited: float, blocked: float = 0.0) -> None:
+        """One more step, which waited `waited` seconds for its data with idle devices, and `blocked` for the devices."""
         self._steps += 1
         self._wait += waited
+        self._blocked += blocked
 
     def read(self) -> dict[str, Any]:
         """Figures since the last reset, and resets."""
@@ -143,6 +173,8 @@ class Clock:
             "data_wait": round(self._wait / seconds, 4),
             "hbm_gb": hbm_gb(),
             "goodput": round(self._stepping / (now - self._start), 4),
+            "step_s": round(seconds / max(self._steps, 1), 5),
+            "host_s": round((seconds - self._blocked) / max(self._steps, 1), 5),
         }
         self.reset()
         return line

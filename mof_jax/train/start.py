@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 import numpy as np
 
+from mof_jax.data import remote
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError, nearest
@@ -262,14 +263,16 @@ def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
     if not steps or (step is not None and step not in steps):
         known = ", ".join(map(str, steps)) or "none"
         raise UserError(f"{path}: no such checkpoint (complete steps: {known})")
-    step = steps[0] if step is None else step
+    if step is None:
+        step = reader.newest()
+    elif reason := reader.damage(step, arrays=False):
+        raise UserError(f"{path}: {reason}; take another step (complete: {', '.join(map(str, steps))})")
     return reader, reader.meta(step), step
 
 
 def last_stage(workdir: str) -> str:
     """The work dir of the last stage of a staged run; `workdir` itself for any other."""
-    listing = os.path.join(workdir, STAGES)
-    if "://" in workdir or not os.path.isfile(listing):
+    listing = remote.join(workdir, STAGES)
+    if not remote.exists(listing):
         return workdir
-    with open(listing) as f:
-        return os.path.join(workdir, json.load(f)["stages"][-1])
+    return remote.join(workdir, json.loads(remote.read(listing))["stages"][-1])

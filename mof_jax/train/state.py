@@ -29,6 +29,7 @@ class TrainState:
       opt: state of the optimizer. ema: moving average of `params`, or None.
       bad_step: first step whose loss, gradient or update was not finite, -1 if none. From there on the state stands still.
       cursor: where a data pipeline that packs stands after this step, one row a stream; None where the step says it all.
+      skipped: updates that were dropped because something was not finite; None where the policy is to stop instead.
     """
 
     step: Int[Array, ""]
@@ -38,6 +39,7 @@ class TrainState:
     ema: Params | None
     bad_step: Int[Array, ""]
     cursor: Int[Array, "streams state"] | None = None
+    skipped: Int[Array, ""] | None = None
 
     def model_params(self, ema: bool = False) -> Params:
         """All parameters by path, the averaged ones where asked for and kept."""
@@ -46,7 +48,7 @@ class TrainState:
 
 def init_fn(
     build: Callable[[nnx.Rngs], nnx.Module], trained: Mapping[str, bool], tx: optax.GradientTransformation, ema: bool,
-    cursor: Int[np.ndarray, "streams state"] | None = None,
+    cursor: Int[np.ndarray, "streams state"] | None = None, skip: bool = False,
 ) -> Callable[[Array], TrainState]:
     """A pure function from a PRNG key to a fresh state (to be jitted with `out_shardings`)."""
 
@@ -56,7 +58,7 @@ def init_fn(
         frozen = {path: x for path, x in values.items() if not trained[path]}
         average = {path: jnp.copy(x) for path, x in params.items()} if ema else None
         return TrainState(jnp.int32(0), params, frozen, tx.init(params), average, jnp.int32(-1),
-                          None if cursor is None else jnp.asarray(cursor))
+                          None if cursor is None else jnp.asarray(cursor), jnp.int32(0) if skip else None)
 
     return init
 

@@ -21,7 +21,10 @@ Metrics = dict[str, Float[Array, ""]]
 def make_step(
     task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, seed: int, ema_decay: float | None = None, shards: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of `task`, for batches whose rows lie on `shards` devices. All randomness is keyed by (seed, step)."""
+    """The step of `task`, for batches whose rows lie on `shards` devices. All randomness is keyed by (seed, step).
+
+    Where something is not finite, a state that counts `skipped` updates drops this one; any other stands still from there on.
+    """
 
     def loss_fn(params: Params, state: TrainState, batch: Batch, key: Array | None) -> tuple[Array, Loss]:
         loss = task.loss(skeleton.merge({**state.frozen, **params}), batch, key)
@@ -45,12 +48,14 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         frozen = task.advance(state.step, params, state.frozen)
         new = TrainState(state.step + 1, params, frozen, opt, average(state, params, ema_decay), state.bad_step,
-                         batch.get("cursor"))
+                         batch.get("cursor"), state.skipped)
         metrics = {"loss": loss.sum / loss.weight, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         # The update's norm, too: an infinite step of the temperature gives a finite loss ever after.
-        new, bad = _stand_still_if_bad(state, new, jnp.isfinite(jnp.stack(list(metrics.values()))).all())
+        finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+        new = _stand_still_if_bad(state, new, finite) if state.skipped is None else _skip_if_bad(state, new, finite)
         metrics |= {name: x / loss.weight for name, x in loss.metrics.items()}
-        return new, {**metrics, "bad_step": bad}
+        metrics |= {} if new.skipped is None else {"skipped_updates": new.skipped}
+        return new, {**metrics, "bad_step": new.bad_step}
 
     return step
 
@@ -64,9 +69,18 @@ def average(state: TrainState, params: Params, decay: float | None) -> Params | 
     return {path: d * state.ema[path] + (1 - d) * x for path, x in params.items()}
 
 
-def _stand_still_if_bad(old: TrainState, new: TrainState, finite: Array) -> tuple[TrainState, Array]:
+def _stand_still_if_bad(old: TrainState, new: TrainState, finite: Array) -> TrainState:
     """Keeps the last good state from the first non-finite step on; the host reads `bad_step` when it logs."""
     bad = jnp.where((old.bad_step < 0) & ~finite, old.step, old.bad_step)
+    return dataclasses.replace(_choose(bad < 0, new, old), bad_step=bad)
+
+
+def _skip_if_bad(old: TrainState, new: TrainState, finite: Array) -> TrainState:
+    """Drops the update of a non-finite step and counts it; the data moves on."""
+    kept = _choose(finite, new, old)
+    return dataclasses.replace(kept, step=new.step, cursor=new.cursor, skipped=old.skipped + ~finite)
+
+
+def _choose(condition: Array, new: TrainState, old: TrainState) -> TrainState:
     # What did not move is the same array on both sides; selecting it would copy a frozen tower for nothing.
-    keep = jax.tree.map(lambda a, b: a if a is b else jnp.where(bad < 0, b, a), old, new)
-    return dataclasses.replace(keep, bad_step=bad), bad
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), new, old)

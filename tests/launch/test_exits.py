@@ -34,8 +34,9 @@ def test_one_process(code, log, ending):
 
 
 def test_the_codes_are_those_of_the_trainer():
-    assert (errors.EXIT_OK, errors.EXIT_USER, errors.EXIT_INTERNAL, errors.EXIT_PREEMPTED) == (0, 1, 70, 75)
-    assert (exits.EXIT_HANG, exits.EXIT_NON_FINITE, exits.EXIT_OUT_OF_MEMORY, exits.EXIT_LOST_HOST) == (76, 77, 78, 79)
+    assert {int(code): exits.classify(code) for code in errors.ExitCode if code != errors.ExitCode.INTERNAL_ERROR} == {
+        0: Ending.DONE, 1: Ending.USER, 75: Ending.PREEMPTED, 76: Ending.HANG, 77: Ending.NON_FINITE, 78: Ending.OUT_OF_MEMORY,
+        79: Ending.LOST_HOST}
 
 
 @pytest.mark.parametrize("endings, ending", [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mof_jax.errors import UserError
+from mof_jax.errors import Preempted, UserError
 from mof_jax.mining import blind, tiles
 from mof_jax.mining.blind import Mined, brute_force, mine
 from mof_jax.mining.embeddings import Embeddings
@@ -224,6 +224,23 @@ class TestFile:
         assert walked == [0, 1, "again", 2, 3]
         assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "killed.parquet").read_bytes()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.parquet", "whole.parquet"]
+
+    def test_a_run_stopped_between_two_panels_goes_on_to_the_same_file(self, tmp_path):
+        """Four panels: after the first row (four looks) and half of the second."""
+        looks = []
+
+        def between():
+            looks.append(len(looks))
+            if len(looks) == 6:
+                raise Preempted("now")
+
+        whole, stopped = str(tmp_path / "whole.parquet"), str(tmp_path / "stopped.parquet")
+        run(world(), out=whole, tile=8, panel=32)
+        with pytest.raises(Preempted):
+            run(world(), out=stopped, tile=8, panel=32, between=between)
+        assert [path.name for path in (tmp_path / "stopped.parquet.state").glob("row*")] == ["row-00000.npz"]
+        run(world(), out=stopped, tile=8, panel=32, between=lambda: None)
+        assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "stopped.parquet").read_bytes()
 
     def test_metadata_and_statistics(self, tmp_path):
         from pyarrow import parquet

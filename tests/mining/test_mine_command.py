@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import time
 
 import numpy as np
 from PIL import Image
@@ -108,13 +110,40 @@ def test_two_processes_embed_and_mine_what_one_does(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def together(*command) -> None:
+def start_together(*command) -> list:
     """The command as two processes of two devices each."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     joined = ("--coordinator", f"localhost:{port}", "--processes", "2", "--process-id")
-    ends = [finish(process) for process in [mof(*command, *joined, i) for i in range(2)]]
+    return [mof(*command, *joined, i) for i in range(2)]
+
+
+def together(*command) -> None:
+    """Runs it to its end."""
+    ends = [finish(process) for process in start_together(*command)]
     assert [code for code, _, _ in ends] == [0, 0], ends
     out = str(command[-1])
     assert out in ends[0][1] and out not in ends[1][1], "process 0 speaks"
+
+
+@pytest.mark.slow
+def test_a_signal_at_one_of_two_processes_stops_both_between_two_panels(tmp_path):
+    """JAX swallows the signal, so mining has to ask; finished rows stay, and the same command goes on to the same pairs."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100_000, 32)).astype(np.float32)
+    x[5::1000] = x[6::1000] + 1e-3 * rng.standard_normal((100, 32)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    command = ("mine", "--above", "x=0.99", "--features", f"x={tmp_path}/x.npy", "--out", tmp_path / "pairs.parquet")
+    processes = start_together(*command)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "pairs.parquet.state" / "row-00000.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = [finish(process) for process in processes]
+    assert [code for code, _, _ in ends] == [75, 75], ends
+    assert all("run again to go on" in err and "Traceback" not in err for _, _, err in ends)
+    assert 1 <= len(list((tmp_path / "pairs.parquet.state").glob("row-*"))) < 7 and not (tmp_path / "pairs.parquet").exists()
+    together(*command)
+    found = Mined.read(f"{tmp_path}/pairs.parquet")
+    assert {*zip(found.pairs.i.tolist(), found.pairs.j.tolist())} == {(n + 5, n + 6) for n in range(0, 100_000, 1000)}
