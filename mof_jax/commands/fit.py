@@ -9,6 +9,7 @@ import os
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError, lookup
 
+RESAMPLE = ("pairs", "residual", "normal")
 _LAWS = "chinchilla, isoflop, envelope, power, pure-power, openclip, lr, repeats"
 
 
@@ -21,12 +22,13 @@ def add(commands) -> None:
     p.add_argument("path", metavar="PATH", help=".csv, .tsv, .json or .jsonl of one run a row, or a sweep's work dir")
     p.add_argument("--law", required=True, metavar="NAME", help=_LAWS)
     p.add_argument("--columns", default="", metavar="S=NAME,…",
-                   help="which column is N (parameters), D (tokens), C (FLOP), L (loss), x, error, U (unique tokens), lr, wd, batch")
+                   help="which column is N (parameters), D (tokens), C (FLOP), L (loss), x, error, U (unique tokens), lr, wd, "
+                        "batch")
     p.add_argument("--drop-highest", type=int, default=0, metavar="K", help="leave out the K points of the highest loss")
     p.add_argument("--diverged", type=float, default=1.5, metavar="RATIO",
                    help="leave out a run whose loss is more than RATIO times that of a run no larger")
     p.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="resamples behind the intervals; 0 for none")
-    p.add_argument("--resample", choices=("pairs", "residual", "normal"), help="what is resampled; by default what suits the law")
+    p.add_argument("--resample", choices=RESAMPLE, help="what is resampled; by default what suits the law")
     p.add_argument("--seed", type=int, default=0, help="of the resamples")
     p.add_argument("--plan", type=float, metavar="FLOP", help="what to train for so much compute")
     p.add_argument("--topology", metavar="GENERATION:AxB[xC]", help="with --plan: where, for chip-hours")

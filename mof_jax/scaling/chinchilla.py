@@ -1,6 +1,6 @@
 """L = E + A/N^α + B/D^β: approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556), as replicated by Besiroglu et al. 2024
-(arXiv 2404.10102): Huber's loss, δ = 1e-3, on log residuals, summed (a mean makes common optimisers stop early), from every start
-of the paper's grid."""
+(arXiv 2404.10102): Huber's loss, δ = 1e-3, on log residuals, summed (a mean makes common optimisers stop early), from every
+start of the paper's grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def curve(theta: Float[Array, "5"], x: Float[Array, "2 points"]) -> Float[Array,
     """log L of log N and log D; theta holds log A, log B, log E, α, β."""
     a, b, e, alpha, beta = theta
     terms = jnp.stack([a - alpha * x[0], b - beta * x[1], jnp.full_like(x[0], e)])
-    # A constant to the derivative: max's own one compares a term with the largest, which the compiler may have rounded otherwise.
+    # A constant to the derivative: max's own compares every term with the largest, which the compiler may have rounded otherwise,
+    # and divides by the number of equals: none.
     top = jax.lax.stop_gradient(jnp.max(terms, axis=0))
     return top + jnp.log(jnp.sum(jnp.exp(terms - top), axis=0))
 
@@ -34,5 +35,5 @@ def starts(x: Float[np.ndarray, "2 points"], y: Float[np.ndarray, "points"]) -> 
     return np.array(list(itertools.product(coefficients, coefficients, np.arange(-1, 1.5, 0.5), exponents, exponents)))
 
 
-LAW = curve_law("chinchilla", "L = E + A / N^alpha + B / D^beta", "Hoffmann et al. 2022, approach 3", ("N", "D", "L"), ("N", "D"),
-                PARAMS, curve, starts, lambda p: 6 * p["N"] * p["D"])
+LAW = curve_law("chinchilla", "L = E + A / N^alpha + B / D^beta", "Hoffmann et al. 2022, approach 3", ("N", "D", "L"),
+                ("N", "D"), PARAMS, curve, starts, lambda p: 6 * p["N"] * p["D"])

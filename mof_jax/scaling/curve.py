@@ -47,14 +47,14 @@ class CurveProblem:
                             "more points than parameters are needed")
 
     def solve(self, starts: int | None) -> tuple[Float[np.ndarray, "params"], float]:
-        self.minima = solve.minimise(self.curve, _thinned(self.starts, starts), self.x, self.y)
+        self.minima = solve.minimise(self.curve, thinned(self.starts, starts), self.x, self.y)
         best = int(np.nanargmin(self.minima.objective))
         return self.minima.theta[best], float(self.minima.objective[best])
 
     def refit(self, y: Float[np.ndarray, "draws points"], weights: Float[np.ndarray, "draws points"] | None,
               theta: Float[np.ndarray, "params"]) -> Float[np.ndarray, "draws params"]:
         """From the best fit and from a few starts that found it."""
-        starts = np.vstack([theta, _thinned(self.starts, _BOOT_STARTS - 1)])
+        starts = np.vstack([theta, thinned(self.starts, _BOOT_STARTS - 1)])
         several = lambda rows: np.repeat(rows, len(starts), axis=0)
         found = solve.minimise(self.curve, np.tile(starts, (len(y), 1)), self.x, several(y),
                                1.0 if weights is None else several(weights))
@@ -74,7 +74,7 @@ class CurveProblem:
         if len(small) <= len(self.names):
             return None
         weights = np.isin(np.arange(len(order)), small).astype(float)  # rather than fewer points: compiled once
-        found = solve.minimise(self.curve, _thinned(self.starts, 200), self.x, self.y, weights)
+        found = solve.minimise(self.curve, thinned(self.starts, 200), self.x, self.y, weights)
         theta = found.theta[np.nanargmin(found.objective)]
         error = np.abs(solve.evaluate(self.curve, theta, self.x[:, large]) - self.y[large])
         return HeldOut("target of the largest runs", len(large), float(error.mean()), float(error.max()))
@@ -108,7 +108,8 @@ class CurveProblem:
 
 
 def curve_law(name: str, formula: str, source: str, needs: Sequence[str], inputs: Sequence[str], params: tuple[Param, ...],
-              curve: solve.Curve, starts: Starts, size: Callable[[Points], Float[np.ndarray, "points"]], target: str = "L") -> Law:
+              curve: solve.Curve, starts: Starts, size: Callable[[Points], Float[np.ndarray, "points"]],
+              target: str = "L") -> Law:
     """A law of this kind from its parts; `inputs` are the symbols whose logarithms `curve` is given, in order."""
 
     def make(p: Points) -> CurveProblem:
@@ -118,7 +119,7 @@ def curve_law(name: str, formula: str, source: str, needs: Sequence[str], inputs
     return Law(name, formula, source, tuple(needs), lambda p: params, make, target=target)
 
 
-def _thinned(starts: np.ndarray, count: int | None) -> np.ndarray:
+def thinned(starts: Float[np.ndarray, "starts params"], count: int | None) -> Float[np.ndarray, "fewer params"]:
     """So many of the starts, the same ones each time."""
     if count is None or count >= len(starts):
         return starts

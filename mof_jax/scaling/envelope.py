@@ -1,6 +1,8 @@
-"""The best run of every bin of compute, and power laws of its loss, N and D: approach 1 of Hoffmann et al. 2022 (arXiv 2203.15556).
+"""The best run of every bin of compute, and power laws of its loss, N and D: approach 1 of Hoffmann et al. 2022
+(arXiv 2203.15556).
 
-The lowest of many noisy losses is low partly by luck: noise that is not small against the differences between runs bends this fit.
+The lowest of many noisy losses is low partly by luck: noise that is not small against the differences between runs bends this
+fit.
 """
 
 from __future__ import annotations
@@ -26,5 +28,5 @@ def make(p: Points) -> LinesProblem:
     return LinesProblem(np.log(p["C"][best]), values, PARAMS, ("lowest loss", "N_opt", "D_opt"))
 
 
-LAW = Law("envelope", "L_min = k_L C^c, N_opt = k_N C^a, D_opt = k_D C^b", "Hoffmann et al. 2022, approach 1", ("N", "D", "C", "L"),
-          lambda p: PARAMS, make)
+LAW = Law("envelope", "L_min = k_L C^c, N_opt = k_N C^a, D_opt = k_D C^b", "Hoffmann et al. 2022, approach 1",
+          ("N", "D", "C", "L"), lambda p: PARAMS, make)

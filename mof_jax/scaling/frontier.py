@@ -18,7 +18,7 @@ import numpy as np
 
 from mof_jax.errors import UserError
 from mof_jax.hardware import HardwareConfig, Topology
-from mof_jax.scaling import chinchilla, lr
+from mof_jax.scaling import lr
 from mof_jax.scaling.law import Estimate, Fit
 
 WITH_FRONTIER = ("chinchilla", "isoflop", "envelope")
@@ -60,8 +60,10 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def optima(f: Fit, flops: Float[np.ndarray, "budgets"]) -> tuple[
-        Float[np.ndarray, "1+draws budgets"], Float[np.ndarray, "1+draws budgets"], Float[np.ndarray, "1+draws budgets"] | None]:
+Rows = Float[np.ndarray, "1+draws budgets"]
+
+
+def optima(f: Fit, flops: Float[np.ndarray, "budgets"]) -> tuple[Rows, Rows, Rows | None]:
     """log N_opt, log D_opt and log L of budgets, by the fit (first row) and by its draws.
 
     Raises:
@@ -113,7 +115,8 @@ def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = Hardwar
     notes = []
     largest = 6 * (f.points["N"] * f.points["D"]).max() if "D" in f.points else f.points["C"].max()
     if flops > 10 * largest:
-        notes.append(f"{flops / largest:,.0f} times the largest run of the table: the intervals know nothing of a law that bends")
+        notes.append(f"{flops / largest:,.0f} times the largest run of the table: the intervals know nothing of a law that "
+                     "bends")
     if loss is None:
         notes.append(f"no loss: {f.law.name} predicts sizes alone")
     found = Plan(flops, of(n), of(d), of(d - n), None if loss is None else of(loss), None, None, None,
@@ -123,9 +126,10 @@ def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = Hardwar
             *notes, "no learning rate and no batch: fit a grid with --law lr --out DIR and give --rates DIR/fit.json"))
     if rates["batch"] is None:
         notes.append("no batch: the law of the learning rate was fitted to runs of several batch sizes, or of unknown ones")
+    if not rates["searched_decay"]:
+        notes.append(f"weight decay by MM1's rule, {lr.MM1_DECAY} times the rate: it was not searched")
     rate = lr.rate(found.N.value, rates["p"], rates["q"])
-    return dataclasses.replace(found, lr=rate, weight_decay=rates["wd_per_lr"] * rate, batch=rates["batch"], notes=(
-        *notes, *(() if rates["searched_decay"] else (f"weight decay by MM1's rule, {lr.MM1_DECAY} times the rate: it was not searched",))))
+    return dataclasses.replace(found, lr=rate, weight_decay=rates["wd_per_lr"] * rate, batch=rates["batch"], notes=tuple(notes))
 
 
 def cost(flops: float, topology: str, mfu: float = HardwareConfig.mfu, price: float | None = None) -> Cost:
@@ -153,4 +157,5 @@ def load_rates(path: str) -> dict[str, Any]:
         batch = saved.get("batch")
         return found | {"searched_decay": "wd_per_lr" in values, "batch": None if batch is None else float(batch)}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"--rates {path}: not a fit of --law lr; `mof fit GRID --law lr --out DIR` writes DIR/fit.json") from None
+        raise UserError(f"--rates {path}: not a fit of --law lr; `mof fit GRID --law lr --out DIR` writes DIR/fit.json"
+                        ) from None

@@ -30,4 +30,5 @@ def make(p: Points) -> OptimaProblem:
     return OptimaProblem(p["L"], groups, lines, PARAMS, ("N",))
 
 
-LAW = Law("isoflop", "N_opt = k_N C^a, D_opt = k_D C^b", "Hoffmann et al. 2022, approach 2", ("N", "C", "L"), lambda p: PARAMS, make)
+LAW = Law("isoflop", "N_opt = k_N C^a, D_opt = k_D C^b", "Hoffmann et al. 2022, approach 2", ("N", "C", "L"),
+          lambda p: PARAMS, make)

@@ -75,7 +75,7 @@ class Law:
     """How a table becomes parameters.
 
     Attributes:
-      formula: as printed. source: the paper. needs: symbols of `table.COLUMNS` that it reads. optional: those it reads if given.
+      formula: as printed. source: the paper. needs: symbols of `table.COLUMNS` that it reads. optional: those it reads if there.
       target: the symbol that is predicted. make: from checked points to a problem.
     """
 

@@ -1,9 +1,9 @@
 """error = a·C^b of the best runs: the law of reproducible CLIP scaling (Cherti et al. 2022, arXiv 2212.07143).
 
-As its authors fit it: log10 C in five equal bins (the last ends 0.1 above the largest), the lowest error of each placed at the bin's
-centre, least squares in log10. C is GMAC of one sample's forward pass times samples seen. Their runs give 5.858·C^−0.1114 for
-ImageNet's zero-shot error and 2.750·C^−0.0794 for COCO's 1 − R@5 (image retrieval). For points that lie densely the best run of a bin
-is at its upper end rather than at its centre, which lowers a by a few percent; `--law pure-power` has no bins.
+As its authors fit it: log10 C in five equal bins (the last ends 0.1 above the largest), the lowest error of each placed at the
+bin's centre, least squares in log10. C is GMAC of one sample's forward pass times samples seen. Their runs give 5.858·C^−0.1114
+for ImageNet's zero-shot error and 2.750·C^−0.0794 for COCO's 1 − R@5 (image retrieval). For points that lie densely the best run
+of a bin is at its upper end rather than at its centre, which lowers a by a few percent; `--law pure-power` has no bins.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Laws of optima: in every group of runs a parabola through the loss, its lowest point, and a line through the lowest points."""
+"""Laws of optima: in every group of runs a parabola through the loss, its lowest point, a line through the lowest points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 
 from jaxtyping import Float, Int
 import numpy as np
@@ -39,8 +40,7 @@ class Group:
     def design(self) -> Float[np.ndarray, "runs terms"]:
         """1, u, u² of one variable; 1, u, v, u², uv, v² of two; centred."""
         z = (self.u - self.centre).T
-        k = len(z)
-        squares = [z[i] * z[j] for i in range(k) for j in range(i, k)]
+        squares = [z[i] * z[j] for i, j in _squares(len(z))]
         return np.stack([np.ones_like(z[0]), *z, *squares], axis=1)
 
     def optima(self, y: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "draws variables"]:
@@ -48,7 +48,7 @@ class Group:
         b = y @ np.linalg.pinv(self.design).T
         k = self.u.shape[1]
         curvature = np.zeros((len(y), k, k))
-        for n, (i, j) in enumerate((i, j) for i in range(k) for j in range(i, k)):
+        for n, (i, j) in enumerate(_squares(k)):
             curvature[:, i, j] += b[:, 1 + k + n]
             curvature[:, j, i] += b[:, 1 + k + n]
         convex = np.linalg.eigvalsh(curvature)[:, 0] > 0
@@ -144,6 +144,10 @@ class OptimaProblem:
             found.append(f"the optima scatter about their line more than the noise of the losses explains (p = {p:.2g}): the "
                          "intervals know that noise alone and are too narrow")
         return found
+
+
+def _squares(variables: int) -> list[tuple[int, int]]:
+    return list(itertools.combinations_with_replacement(range(variables), 2))
 
 
 def grouped(keys: Float[np.ndarray, "points"], u: Float[np.ndarray, "points variables"], y: Float[np.ndarray, "points"],

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette; sizes and budgets, which have an order, take viridis.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#999999"
 FORMATS = ("svg", "pdf", "png")
-LABELS = {"N": "parameters N", "D": "tokens or examples D", "C": "training compute C (FLOP)", "L": "loss L", "lr": "peak learning rate",
-          "error": "error"}
+LABELS = {"N": "parameters N", "D": "tokens or examples D", "C": "training compute C (FLOP)", "L": "loss L",
+          "lr": "peak learning rate", "error": "error"}
 _STEPS = (1, 1.5, 2, 3, 4, 5, 7)
 _FINE_STEPS = (1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
 _GRID = 200
@@ -83,7 +83,8 @@ def _decades(axes: Axes, axis: str) -> None:
         which.set_minor_formatter(ticker.NullFormatter())
 
 
-def _band(axes: Axes, x: Float[np.ndarray, "grid"], rows: Float[np.ndarray, "1+draws grid"], f: Fit, colour: str, label: str) -> None:
+def _band(axes: Axes, x: Float[np.ndarray, "grid"], rows: Float[np.ndarray, "1+draws grid"], f: Fit, colour: str,
+          label: str) -> None:
     """A line and its 95 % interval; rows are logarithms."""
     low, high = f.interval(rows[0], rows[1:])
     if np.isfinite(low).all():
@@ -142,7 +143,8 @@ def _parabolas(f: Fit) -> Figure:
                   label=g.label.removesuffix(" FLOP") + (", edge" if g.edge else ""))
         if g.u.shape[1] == 1 and len(y) > 3:
             grid = np.linspace(u.min(), u.max(), _GRID)
-            left.plot(np.exp(grid), np.polyval(np.polyfit(u, y, 2), grid), color=shade, linewidth=1, linestyle=":" if g.edge else "-")
+            left.plot(np.exp(grid), np.polyval(np.polyfit(u, y, 2), grid), color=shade, linewidth=1,
+                      linestyle=":" if g.edge else "-")
     left.set(xscale="log", xlabel=LABELS[searched], ylabel=LABELS["L"])
     left.legend(title=LABELS[over], title_fontsize=8, ncols=2 if len(p.groups) > 4 else 1, loc="upper center",
                 bbox_to_anchor=(0.5, -0.18))
@@ -220,8 +222,8 @@ def _frontier(f: Fit) -> Figure:
     grid = _span(c, 100)
     n, d, _ = frontier.optima(f, grid)
     for axes, rows, symbol, colour in ((left, n, "N", BLUE), (right, d, "D", GREEN)):
-        axes.plot(c, f.points[symbol] if symbol in f.points else c / (6 * f.points["N"]), "o", color=GREY, markersize=2.5, alpha=0.5,
-                  label="runs")
+        runs = f.points[symbol] if symbol in f.points else c / (6 * f.points["N"])
+        axes.plot(c, runs, "o", color=GREY, markersize=2.5, alpha=0.5, label="runs")
         _band(axes, grid, rows, f, colour, f"{symbol}_opt, 95 %")
         axes.axvline(c.max(), color="black", linestyle=":", linewidth=0.9, label="largest run")
         axes.set(xscale="log", yscale="log", xlabel=LABELS["C"], ylabel=f"compute-optimal {LABELS[symbol]}")

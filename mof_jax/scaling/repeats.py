@@ -1,8 +1,9 @@
 """L = E + A/N'^α + B/D'^β where data repeat: Muennighoff et al. 2023 (arXiv 2305.16264), equations 5 and 6.
 
-D' = U + U·R*_D·(1 − exp(−R_D/R*_D)) with U unique tokens and R_D = D/U − 1 repetitions; N' likewise with U_N, the compute-optimal size
-for U tokens. All seven numbers are fitted together (the paper takes the first five from runs of one epoch and ties α = β). The
-form only levels off: runs that more epochs or parameters made worse have no place in it. The paper's: R*_D 15.39, R*_N 5.31.
+D' = U + U·R*_D·(1 − exp(−R_D/R*_D)) with U unique tokens and R_D = D/U − 1 repetitions; N' likewise with U_N, the
+compute-optimal size for U tokens. All seven numbers are fitted together (the paper takes the first five from runs of one epoch
+and ties α = β). The form only levels off: runs that more epochs or parameters made worse have no place in it. The paper's:
+R*_D 15.39, R*_N 5.31.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _REPEATS = (1.5, 5.0, 15.0, 45.0)
 _BASES = 3
 
 
-def effective(amount: Float[Array, "points"], unique: Float[Array, "points"], worth: Float[Array, ""]) -> Float[Array, "points"]:
+def effective(amount: Float[Array, "points"], unique: Float[Array, "points"] | float, worth: Float[Array, ""]
+              ) -> Float[Array, "points"]:
     """What `amount` counts for, if `unique` of it is new and repetitions lose their worth at the rate 1/`worth`."""
     return unique * (1 + worth * -jnp.expm1(-(amount / unique - 1) / worth))
 
@@ -58,4 +60,5 @@ def starts(x: Float[np.ndarray, "3 points"], y: Float[np.ndarray, "points"]) -> 
 
 
 LAW = curve_law("repeats", "L = E + A / N'^alpha + B / D'^beta, D' = U + U R_D (1 - exp(-(D/U - 1) / R_D)), N' likewise",
-                "Muennighoff et al. 2023", ("N", "D", "U", "L"), ("N", "D", "U"), PARAMS, curve, starts, lambda p: 6 * p["N"] * p["D"])
+                "Muennighoff et al. 2023", ("N", "D", "U", "L"), ("N", "D", "U"), PARAMS, curve, starts,
+                lambda p: 6 * p["N"] * p["D"])

@@ -40,8 +40,8 @@ def to_json(f: Fit, plan: Plan | None = None) -> dict[str, Any]:
     if f.law.name in frontier.WITH_FRONTIER:
         found["frontier"] = _exponents(f)
     if plan is not None:
-        found["plan"] = {key: _estimate(x) if isinstance(x, Estimate) else dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x
-                         for key, x in vars(plan).items()}
+        found["plan"] = {key: _estimate(x) if isinstance(x, Estimate) else x for key, x in vars(plan).items()}
+        found["plan"]["cost"] = None if plan.cost is None else dataclasses.asdict(plan.cost)
     return found
 
 
@@ -96,7 +96,8 @@ def planned(p: Plan) -> Group:
     if p.cost is not None:
         c = p.cost
         dollars = "no price given (--price)" if c.dollars is None else f"${c.dollars:,.0f}"
-        table.add_row(f"on {c.topology}", f"{c.chip_hours:,.0f} chip-hours, {c.days:,.1f} days at {c.mfu:.0%} of the peak, {dollars}")
+        table.add_row(f"on {c.topology}",
+                      f"{c.chip_hours:,.0f} chip-hours, {c.days:,.1f} days at {c.mfu:.0%} of the peak, {dollars}")
     return Group(table, *(Text(f"note: {text}") for text in p.notes))
 
 

@@ -62,33 +62,33 @@ def minimise(
       y, weights: of every start, or (points,) for all alike.
       delta: where Huber's loss turns from squares to absolute values; infinity for least squares.
     """
-    shape = (len(starts), x.shape[-1])
-    y, weights = np.broadcast_to(y, shape), np.broadcast_to(np.asarray(weights, np.float64), shape)
-    state: list[np.ndarray] = []
-    workers = len(os.sched_getaffinity(0))
-
-    def first(rows: np.ndarray) -> None:
-        part = _call(_begin, curve, delta, rows, starts, x, y[rows], weights[rows])
-        for whole, values in zip(state, part):
-            whole[rows] = values
-
-    def onward(rows: np.ndarray) -> None:
-        part = _call(_advance, curve, delta, rows, state, x, y[rows], weights[rows])
-        for whole, values in zip(state, part):
-            whole[rows] = values
-
     count, params = starts.shape
-    state += [np.empty((count, *rest), kind) for rest, kind in (
-        ((params,), float), ((), float), ((), float), ((params,), float), ((params, params), float), ((), bool))]
-    with ThreadPoolExecutor(workers) as pool:
+    y = np.broadcast_to(y, (count, x.shape[-1]))
+    weights = np.broadcast_to(np.asarray(weights, np.float64), y.shape)
+    shapes = (params,), (), (), (params,), (params, params)
+    state = _State(*(np.empty((count, *rest)) for rest in shapes), np.empty(count, bool))
+
+    def run(fn: Callable, inputs: tuple[np.ndarray, ...], active: np.ndarray) -> None:
+        """`fn` on the rows that are active, in chunks that the cores share."""
+
+        def chunk(rows: np.ndarray) -> None:
+            fill = np.resize(rows, _CHUNK)  # a whole chunk, so that it is compiled once
+            with jax.enable_x64(True):  # of this thread
+                found = fn(curve, *(part[fill] for part in inputs), x=x, y=y[fill], weights=weights[fill], delta=delta)
+            for whole, part in zip(state, found):
+                whole[rows] = np.asarray(part)[: len(rows)]
+
+        list(pool.map(chunk, (active[i : i + _CHUNK] for i in range(0, len(active), _CHUNK))))
+
+    with ThreadPoolExecutor(_cores()) as pool:
         active = np.arange(count)
-        list(pool.map(first, _chunks(active)))
+        run(_begin, (starts,), active)
         for _ in range(_ROUNDS):
-            active = active[~state[-1][active]]
+            run(_advance, state, active)
+            active = active[~state.done[active]]
             if not len(active):
                 break
-            list(pool.map(onward, _chunks(active)))
-    return Minima(state[0], state[2])
+    return Minima(state.theta, state.objective)
 
 
 def huber(residual: Float[Array, "points"], delta: float) -> Float[Array, "points"]:
@@ -113,27 +113,18 @@ def evaluate(curve: Curve, theta: Float[np.ndarray, "*batch params"], x: Float[n
         return np.asarray(flat).reshape(*np.shape(theta)[:-1], -1)
 
 
-def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-
-
-def _call(fn: Callable, curve: Curve, delta: float, rows: np.ndarray, values, x, y, weights) -> list[np.ndarray]:
-    """`fn` on these rows, filled up to a whole chunk so that it is compiled once."""
-    fill = np.resize(np.arange(len(rows)), _CHUNK)
-    values = [whole[rows][fill] for whole in values] if isinstance(values, list) else values[rows][fill]
-    with jax.enable_x64(True):  # of this thread
-        found = fn(curve, values, x, y[fill], weights[fill], delta)
-        return [np.asarray(part)[: len(rows)] for part in found]
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @partial(jax.jit, static_argnums=0)
-def _begin(curve: Curve, theta: Array, x: Array, y: Array, weights: Array, delta: Array) -> _State:
+def _begin(curve: Curve, theta: Array, *, x: Array, y: Array, weights: Array, delta: Array) -> _State:
     objective, gradient, hessian = jax.vmap(partial(_measure, curve, delta), (0, None, 0, 0))(theta, x, y, weights)
     return _State(theta, jnp.full(len(theta), 1e-2), objective, gradient, hessian, jnp.zeros(len(theta), bool))
 
 
 @partial(jax.jit, static_argnums=0)
-def _advance(curve: Curve, state: list[Array], x: Array, y: Array, weights: Array, delta: Array) -> _State:
+def _advance(curve: Curve, *state: Array, x: Array, y: Array, weights: Array, delta: Array) -> _State:
     step = jax.vmap(partial(_step, curve, delta), (0, None, 0, 0))
     going = lambda carry: (carry[0] < _ROUND) & ~jnp.all(carry[1].done)
     return jax.lax.while_loop(going, lambda carry: (carry[0] + 1, step(carry[1], x, y, weights)), (0, _State(*state)))[1]

@@ -160,7 +160,8 @@ def parse_columns(text: str) -> dict[str, str]:
     for part in text.split(",") if text else ():
         symbol, equals, name = (word.strip() for word in part.partition("="))
         if not (symbol and equals and name) or symbol in found:
-            raise UserError(f"--columns {part.strip()!r}: expected SYMBOL=NAME, each symbol once; symbols: {', '.join(COLUMNS)}")
+            raise UserError(f"--columns {part.strip()!r}: expected SYMBOL=NAME, each symbol once; symbols: "
+                            f"{', '.join(COLUMNS)}")
         found[symbol] = name
     return found
 
@@ -178,7 +179,8 @@ def _load(path: str) -> tuple[str, list[dict[str, Any]]]:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
         text = f.read()
     if path.endswith((".csv", ".tsv")):
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.endswith(".tsv") else ",", skipinitialspace=True)
+        separator = "\t" if path.endswith(".tsv") else ","
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         try:
             rows = [{k.strip(): v for k, v in row.items() if k} for row in reader]
         except csv.Error as error:
@@ -193,17 +195,16 @@ def _load(path: str) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _objects(path: str, text: str) -> list[dict[str, Any]]:
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    try:
-        if path.endswith(".json"):
-            rows = json.loads(text)
-        else:
-            rows = []
-            for number, line in lines:
-                rows.append(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        where = path if path.endswith(".json") else f"{path} line {number}"
-        raise UserError(f"{where}: not JSON: {error}") from None
+    parts = [(path, text)] if path.endswith(".json") else [
+        (f"{path} line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    rows: list[Any] = []
+    for where, part in parts:
+        try:
+            rows.append(json.loads(part))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON: {error}") from None
+    if path.endswith(".json"):
+        (rows,) = rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of JSON objects, one a run")
     return rows
@@ -271,8 +272,11 @@ def _without_copies(p: Points, target: str) -> Points:
             continue
         repeats += place in places
         seen[whole], places[place] = row, row
-    note = (f"{repeats} points repeat another's {', '.join(others)} with another {target}: kept as further measurements",) if repeats else ()
-    return dataclasses.replace(p.keep(kept, reasons), notes=p.notes + note)
+    found = p.keep(kept, reasons)
+    if not repeats:
+        return found
+    note = f"{repeats} points repeat another's {', '.join(others)} with another {target}: kept as further measurements"
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def _without_diverged(p: Points, target: str, ratio: float) -> Points:

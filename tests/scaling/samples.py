@@ -67,7 +67,7 @@ def pure_power(rng: np.random.Generator, noise: float = 0.02, n: int = 29) -> Po
 
 
 def openclip(rng: np.random.Generator, noise: float = 0.01, truth: Mapping[str, float] = IMAGENET) -> Points:
-    """29 runs over the paper's range of GMAC: the best of each bin on the law at the bin's centre, the others 6 to 40 % worse."""
+    """29 runs over the paper's range of GMAC: the best of each bin on the law at its centre, the others 6 to 40 % worse."""
     low, high = np.log10(1.8e10), np.log10(6.6e12)
     step = (high + 0.1 - low) / 5
     centres = low + step * (np.arange(5) + 0.5)
@@ -78,8 +78,8 @@ def openclip(rng: np.random.Generator, noise: float = 0.01, truth: Mapping[str, 
     return table(C=10 ** np.concatenate([centres, c]), error=np.concatenate([best, worse]))
 
 
-def lr_grid(rng: np.random.Generator, noise: float = 0.004, sizes: tuple[float, ...] = (9e6, 85e6, 302e6, 1.2e9), rates: int = 9,
-            shift: tuple[float, ...] = (0.1, -0.2, 0.0, 0.3)) -> Points:
+def lr_grid(rng: np.random.Generator, noise: float = 0.004, sizes: tuple[float, ...] = (9e6, 85e6, 302e6, 1.2e9),
+            rates: int = 9, shift: tuple[float, ...] = (0.1, -0.2, 0.0, 0.3)) -> Points:
     """MM1's sizes; a grid of rates a factor of 1.6 apart about the law's, whose middle is `shift` (ln) off it."""
     n = np.repeat(sizes, rates)
     star = LR["p"] * np.log(n) + LR["q"]

@@ -35,16 +35,16 @@ def run(capsys, *args) -> str:
 
 
 def test_tables_say_what_was_found_and_what_was_left_out(path, capsys):
-    out = run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", 100, "--plan", "1e22", "--topology", "v5e:16x16",
-              "--price", 1.2)
+    out = run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", 100, "--plan", "1e22",
+              "--topology", "v5e:16x16", "--price", 1.2)
     for text in ("N_opt = k_N C^a", "45 points", "L is NaN", "exponent of N_opt", "For 1e+22 FLOP", "chip-hours", "$",
                  "no loss: isoflop predicts sizes alone"):
         assert text in out, text
 
 
 def test_json_holds_everything(path, capsys):
-    found = json.loads(run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--drop-highest", 2, "--json", "--bootstrap", 100,
-                           "--plan", "1e21"))
+    found = json.loads(run(capsys, path, "--law", "isoflop", "--columns", COLUMNS, "--drop-highest", 2, "--json",
+                           "--bootstrap", 100, "--plan", "1e21"))
     assert found["points"] == 43 and [e["row"] for e in found["excluded"] if e["row"] > 45] == [46]
     assert sum("--drop-highest" in e["reason"] for e in found["excluded"]) == 2
     assert found["params"]["a"]["low"] < 0.5 < found["params"]["a"]["high"]
@@ -56,7 +56,8 @@ def test_rates_of_one_fit_in_the_plan_of_another(path, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     p = samples.lr_grid(np.random.default_rng(0))
     grid = tmp_path / "grid.jsonl"
-    grid.write_text("".join(json.dumps({"N": n, "lr": r, "L": y, "batch": 256}) + "\n" for n, r, y in zip(p["N"], p["lr"], p["L"])))
+    rows = ({"N": n, "lr": rate, "L": loss, "batch": 256} for n, rate, loss in zip(p["N"], p["lr"], p["L"]))
+    grid.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run(capsys, grid, "--law", "lr", "--bootstrap", 0, "--out", tmp_path / "lr")
     assert {x.name for x in (tmp_path / "lr").iterdir()} == {
         "fit.json", "points.csv", *(f"{name}.{kind}" for name in ("fit", "residuals") for kind in plots.FORMATS)}

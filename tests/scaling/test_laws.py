@@ -121,7 +121,8 @@ class TestLr:
     def test_missing_rates_of_a_size_are_reported(self):
         p = samples.lr_grid(RNG(0))
         kept = np.arange(len(p)) != 12
-        assert any("N = 8.5e+07 has 8 runs where another group has 9" in w for w in fit(p.keep(kept, "lost"), lr.LAW, 0).warnings)
+        warnings = fit(p.keep(kept, "lost"), lr.LAW, 0).warnings
+        assert any("N = 8.5e+07 has 8 runs where another group has 9" in w for w in warnings)
 
     def test_optima_off_their_line_are_told(self):
         p = samples.lr_grid(RNG(0), 0.001)
