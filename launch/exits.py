@@ -72,8 +72,9 @@ RULES: dict[Ending, Rule] = {
 }
 
 _CODES = {
-    ExitCode.DONE: Ending.DONE, ExitCode.USER_ERROR: Ending.USER, ExitCode.PREEMPTED: Ending.PREEMPTED, ExitCode.HANG: Ending.HANG,
-    ExitCode.NON_FINITE: Ending.NON_FINITE, ExitCode.OUT_OF_MEMORY: Ending.OUT_OF_MEMORY, ExitCode.PEER_LOST: Ending.LOST_HOST,
+    ExitCode.DONE: Ending.DONE, ExitCode.USER_ERROR: Ending.USER, ExitCode.PREEMPTED: Ending.PREEMPTED,
+    ExitCode.HANG: Ending.HANG, ExitCode.NON_FINITE: Ending.NON_FINITE, ExitCode.OUT_OF_MEMORY: Ending.OUT_OF_MEMORY,
+    ExitCode.PEER_LOST: Ending.LOST_HOST,
     EXIT_TIME: Ending.DEADLINE,
     2: Ending.USER,  # argparse
     126: Ending.USER, 127: Ending.USER,  # the shell: not executable, not found

@@ -4,8 +4,8 @@
         --config.data.sources="[{'kind': 'arrayrecord', 'path': 'gs://BUCKET/dfn5b/data@4096'}]"
 
 The argument is the work dir of the 224 px run (its position embeddings are resampled); without it training starts afresh.
-Hardware: a v5e-256 slice, parameters split 16 ways, twelve micro-batches. Cost: 5 billion samples. Expect 84.4 % zero-shot ImageNet
-(apple/DFN5B-CLIP-ViT-H-14-378's card). Not trained by us.
+Hardware: a v5e-256 slice, parameters split 16 ways, twelve micro-batches. Cost: 5 billion samples. Expect 84.4 % zero-shot
+ImageNet (apple/DFN5B-CLIP-ViT-H-14-378's card). Not trained by us.
 """
 
 import os

@@ -98,8 +98,8 @@ def stage(name: str, model: dict, template: str, positions: int, longest: int, o
                   on_error="skip", threads=16, prefetch=4),
         optimizer=dict(name="adamw", lr=lr, b2=0.999, weight_decay=0.0, grad_clip=1.0,
                        schedule=dict(kind="cosine", warmup=math.ceil(0.03 * steps))),
-        mesh=dict(fsdp=STREAMS, tensor=2), hardware=dict(topology=options.topology), checkpoint=dict(every=500, keep=2), log_every=10,
-        eval_every=None)
+        mesh=dict(fsdp=STREAMS, tensor=2), hardware=dict(topology=options.topology),
+        checkpoint=dict(every=500, keep=2), log_every=10, eval_every=None)
 
 
 # LLaVA-1.5's data. CLIP's mean colour, with which `tune` pads pictures to a square, is (122, 116, 104); a grey of 122 here.
