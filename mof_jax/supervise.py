@@ -163,7 +163,8 @@ class _Link:
         """The next message; None if the other end is gone, says nothing for `within` seconds, or is no parent at all."""
         while True:
             try:
-                line = await asyncio.wait_for(self._reader.readline(), within)
+                async with asyncio.timeout(within):  # `wait_for` of Python 3.11 may swallow the cancellation that ends a task
+                    line = await self._reader.readline()
                 message = json.loads(line) if line else None
             except (OSError, TimeoutError, ValueError):
                 return None
@@ -207,7 +208,8 @@ class _Hub:
     async def close(self, patience: float) -> None:
         """Waits until the others have ended too, and leaves."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.over.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self.over.wait()
         self._tell(bye=True)
         for task in self._tasks:
             task.cancel()
@@ -220,7 +222,8 @@ class _Hub:
 
     async def _gather(self) -> None:
         try:
-            await asyncio.wait_for(self.complete.wait(), self.job.start_timeout)
+            async with asyncio.timeout(self.job.start_timeout):
+                await self.complete.wait()
             self._tell(go=True)
         except TimeoutError:
             here = [self.job.name(p, host) for p, (_, host) in sorted(self.members.items())]
@@ -298,7 +301,8 @@ class _Parent:
         deadline = time.monotonic() + self.job.start_timeout
         while True:
             try:
-                link = _Link(*await asyncio.wait_for(asyncio.open_connection(host, port), 5))
+                async with asyncio.timeout(5):
+                    link = _Link(*await asyncio.open_connection(host, port))
                 break
             except (OSError, TimeoutError):
                 if time.monotonic() > deadline:
@@ -323,7 +327,8 @@ class _Parent:
         link.send(ended=code)
         if not by_itself or code not in _CLEAN:
             try:
-                found = await asyncio.wait_for(heard, 2 * _VERDICT)
+                async with asyncio.timeout(2 * _VERDICT):
+                    found = await heard
             except TimeoutError:
                 found = dataclasses.replace(self.me, code=code)
             if found.process != self.me.process and not (by_itself and code in _OWN):
@@ -370,7 +375,8 @@ class _Parent:
     async def _say(self) -> None:
         """Everything that is still held back or on its way."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._reading, 2)
+            async with asyncio.timeout(2):
+                await self._reading
         while self.held:
             _write(self.held.popleft()[1])
 

@@ -103,8 +103,9 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Until the save in progress is on disk, and sealed."""
-        if self._pending is not None:
-            self._guard(self._sealed.result)
+        sealed, self._sealed = self._sealed, None
+        if sealed is not None:
+            self._guard(sealed.result)
             self._pending = None
 
     def steps(self) -> list[int]:
