@@ -12,7 +12,8 @@ in `configs/ssl/mae_quickstart.py`:
     count, probe        69.1  73.6  72.1    49.3        34.3     over untrained 17.1 to 21.6, over pixels 31.8 to 36.6
 
 Crops as small as on photographs (a tenth of the picture) must agree although they show different numbers of things: neighbours
-then told no more than an untrained tower's (46.9). Which thing it is this size does not learn (neighbours 0.0, pixels 4.9, seed 2).
+then told no more than an untrained tower's (46.9). Which thing it is this size does not learn: neighbours
+0.0, pixels 4.9 (seed 2).
 """
 
 import os
