@@ -66,11 +66,12 @@ def up(session: Session, progress: Progress, ledger: Ledger, keep: bool = False)
 
 @contextlib.contextmanager
 def _terminations() -> Iterator[None]:
-    """SIGTERM and a closed terminal are as good as Ctrl-C: the slices must not outlive this process."""
+    """SIGTERM and a closed terminal are as good as Ctrl-C, which a shell's background jobs ignore unless told otherwise: the
+    slices must not outlive this process."""
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -194,7 +194,7 @@ def test_a_mof_config_runs_in_small(tmp_path):
     """Both stages on eight devices, with everything of the config but its sizes."""
     vit = dict(width=16, depth=2, heads=2, mlp_dim=32, patch_size=14, image_size=28, kernel="splash")
     small = dict(
-        steps=2, batch_size=8, log_every=1, compilation_cache=None, mesh=dict(fsdp=8), tokenizer=dict(vocab_size=500),
+        steps=2, batch_size=8, log_every=1, compilation_cache=None, mesh=dict(fsdp=8, tensor=1), tokenizer=dict(vocab_size=500),
         data=dict(context_length=192, rows_per_stream=1, images_per_stream=1, max_images=1, threads=1, prefetch=1,
                   kinds=dict(chat=dict(sources=[dict(size=200)]))),
         optimizer=dict(schedule=dict(warmup=0)),
