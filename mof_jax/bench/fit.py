@@ -4,7 +4,7 @@
 
 The table is synthetic: 240 points drawn from the coefficients that Besiroglu et al. 2024's points give, over their ranges of N
 and C, with 0.5 % noise. SciPy minimises the same objective by numerical gradients, as it is and times 1,000 (as it is, its
-default tolerance stops it early), and by exact ones. It uses one core and ours all there are, so CPU seconds are compared, too.
+default tolerance stops it early), and by exact ones. SciPy's CPU seconds hold threads of BLAS that only wait.
 """
 
 from __future__ import annotations

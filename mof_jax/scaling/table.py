@@ -248,11 +248,8 @@ def _number(value: Any, symbol: str) -> tuple[float, str]:
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan, f"{symbol} is missing"
     try:
-        number = math.nan if isinstance(value, (bool, list, dict)) else float(value)
-        readable = not isinstance(value, (bool, list, dict))
-    except ValueError:
-        readable = False
-    if not readable:
+        number = float(str(value) if isinstance(value, bool) else value)  # true is no 1
+    except (ValueError, TypeError, OverflowError):
         return math.nan, f"{symbol} = {str(value)[:40]!r} is no number"
     if not math.isfinite(number):
         return math.nan, f"{symbol} is {'NaN' if math.isnan(number) else 'infinite'}"

@@ -99,3 +99,12 @@ def test_missing_files(tmp_path):
     for path, message in ((tmp_path / "none.csv", "no such file"), (tmp_path, "no points of a sweep in this folder")):
         with pytest.raises(UserError, match=message):
             read(path)
+
+
+def test_what_is_no_number_is_left_out_whatever_its_type(tmp_path):
+    rows = [{"N": value, "D": 1e9, "L": 3.0} for value in (1e8, 10**400, [1e8], {}, None, "0x10", True)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    p = read(tmp_path / "a.json", columns="")
+    assert p.rows == (1,) and [e.row for e in p.excluded] == [2, 3, 4, 5, 6, 7]
+    assert [e.reason for e in p.excluded][1:] == ["N = '[100000000.0]' is no number", "N = '{}' is no number", "N is missing",
+                                                  "N = '0x10' is no number", "N = 'True' is no number"]
