@@ -20,8 +20,6 @@ The data are the embedded pictures, pages and glossary until `data.kinds.caption
 `data.kinds.text.sources` name others (a smoke test).
 """
 
-import math
-
 from ml_collections import ConfigDict
 
 from mof_jax.errors import lookup
@@ -49,11 +47,6 @@ MESHES = {
 def parameters(size: str) -> int:
     """N of the learning-rate law: 12 · layers · width², the language model without embeddings."""
     return 12 * SIZES[size]["depth"] * SIZES[size]["width"] ** 2
-
-
-def learning_rate(parameters: float) -> float:
-    """MM1's law, η = exp(-0.4214 ln N - 0.5535)."""
-    return math.exp(-0.4214 * math.log(parameters) - 0.5535)
 
 
 def model(size: str, vit: dict) -> dict:

@@ -19,6 +19,7 @@ Expect the best rates near the law: 6.7e-4, 2.6e-4, 1.5e-4 and 8.6e-5. Not train
 import os
 
 from mof_jax.config import arguments, load_module
+from mof_jax.scaling.lr import rate
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
 
@@ -28,7 +29,7 @@ SIZES = ("9m", "85m", "302m", "1.2b")
 def get_config(arg=None):
     o = arguments(arg, size="1.2b", **common.OPTIONS)
     size = f"mm1-{o.size}"
-    return common.pretrain(size, common.learning_rate(common.parameters(size)), o, common.L14_336, fsdp=8)
+    return common.pretrain(size, rate(common.parameters(size)), o, common.L14_336, fsdp=8)
 
 
 def sweep(arg=None):

@@ -41,7 +41,7 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Allocation:
     """What to train for a budget.
 
     Attributes:
@@ -98,7 +98,7 @@ def exponents(f: Fit) -> dict[str, Estimate]:
 
 
 def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = HardwareConfig.mfu, price: float | None = None,
-         rates: Mapping[str, Any] | None = None) -> Plan:
+         rates: Mapping[str, Any] | None = None) -> Allocation:
     """What to train for `flops`.
 
     Args:
@@ -119,7 +119,7 @@ def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = Hardwar
                      "bends")
     if loss is None:
         notes.append(f"no loss: {f.law.name} predicts sizes alone")
-    found = Plan(flops, of(n), of(d), of(d - n), None if loss is None else of(loss), None, None, None,
+    found = Allocation(flops, of(n), of(d), of(d - n), None if loss is None else of(loss), None, None, None,
                  None if topology is None else cost(flops, topology, mfu, price), ())
     if rates is None:
         return dataclasses.replace(found, notes=(

@@ -14,14 +14,14 @@ from rich.text import Text
 
 from mof_jax.errors import UserError
 from mof_jax.scaling import frontier
-from mof_jax.scaling.frontier import Plan
+from mof_jax.scaling.frontier import Allocation
 from mof_jax.scaling.law import Estimate, Fit
 from mof_jax.scaling.table import Points
 
 _SHOWN = 20  # excluded rows; the JSON has all
 
 
-def to_json(f: Fit, plan: Plan | None = None) -> dict[str, Any]:
+def to_json(f: Fit, plan: Allocation | None = None) -> dict[str, Any]:
     """Everything but the draws; intervals are 95 %."""
     held = f.held_out
     found: dict[str, Any] = dict(
@@ -45,7 +45,7 @@ def to_json(f: Fit, plan: Plan | None = None) -> dict[str, Any]:
     return found
 
 
-def show(f: Fit, plan: Plan | None = None) -> Group:
+def show(f: Fit, plan: Allocation | None = None) -> Group:
     """Parameters with their intervals, what was left out, warnings, and the plan."""
     how = f"{len(f.draws):,} resamples ({f.how})" if len(f.draws) else "no intervals: --bootstrap 0"
     title = f"{f.law.formula}   ({f.law.source})\n{len(f.points)} points of {escape(f.points.source)}; {how}"
@@ -82,7 +82,7 @@ def excluded(p: Points) -> Table:
     return table
 
 
-def planned(p: Plan) -> Group:
+def planned(p: Allocation) -> Group:
     """What to train for a budget."""
     table = Table(title=f"For {p.flops:.3g} FLOP", title_justify="left", show_header=False)
     for name, x in (("parameters N", p.N), ("tokens or examples D", p.D), ("D / N", p.tokens_per_parameter), ("loss", p.loss)):
