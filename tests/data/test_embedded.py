@@ -150,9 +150,9 @@ def test_vendors_are_kept_apart():
 
 
 def test_opens_quickly_and_only_what_is_asked_for():
-    start = time.process_time()
+    start = time.thread_time()  # other threads of this process have work of their own
     fresh = pack.Pack(embedded.ROOT)
-    assert time.process_time() - start < 0.3
+    assert time.thread_time() - start < 0.3
     assert "_locales" not in vars(fresh)
 
 
