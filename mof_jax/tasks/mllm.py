@@ -30,7 +30,8 @@ class MllmObjective:
     """Next-token prediction.
 
     Attributes:
-      chunk: tokens whose logits exist at a time, per row of the batch's shards; the whole [batch, context, vocab] never does.
+      chunk: room for logits, as much as all those of so many tokens of every row take; the whole [batch, context, vocab] never
+        exists.
       z_loss: weight of (log Σ exp logits)², which keeps logits from drifting (PaLM uses 1e-4).
       microbatches: gradient accumulation; losses are sums, so the gradient is that of the whole batch.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_models import quick_jit
 
-from mof_jax.mesh import BATCH_AXES, MeshConfig, make_mesh
+from mof_jax.mesh import BATCH_AXES, MeshConfig, make_mesh, on_mesh
 from mof_jax.objectives.language import cross_entropy, token_log_probs
 
 ROWS, TOKENS, WIDTH, VOCAB = 8, 13, 6, 20
@@ -69,14 +69,41 @@ def test_a_sharded_batch_and_vocabulary_give_the_same(inputs):
     run = jax.value_and_grad(lambda h, w: cross_entropy(h, w, labels, weight, chunk=4, z_loss=0.1).sum, (0, 1))
     with jax.default_matmul_precision("highest"):
         want, wanted = quick_jit(run)(hidden, head)
-        got, gradients = quick_jit(run, in_shardings=(rows, columns), out_shardings=(None, (rows, columns)))(hidden, head)
+        step = quick_jit(on_mesh(mesh, run), in_shardings=(rows, columns), out_shardings=(None, (rows, columns)))
+        got, gradients = step(hidden, head)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     for g, w in zip(gradients, wanted):
         assert np.abs(np.asarray(g) - w).max() <= 1e-5 * np.abs(np.asarray(w)).max()
 
 
-def test_memory_is_a_strip_not_the_logits():
-    """Batch × tokens × vocabulary in float32 would be 256 MiB; a strip of 64 tokens is 8."""
+def test_a_padded_part_changes_nothing(inputs):
+    """20 words in 3 parts of 7: one column is padding."""
+    hidden, head, labels, weight = inputs
+    run = jax.value_and_grad(lambda h, w, chunk: cross_entropy(h, w, labels, weight, chunk=chunk).sum, (0, 1))
+    with jax.default_matmul_precision("highest"):
+        want, wanted = run(hidden, head, TOKENS)
+        got, gradients = run(hidden, head, 5)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    for g, w in zip(gradients, wanted):
+        assert np.abs(np.asarray(g) - w).max() <= 1e-5 * np.abs(np.asarray(w)).max()
+
+
+def test_bfloat16_gradients_do_not_lose_by_the_parts(inputs):
+    """Against the gradients of the same rounded inputs in float32: as near with many parts as with one."""
+    hidden, head, labels, weight = inputs
+    hidden, head = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16)
+    wanted = jax.grad(plain, (0, 1))(hidden.astype(jnp.float32), head.astype(jnp.float32), labels, weight, 0.0)
+
+    def error(chunk: int) -> list[float]:
+        found = jax.grad(lambda h, w: cross_entropy(h, w, labels, weight, chunk=chunk).sum, (0, 1))(hidden, head)
+        return [float(jnp.linalg.norm(g.astype(jnp.float32) - w) / jnp.linalg.norm(w)) for g, w in zip(found, wanted)]
+
+    for one, many in zip(error(TOKENS), error(1)):
+        assert one < 2**-8 and many < 1.1 * one, (one, many)
+
+
+def test_memory_is_a_part_not_the_logits():
+    """Batch × tokens × vocabulary in float32 would be 256 MiB; the part of 64 tokens' worth is 8."""
     rows, tokens, width, vocab = 8, 2048, 16, 4096
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
     labels = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
