@@ -21,7 +21,7 @@ import os
 from mof_jax.config import arguments, load_module
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
-PLANS = ("", "topology=v6e:16x16")  # arguments that `make plan-all` plans it with
+PLANS = ("", "topology=v5p:8x8x8", "topology=v6e:16x16", "topology=2*v6e:16x16", "topology=tpu7x:4x8x8")
 
 
 def get_config(arg=None):

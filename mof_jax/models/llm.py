@@ -28,7 +28,7 @@ def _size(width: int, depth: int, heads: int, kv_heads: int, mlp_dim: int, **mor
 # MM1 (arXiv 2403.09611) publishes names, not layers. `mm1-*` are readings: 12·depth·width² is the name, with a gated MLP of
 # 8/3 · width (rounded); `mm1-3b` has the layers of AXLearn's 3B, the closest public config, with full heads (2.9 B).
 # Llama 2 and Vicuna: arXiv 2307.09288; Llama 3: 2407.21783; Mistral (its first version, without the window of 4,096 tokens):
-# 2310.06825; Qwen2: 2407.10671; Qwen2.5: 2412.15115.
+# 2310.06825; Qwen2: 2407.10671; Qwen2.5: 2412.15115; Qwen3: 2505.09388.
 SIZES: dict[str, dict[str, Any]] = {
     "mm1-9m": _size(256, 12, 4, 4, 688),
     "mm1-85m": _size(768, 12, 12, 12, 2048),
@@ -44,6 +44,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "mistral-7b": _size(4096, 32, 32, 8, 14336, vocab_size=32000),
     "qwen2-0.5b": _size(896, 24, 14, 2, 4864, vocab_size=151936, rope_theta=1e6, qkv_bias=True, tied=True, norm_eps=1e-6),
     "qwen2-1.5b": _size(1536, 28, 12, 2, 8960, vocab_size=151936, rope_theta=1e6, qkv_bias=True, tied=True, norm_eps=1e-6),
+    "qwen3-4b": _size(2560, 36, 32, 8, 9728, vocab_size=151936, head_dim=128, rope_theta=1e6, qk_norm=True, tied=True,
+                      norm_eps=1e-6),
     "qwen2-7b": _size(3584, 28, 28, 4, 18944, vocab_size=152064, rope_theta=1e6, qkv_bias=True, norm_eps=1e-6),
 }
 SIZES |= {name.replace("qwen2", "qwen2.5"): size for name, size in SIZES.items() if name.startswith("qwen2-")}
