@@ -17,7 +17,7 @@ test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
 
 test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one
-	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/mining/test_tiles_tpu_compile.py -m slow
+	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/nn/test_attention_tpu_compile.py tests/mining/test_tiles_tpu_compile.py -m slow
 
 plan-all: $(VENV)-plan/.installed  ## every config compiled for the slices it names (about an hour); writes docs/plans.md
 	JAX_PLATFORMS=cpu $(VENV)-plan/bin/python scripts/plan_all.py docs/plans.md
