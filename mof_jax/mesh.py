@@ -16,7 +16,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
+from jaxtyping import Array, Int
 import numpy as np
 
 from mof_jax.errors import UserError
@@ -118,6 +118,13 @@ def split_rows(x: Array, steps: int, shards: int) -> Array:
     """[rows, …] as [steps, rows / steps, …]. Part i is the i-th part of every shard's own rows: none moves between devices."""
     x = x.reshape(shards, steps, x.shape[0] // (shards * steps), *x.shape[1:]).swapaxes(0, 1)
     return x.reshape(steps, -1, *x.shape[3:])
+
+
+def part_of_rows(x: Array, i: Int[Array, ""], steps: int, shards: int) -> Array:
+    """`split_rows(x, steps, shards)[i]`, without the others."""
+    rows = x.shape[0] // (shards * steps)
+    part = jax.lax.dynamic_slice_in_dim(x.reshape(shards, rows * steps, *x.shape[1:]), i * rows, rows, axis=1)
+    return part.reshape(shards * rows, *x.shape[1:])
 
 
 def join_rows(x: Array, shards: int) -> Array:

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, check_batch, make_mesh, on_mesh, param_shardings, put_batch
+from mof_jax.mesh import (
+    MeshConfig,
+    batch_sharding,
+    batch_shards,
+    check_batch,
+    join_rows,
+    make_mesh,
+    on_mesh,
+    param_shardings,
+    part_of_rows,
+    put_batch,
+    split_rows,
+)
 from mof_jax.nn.module import Skeleton
 
 
@@ -82,3 +94,11 @@ def test_batches():
     assert rows.sharding == batch_sharding(mesh)
     held = {int(s.device.id): s.data.tolist() for s in rows.addressable_shards}
     assert sorted(map(tuple, held.values())) == sorted([(0, 1), (2, 3), (4, 5), (6, 7)] * 2)  # both of a tensor pair
+
+
+def test_a_part_of_the_rows_is_the_one_that_a_split_gives():
+    x = jax.numpy.arange(2 * 3 * 4 * 5).reshape(24, 5)
+    parts = split_rows(x, 3, 2)
+    for i in range(3):
+        np.testing.assert_array_equal(part_of_rows(x, i, 3, 2), parts[i])
+    np.testing.assert_array_equal(join_rows(parts, 2), x)

@@ -6,7 +6,7 @@
 Hardware: a v5e-256 slice, parameters split 16 ways, two micro-batches. Cost: 142,045 steps. Expect 79.2 % zero-shot
 ImageNet on DataComp-1B, 81.4 % on DFN-2B (arXiv 2309.17425). Not trained by us.
 
-`:batch=16777216,microbatches=256` is the largest power of two that fits those slices (a device's 65,536 pictures are 9.9 GB of
+`:batch=16777216,microbatches=1024` is the largest power of two that fits those slices (a device's 65,536 pictures are 9.9 GB of
 uint8); Inf-CL (arXiv 2410.17243) reports 12 M on 32 A800. What such a batch does to training is not known to us.
 """
 
@@ -15,7 +15,7 @@ import os
 from mof_jax.config import arguments, load_module
 
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
-PLANS = ("", "batch=16777216,microbatches=256")  # arguments that `make plan-all` plans it with
+PLANS = ("", "batch=16777216,microbatches=1024")  # arguments that `make plan-all` plans it with
 
 
 def get_config(arg=None):

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, split_rows
+from mof_jax.mesh import BATCH_AXES, batch_shards, join_rows, part_of_rows
 from mof_jax.models.tower import patch_features
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import fit_positions
@@ -132,6 +133,7 @@ def microbatched(fn: Callable[[Any], Any], inputs: Any, steps: int, shards: int 
     if steps == 1:
         return fn(inputs)
 
-    parts = jax.tree.map(lambda x: split_rows(x, steps, shards), inputs)
-    _, outputs = jax.lax.scan(lambda _, part: (None, jax.checkpoint(fn)(part)), None, parts)
+    # Cut inside the loop: parts that a scan goes over would be a second copy of all pictures, in another order.
+    body = jax.checkpoint(lambda i: fn(jax.tree.map(lambda x: part_of_rows(x, i, steps, shards), inputs)))
+    _, outputs = jax.lax.scan(lambda _, i: (None, body(i)), None, jnp.arange(steps))
     return jax.tree.map(lambda x: join_rows(x, shards), outputs)

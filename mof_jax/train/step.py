@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import optax
 
-from mof_jax.mesh import split_rows
+from mof_jax.mesh import part_of_rows
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.task import Batch, Loss, Task
 from mof_jax.train.state import TrainState
@@ -35,8 +35,8 @@ def make_step(
         if task.accumulate == 1:
             grads, loss = gradient(state.params, state, batch, key)
         else:
-            parts = jax.tree.map(lambda x: split_rows(x, task.accumulate, shards), dict(task.keyed(batch, key)))
-            part = lambda i: jax.tree.map(lambda x: x[i], parts)
+            whole = dict(task.keyed(batch, key))
+            part = lambda i: jax.tree.map(lambda x: part_of_rows(x, i, task.accumulate, shards), whole)
             add = lambda total, i: (jax.tree.map(jnp.add, total, gradient(state.params, state, part(i), None)), None)
             (grads, loss), _ = jax.lax.scan(add, gradient(state.params, state, part(0), None), jnp.arange(1, task.accumulate))
         return loss, {path: g / loss.weight for path, g in grads.items()}
