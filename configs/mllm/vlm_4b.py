@@ -1,4 +1,4 @@
-"""A 4 B-class multimodal model trained whole on 64 small chips: SigLIP's So400m/14 at 378 px, 144 image tokens, Qwen3-4B's layers.
+"""A 4 B-class multimodal model trained whole on 64 small chips: SigLIP's So400m/14 at 378 px, 144 image tokens, Qwen3-4B.
 
     mof train --config configs/mllm/vlm_4b.py:clip=hf:google/siglip-so400m-patch14-384,llm=hf:Qwen/Qwen3-4B-Base \\
         --workdir gs://BUCKET/vlm_4b --distributed \\

@@ -34,13 +34,14 @@ H14_378 = CLIP | dict(variant="H/14", image_size=378)  # DFN-5B's
 L14_336 = CLIP | dict(variant="L/14", image_size=336)  # of the ablations
 
 
-# How parameters are split (the rest of the devices splits rows alone), by size and slices; the first is a config's own.
+# How parameters are split (the rest of the devices splits rows alone) and, where rows do not fit at once, in how many
+# micro-batches they go, by size and slices; the first is a config's own.
 MESHES = {
     "mm1-3b": {"v5p:4x4x8": dict(fsdp=16), "v6e:16x16": dict(fsdp=32), "v5p:8x8x8": dict(fsdp=16, tensor=2),
                "2*v6e:16x16": dict(fsdp=32, tensor=2), "tpu7x:4x8x8": dict(fsdp=16, tensor=2)},
     "mm1-7b": {"v5p:4x8x8": dict(fsdp=32), "v6e:16x16": dict(fsdp=64), "v5p:8x8x8": dict(fsdp=32, tensor=2),
                "2*v6e:16x16": dict(fsdp=64, tensor=2), "tpu7x:4x8x8": dict(fsdp=32, tensor=2)},
-    "mm1-30b": {"v5p:8x8x8": dict(fsdp=128, tensor=4), "v6e:16x16": dict(fsdp=64, tensor=4),
+    "mm1-30b": {"v5p:8x8x8": dict(fsdp=128, tensor=4), "v6e:16x16": dict(fsdp=64, tensor=4, microbatches=2),
                 "2*v6e:16x16": dict(fsdp=64, tensor=4), "tpu7x:4x8x8": dict(fsdp=128, tensor=4)},
 }
 
@@ -69,17 +70,18 @@ def pod(size: str, topology: str) -> tuple[str, dict[str, int]]:
     """The slices that a size trains on, and how its parameters are split there."""
     meshes = MESHES[size]
     topology = topology or next(iter(meshes))
-    return topology, lookup(meshes, topology, f"slices for {size}")
+    return topology, dict(lookup(meshes, topology, f"slices for {size}"))
 
 
 def pretrain(size: str, lr: float, options, vit: dict = H14_378, topology: str | None = None, **mesh: int) -> ConfigDict:
     """The pretraining run of a size; on slices and a mesh of `MESHES` where none are given."""
     if not mesh:
         topology, mesh = pod(size, options.topology)
+    microbatches = mesh.pop("microbatches", 1)
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "mllm", STEPS, BATCH
     c.model = model(size, vit)
-    c.objective = dict(chunk=1024, z_loss=1e-4)
+    c.objective = dict(chunk=1024, z_loss=1e-4, microbatches=microbatches)
     c.tokenizer = dict(kind="bpe", lowercase=False)
     if options.tokenizer:
         c.tokenizer = dict(kind="sentencepiece", path=options.tokenizer, lowercase=False, strip_punctuation=False)

@@ -93,9 +93,12 @@ def _parts(head: Array, count: int) -> tuple[Float[Array, "parts width columns"]
     own = vocab // shards
     size = -(-own // count)
     count = -(-own // size)
-    pad = lambda x, value: jnp.pad(x.reshape(shards, own, *x.shape[1:]), ((0, 0), (0, count * size - own)) + ((0, 0),) * (x.ndim - 1),
-                                   constant_values=value).reshape(-1, *x.shape[1:])
-    cut = lambda x, value: split_rows(pad(x, value), count, shards)
+
+    def cut(x: Array, value: int) -> Array:
+        x = x.reshape(shards, own, *x.shape[1:])
+        x = jnp.pad(x, ((0, 0), (0, count * size - own)) + ((0, 0),) * (x.ndim - 2), constant_values=value)
+        return split_rows(x.reshape(-1, *x.shape[2:]), count, shards)
+
     return cut(head.T, 0).swapaxes(1, 2), cut(jnp.arange(vocab), -1)
 
 
