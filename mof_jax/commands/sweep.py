@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError
@@ -10,7 +11,7 @@ from mof_jax.errors import UserError
 
 def add(commands) -> None:
     """The command and its flags."""
-    p = add_command(commands, "sweep", sweep, "Run the grid of a config file, or go on where it stands; `mof fit WORKDIR` reads it.",
+    p = add_command(commands, "sweep", sweep, "Run the grid of a config file, or go on where it stands; `mof fit W` reads it.",
                     "mof sweep --config configs/sweeps/clip_scaling.py --dry-run --topology v5e:2x2\n"
                     "  mof sweep --config configs/sweeps/clip_scaling.py --workdir runs/clip_scaling --workers 2\n"
                     "  mof sweep --config configs/mm1/study.py:size=9m --emit runs.jsonl\n"
@@ -41,7 +42,7 @@ def sweep(args: argparse.Namespace) -> None:
 
     found = points.expand(args.config, args.overrides)
     table.check_loss(found, args.loss)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if args.dry_run:
         console.print(show.show(found, args.topology), highlight=False)
     elif args.emit:

@@ -1,13 +1,14 @@
 """What happened to the points of a sweep: `W/sweep.jsonl`, one object an event, only ever added to.
 
-A line may be torn by a kill at any byte. Each is written with a line break before it, so that the next one stands on its own; a
-torn line counts for nothing, and what it would have said is found out again from the point's own folder.
+A line may be torn by a kill at any byte. The next one begins behind a line break; a torn line counts for nothing, and what it
+would have said is found out again from the point's own folder.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 import dataclasses
+import fcntl
 import json
 import os
 import time
@@ -75,9 +76,12 @@ class Ledger:
 
     def _add(self, **event: Any) -> None:
         line = json.dumps({**event, "time": round(time.time(), 1)})
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, f"\n{line}\n".encode())
+            fcntl.flock(fd, fcntl.LOCK_EX)  # until it is closed
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            os.write(fd, b"\n" * torn + f"{line}\n".encode())
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -98,6 +102,6 @@ def _replay(path: str) -> dict[str, Record]:
                 record.seconds += event["seconds"]
             elif what == "reopen":
                 records[id] = Record(seconds=records.get(id, Record()).seconds)
-        except (ValueError, KeyError, TypeError):  # empty, or torn
+        except (ValueError, KeyError, TypeError):  # torn, or the end of the file
             continue
     return records

@@ -22,8 +22,8 @@ from mof_jax.train.schedule import make_schedule
 # Where a run's state comes from and where its programs are kept change nothing of what it computes.
 _NOT_OF_THE_RUN = ("branch_from", "compilation_cache")
 # What a branch may have otherwise than its trunk: nothing here reaches the state before they part.
-_MAY_DIFFER = (*_NOT_OF_THE_RUN, "steps", "evals", "eval_every", "eval_ema", "eval_batch_size", "log_every", "checkpoint", "profile",
-               "watchdog", "hardware")
+_MAY_DIFFER = (*_NOT_OF_THE_RUN, "steps", "evals", "eval_every", "eval_ema", "eval_batch_size", "log_every", "checkpoint",
+               "profile", "watchdog", "hardware")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,15 @@ class Sweep:
     def rows(self) -> tuple[Point, ...]:
         """Those that are points of the law."""
         return tuple(point for point in self.points if point.row)
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The keys in which the rows differ."""
+        values: dict[str, set[str]] = {}
+        for point in self.rows:
+            for key, value in point.swept.items():
+                values.setdefault(key, set()).add(repr(value))
+        return tuple(key for key, different in values.items() if len(different) > 1)
 
 
 def grid_of(spec: str) -> list[Overrides]:
@@ -145,8 +154,8 @@ def _points(base: ConfigDict, entry: Overrides, keys: Sequence[str], common: Seq
     def point(overrides: Overrides, **more: Any) -> Point:
         values = configs.override(base, assignments(overrides))
         runs = stages(values)
-        swept = {key: _value(values.to_dict(), key) for key in keys}
-        return Point(identity(runs), {**shared, **overrides}, runs, swept, **more)
+        plain = configs.to_dict(list(runs.values())[0]) if len(runs) == 1 else values.to_dict()
+        return Point(identity(runs), {**shared, **overrides}, runs, {key: _value(plain, key) for key in keys}, **more)
 
     if trunk is None:
         return [point(entry)]
@@ -168,8 +177,9 @@ def _check_branch(trunk: Point, branch: Point) -> None:
     if ours.task == "dino":
         raise UserError("task 'dino' has no branches: its teacher's momentum follows the number of steps from the first one on")
     if not 0 < at <= theirs.steps or at >= ours.steps or at not in theirs.checkpoint.at:
-        raise UserError(f"a branch of {ours.steps} steps cannot begin after step {at} of a trunk of {theirs.steps} steps that keeps "
-                        f"{', '.join(map(str, theirs.checkpoint.at)) or 'none'}")
+        kept = ", ".join(map(str, theirs.checkpoint.at)) or "none"
+        raise UserError(f"a branch of {ours.steps} steps cannot begin after step {at} of a trunk of {theirs.steps} steps that "
+                        f"keeps {kept}")
     for key, (a, b) in _differences(ours, theirs).items():
         raise UserError(f"the trunk has {key} {b!r}, the branch {a!r}; build branches last, from all that their runs share")
     steps = jnp.arange(at)
@@ -197,7 +207,7 @@ def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _value(values: Any, key: str) -> Any:
-    """What a config has at a dotted key, None if it leaves it to its default."""
+    """What a config has at a dotted key, None if nothing."""
     for part in key.split("."):
         if isinstance(values, Mapping):
             values = values.get(part)

@@ -26,15 +26,16 @@ def price(sweep: Sweep, topology: str | None = None) -> Cost | None:
 
 def show(sweep: Sweep, topology: str | None = None) -> Group:
     """The grid as a table, and a line of totals."""
-    swept = list(dict.fromkeys(key for point in sweep.rows for key in point.swept))
+    swept = telling(sweep)
     head = ("run", "goes on from", *swept, "parameters", "w/o tables", "steps", "FLOPs")
     rows = [_row(point, swept) for point in sweep.points]
-    lines = [f"{len(sweep.rows)} points, {len(sweep.points)} runs, {total(sweep):.3g} FLOPs"]
+    counted = lambda n, word: f"{n} {word}{'' if n == 1 else 's'}"
+    lines = [f"{counted(len(sweep.rows), 'point')}, {counted(len(sweep.points), 'run')}, {total(sweep):.3g} FLOPs"]
     if sweep.merged:
         lines.append(f"{sweep.merged} of the grid's entries are copies of other points: merged")
     if trunks := len(sweep.points) - len(sweep.rows):
         straight = sum(point.size.flops_per_step * point.run.steps for point in sweep.rows)
-        lines.append(f"{trunks} trunks; without them {straight:.3g} FLOPs")
+        lines.append(f"{counted(trunks, 'trunk')} shared by branches; without that {straight:.3g} FLOPs")
     found = price(sweep, topology)
     if found is None:
         lines.append("--topology says what that is in chip-hours")
@@ -42,6 +43,15 @@ def show(sweep: Sweep, topology: str | None = None) -> Group:
         dollars = "" if found.dollars is None else f", ${found.dollars:,.2f}"
         lines.append(f"{found.chip_hours:,.3g} chip-hours of {found.topology} at {found.mfu:.0%} of the peak{dollars}")
     return Group(display.table("Sweep", head, rows), "\n".join(lines))
+
+
+def telling(sweep: Sweep) -> list[str]:
+    """The keys in which the rows differ, of those that change together the first; steps have a column of their own."""
+    found: dict[tuple[int, ...], str] = {}
+    for key in sweep.swept:
+        values = [repr(point.swept[key]) for point in sweep.rows]
+        found.setdefault(tuple(map(values.index, values)), key)
+    return [key for key in found.values() if key != "steps"]
 
 
 def _row(point: Point, swept: Sequence[str]) -> tuple[str, ...]:

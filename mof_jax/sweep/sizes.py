@@ -17,7 +17,6 @@ from mof_jax.scaling import lr as mm1
 from mof_jax.sweep.grid import Overrides
 from mof_jax.train.summary import parameter_counts
 
-
 # What changes neither the model nor a step of it.
 _FREE = ("steps", "seed", "evals", "eval_every", "init_from", "branch_from", "checkpoint", "watchdog", "spikes", "profile")
 
@@ -67,7 +66,8 @@ def isoflop(config: ConfigDict, budgets: Sequence[float], sizes: Sequence[Overri
         steps = [round(budget / _of(config, size).flops_per_step) for size in sizes]
         group = [{**size, "steps": n} for size, n in zip(sizes, steps) if n >= max(1, fewest)]
         if not group:
-            raise UserError(f"sweep: {budget:g} FLOP pay for fewer than {max(1, fewest)} steps of every size (at most {max(steps)})")
+            raise UserError(f"sweep: {budget:g} FLOP pay for fewer than {max(1, fewest)} steps of every size (at most "
+                            f"{max(steps)})")
         found += group
     return found
 

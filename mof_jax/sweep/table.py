@@ -22,9 +22,9 @@ from mof_jax.train import summary
 from mof_jax.train.start import last_stage
 
 NAME = "points.csv"
-_NUMBERS = ("parameters", "trained_parameters", "embedding_parameters", "non_embedding_parameters", "flops", "examples", "documents",
-            "tokens", "unique_examples", "unique_tokens", "batch_size", "learning_rate", "weight_decay")
-_SET = {"batch_size": "batch_size", "optimizer.lr": "learning_rate", "optimizer.weight_decay": "weight_decay"}
+_NUMBERS = ("parameters", "trained_parameters", "embedding_parameters", "non_embedding_parameters", "flops", "examples",
+            "documents", "tokens", "unique_examples", "unique_tokens", "batch_size", "learning_rate", "weight_decay")
+_SAID = ("batch_size", "optimizer.lr", "optimizer.weight_decay")  # keys that have a column of their own anyway
 
 
 def folder_of(folder: str, id: str) -> str:
@@ -51,8 +51,8 @@ def check_loss(sweep: Sweep, key: str | None) -> None:
         face = TASKS[point.run.task].face
         known = [build(section, f"config.evals.{i}", face).name for i, section in enumerate(point.run.evals)]
         if not slash or name not in known:
-            raise UserError(f"--loss {key}: write EVALUATOR/METRIC, or loss for the training loss; evaluators of point {point.id}: "
-                            f"{', '.join(known) or 'none'}")
+            raise UserError(f"--loss {key}: write EVALUATOR/METRIC, or loss for the training loss; evaluators of point "
+                            f"{point.id}: {', '.join(known) or 'none'}")
 
 
 def loss_of(found: Mapping[str, Any], key: str | None) -> float:
@@ -82,7 +82,7 @@ def rows(sweep: Sweep, records: Mapping[str, Record], folder: str, loss: str | N
             continue
         done = read_summary(folder_of(folder, point.id)) if record.status == "done" else None
         numbers = _planned(point) if done is None else {**done, "loss": loss_of(done, loss)}
-        swept = {key: value for key, value in point.swept.items() if key not in _SET}
+        swept = {key: point.swept[key] for key in sweep.swept if key not in _SAID}
         found.append({"id": point.id, "status": record.status, **swept,
                       **{key: numbers[key] for key in (*_NUMBERS, "loss") if key in numbers}})
     return found
