@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         image=dict(width=8, depth=1, heads=1, patch_size=8, image_size=16, pool="gap", cls_token=False),
         text=dict(width=8, depth=1, heads=1, causal=False, mask_padding=True, pool="gap", dropout=0.1))
     c.tokenizer = dict(kind="bpe", vocab_size=300, context_length=8)
-    c.data = dict(sources=[dict(kind="synthetic", size=64, pixels=16)], threads=0 or 1)
+    c.data = dict(sources=[dict(kind="synthetic", size=64, pixels=16)], threads=1)
     c.optimizer = dict(name="adamw", lr=1e-3, schedule=dict(kind="wsd", warmup=2))
     c.checkpoint = dict(every=2, keep=2)
     c.log_every, c.eval_every = 1, None
