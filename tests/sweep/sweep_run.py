@@ -28,8 +28,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def sweep(arg: str | None = None) -> list[dict]:
-    """`grid=rates`: three learning rates; `grid=branches`: two lengths of one trunk, and a run of its own."""
+    """`rates`: three learning rates; `one`: one run; `branches`: two lengths of one trunk, and a run of its own; `many`: three
+    lengths of two trunks, and eight runs of their own."""
     o = arguments(arg, grid="rates", steps=6)
+    if o.grid == "many":
+        trunks = [point for lr in (1e-3, 2e-3) for point in cooldowns({"optimizer.lr": lr}, [o.steps, 2 * o.steps, 3 * o.steps])]
+        return [*trunks, *product({"seed": range(8), "steps": [o.steps]})]
+    if o.grid == "one":
+        return [{"steps": o.steps}]
     if o.grid == "branches":
         return [*cooldowns({"optimizer.lr": 2e-3}, [o.steps, 2 * o.steps], 0.5), {"steps": o.steps}]
     return product({"optimizer.lr": [1e-3, 2e-3, 3e-3], "steps": [o.steps]})

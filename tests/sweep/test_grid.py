@@ -17,7 +17,8 @@ WIDTHS = [{"model.image.width": w, "model.text.width": w} for w in (8, 16, 32)]
 
 
 def test_products_zips_and_chains():
-    assert grid.product({"a": [1, 2], "b": "xy"}) == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}]
+    assert grid.product({"a": [1, 2], "b": "xy"}) == [
+        {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}]
     assert grid.zipped({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
     assert grid.chain([{"a": 1}], [{"b": 2}, {"a": 3}]) == [{"a": 1}, {"b": 2}, {"a": 3}]
     assert grid.cross([{"a": 1}, {"a": 2}], [{"b": 3}], [{"c": 4}, {"c": 5}]) == [
@@ -63,13 +64,13 @@ def test_rates_follow_the_size():
     assert {p["optimizer.weight_decay"] for p in sizes.by_rule(config, WIDTHS)} == {lr.MM1_DECAY}
 
 
-def test_sizes_count_what_the_model_has(tmp_path):
+def test_sizes_count_what_the_model_has():
     """Tables and the rest of the two towers of `sweep_run`, counted by hand."""
-    run = expand(f"{sweep_run.__file__}", grid=[{}]).points[0].run
+    run = expand(sweep_run.__file__, grid=[{}]).points[0].run
     counts = sizes.size_of(run).counts
     tables = 300 * 8 + 8 * 8 + 4 * 8  # words, positions of the text, positions of the 2 x 2 patches
     assert counts["embedding_parameters"] == tables
-    assert counts["parameters"] == counts["embedding_parameters"] + counts["non_embedding_parameters"] == counts["trained_parameters"]
+    assert counts["parameters"] == tables + counts["non_embedding_parameters"] == counts["trained_parameters"]
     block = 4 * (8 * 8 + 8) + 2 * (8 * 32) + 32 + 8 + 2 * 2 * 8
     patches = 8 * 8 * 3 * 8 + 8
     assert counts["non_embedding_parameters"] == 2 * (block + 2 * 8 + 8 * 8) + patches + 1
