@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -154,6 +155,8 @@ def _points(base: ConfigDict, entry: Overrides, keys: Sequence[str], common: Seq
     def point(overrides: Overrides, **more: Any) -> Point:
         values = configs.override(base, assignments(overrides))
         runs = stages(values)
+        for run in runs.values():
+            _schedule(run)
         plain = configs.to_dict(list(runs.values())[0]) if len(runs) == 1 else values.to_dict()
         return Point(identity(runs), {**shared, **overrides}, runs, {key: _value(plain, key) for key in keys}, **more)
 
@@ -182,10 +185,17 @@ def _check_branch(trunk: Point, branch: Point) -> None:
                         f"keeps {kept}")
     for key, (a, b) in _differences(ours, theirs).items():
         raise UserError(f"the trunk has {key} {b!r}, the branch {a!r}; build branches last, from all that their runs share")
-    steps = jnp.arange(at)
-    rates = [np.asarray(make_schedule(run.optimizer.schedule, run.steps)(steps)) for run in (ours, theirs)]
+    rates = [np.asarray(_schedule(run)(jnp.arange(at))) for run in (ours, theirs)]
     if (apart := np.flatnonzero(rates[0] != rates[1])).size:
         raise UserError(f"the branch's learning rate differs from its trunk's at step {apart[0]} of {at} before they part")
+
+
+def _schedule(run: RunConfig) -> Callable[[Int[Array, "steps"]], Float[Array, "steps"]]:
+    """Step -> share of the peak rate; warm-up and cooldown have to fit the steps."""
+    try:
+        return make_schedule(run.optimizer.schedule, run.steps)
+    except ValueError as error:
+        raise UserError(f"config.optimizer.schedule: {error}") from None
 
 
 def _differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[Any, Any]]:

@@ -73,6 +73,8 @@ def test_a_branch_that_would_compute_something_else_is_refused(change, line):
 def test_mistakes_name_the_point():
     with pytest.raises(UserError, match=r"point 2 of the grid \(optimizer.lrr=1\): config.optimizer.lrr: unknown key"):
         expand(SPEC, grid=[{}, {"optimizer.lrr": 1}])
+    with pytest.raises(UserError, match=r"point 1 of the grid .*optimizer.schedule: warmup 2 \+ cooldown 0 exceed 1 steps"):
+        expand(SPEC, grid=[{"steps": 1}])
 
 
 @pytest.mark.parametrize("text, line", [
