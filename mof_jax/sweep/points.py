@@ -127,7 +127,9 @@ def expand(spec: str, common: Sequence[str] = (), grid: Sequence[Overrides] | No
             points = _points(base, entry, keys, common)
         except UserError as error:
             raise UserError(f"{spec}: point {number} of the grid ({_words(entry)}): {error}") from None
-        copies += points[-1].id in found and found[points[-1].id].row
+        if points[-1].id in found and found[points[-1].id].row:
+            copies += 1
+            continue
         for point in points:
             there = found.get(point.id)
             if there is None:

@@ -17,7 +17,8 @@ TRAINER = str(pathlib.Path(__file__).with_name("fake_trainer.py"))
 
 def sweep_of(points: int, steps: int = 5) -> Sweep:
     """So many points, told apart by their seeds."""
-    return expand(sweep_run.__file__, grid=[{"seed": seed, "steps": steps} for seed in range(points)])
+    return expand(sweep_run.__file__, ["optimizer.schedule.warmup=0"],
+                  [{"seed": seed, "steps": steps} for seed in range(points)])
 
 
 def command(point, workdir: str) -> list[str]:

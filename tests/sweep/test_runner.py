@@ -154,7 +154,6 @@ def alone(folder) -> None:
 def test_a_killed_sweep_writes_the_same_points(tmp_path, kills, seed):
     points, steps = 4 * kills, 20
     whole = tmp_path / "whole"
-    fake_sweep.runner(whole, points, steps=0, workers=4)  # the folder
     process = fake_sweep.start(whole, points, steps, 4)
     assert process.wait(120) == 0
     kill_on_the_way(tmp_path / "killed", points, steps, kills, random.Random(seed), "srt")
@@ -196,7 +195,7 @@ def test_a_second_signal_kills(tmp_path):
 
 def test_a_branch_waits_for_its_trunk_and_fails_with_it(tmp_path):
     """The fake trunk leaves no checkpoint: its branches are told so, and are not begun."""
-    found = expand(fake_sweep.sweep_run.__file__, grid=[*cooldowns({}, [4, 8], 0.5), {"seed": 4, "steps": 1}])
+    found = expand(fake_sweep.sweep_run.__file__, grid=[*cooldowns({}, [4, 8], 0.5), {"seed": 4, "steps": 2}])
     with pytest.raises(UserError, match="2 of 4 runs are not done"):
         Runner(found, str(tmp_path), fake_sweep.command, 4).run()
     trunk, short, long, other = found.points
