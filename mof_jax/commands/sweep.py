@@ -15,7 +15,7 @@ def add(commands) -> None:
                     "mof sweep --config configs/sweeps/clip_scaling.py --dry-run --topology v5e:2x2\n"
                     "  mof sweep --config configs/sweeps/clip_scaling.py --workdir runs/clip_scaling --workers 2\n"
                     "  mof sweep --config configs/mm1/study.py:size=9m --emit runs.jsonl\n"
-                    "  python -m launch sweep --runs runs.jsonl --job launch/examples/vit_l14.toml")
+                    "  python -m launch sweep runs.jsonl --job launch/examples/vit_l14.toml")
     p.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="with get_config and sweep; ARG is handed to both")
     p.add_argument("--workdir", metavar="W", help="where runs, the ledger and points.csv go; run again to go on")
     p.add_argument("--workers", type=int, default=1, metavar="K", help="runs at once")
@@ -46,8 +46,8 @@ def sweep(args: argparse.Namespace) -> None:
     if args.dry_run:
         console.print(show.show(found, args.topology), highlight=False)
     elif args.emit:
-        for path in emit(found, args.config, args.emit):
-            console.print(f"{path}: for python -m launch sweep --runs {path}", highlight=False, soft_wrap=True)
+        for path in emit(found, args.config, args.emit):  # in this order, each to its end
+            console.print(f"python -m launch sweep {path} --job JOB.toml", highlight=False, soft_wrap=True)
     else:
         if found.merged:
             console.print(f"{found.merged} of the grid's entries are copies of other points: merged", highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import sys
 import time
 
@@ -11,7 +11,7 @@ from rich import progress
 from rich.console import Console
 
 from mof_jax.sweep.ledger import Record
-from mof_jax.sweep.points import Point, Sweep
+from mof_jax.sweep.points import Sweep
 
 
 class Progress:
@@ -29,11 +29,11 @@ class Progress:
             self._task = self._bar.add_task("sweep", total=sum(self._work.values()), completed=self._before, note="")
             self._bar.start()
 
-    def show(self, records: Mapping[str, Record], running: Sequence[Point]) -> None:
-        """Moves the bar."""
+    def show(self, records: Mapping[str, Record], running: int) -> None:
+        """Moves the bar; so many trainers are under way."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done(records),
-                             note=f"{self.standing(records)}, {len(running)} running{self._left(records)}")
+                             note=f"{self.standing(records)}, {running} running{self._left(records)}")
 
     def standing(self, records: Mapping[str, Record]) -> str:
         """`3 of 20 runs done, 1 failed`."""

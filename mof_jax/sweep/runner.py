@@ -8,6 +8,7 @@ Several runners, on one machine, may work on one folder; they and their trainers
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import os
 import signal
@@ -74,9 +75,9 @@ class Runner:
             while True:
                 self._reap()
                 moved = not self._asked and self._start()
+                self.progress.show(self.ledger.read(), len(self._jobs))
                 if not self._jobs and (self._asked or (not moved and self._all_settled())):
                     break
-                self.progress.show(self.ledger.read(), [job.point for job in self._jobs])
                 time.sleep(_POLL_S)
         finally:
             self.progress.close()
@@ -96,7 +97,7 @@ class Runner:
             if self._asked == 1:
                 job.process.send_signal(signal.SIGTERM)
             elif job.process.poll() is None:
-                os.killpg(job.process.pid, signal.SIGKILL)  # data workers too
+                _kill(job.process)
 
     def _all_settled(self) -> bool:
         records = self.ledger.read()
@@ -153,6 +154,7 @@ class Runner:
         over = [job for job in self._jobs if job.process.poll() is not None]
         self._jobs = [job for job in self._jobs if job not in over]
         for job in over:
+            _kill(job.process)  # or the data workers that it has left, which hold its claim
             self._settle(job.point, job.claim, job.process.returncode, time.monotonic() - job.begun)
         return bool(over)
 
@@ -186,6 +188,12 @@ class Runner:
             listed = ", ".join(f"{point.id} {records[point.id].status}" for point in bad[:5]) + (" …" if len(bad) > 5 else "")
             raise UserError(f"{self.folder}: {len(bad)} of {len(self.sweep.points)} runs are not done: {listed}; runs/ID/{_LOG} "
                             "says why, --retry-failed tries them anew")
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Ends a trainer and all of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def last_words(path: str) -> str:

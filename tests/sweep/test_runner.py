@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import signal
+import sys
 import time
 
 import fake_sweep
@@ -203,6 +204,19 @@ def test_a_branch_waits_for_its_trunk_and_fails_with_it(tmp_path):
     assert Ledger(str(tmp_path)).record(short.id).reason == f"its trunk {trunk.id} ended before step 2"
     found = [(row["id"], row["status"]) for row in rows(tmp_path)]
     assert found == [(short.id, "failed"), (long.id, "failed"), (other.id, "done")]
+
+
+def test_what_a_trainer_leaves_behind_does_not_keep_its_point(tmp_path):
+    """It dies, and a child of its own lives on with the inherited lock: that is ended, and the point is tried again."""
+    runner = fake_sweep.runner(tmp_path, 1)
+    orphan = "import subprocess, os; subprocess.Popen(['sleep', '100'], close_fds=False); os.kill(os.getpid(), 9)"
+    normal = runner.command
+    runner.command = lambda point, workdir: (
+        normal(point, workdir) if runner.ledger.record(point.id).ends else [sys.executable, "-c", orphan])
+    begun_at = time.monotonic()
+    runner.run()
+    assert time.monotonic() - begun_at < 60 and Ledger(str(tmp_path)).record(runner.sweep.points[0].id).ends == {
+        "killed": 1, "done": 1}
 
 
 def test_a_trainer_that_says_done_and_leaves_nothing_is_a_crash(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from run_samples import mof
 import sweep_run
 
+from launch.cli import main as launch_main
 from launch.sweep import read_runs
 from mof_jax import cli
 from mof_jax.hardware import CHIPS
@@ -52,7 +53,7 @@ def test_a_dry_run_adds_up(capsys):
 def test_jobs_for_a_pod(tmp_path, capsys):
     """A line a run that `launch` takes; a branch finds its trunk beside it, and the trunks are a file of their own."""
     out = sweep(capsys, f"{SPEC}:grid=branches", "--emit", tmp_path / "runs.jsonl", "--config.seed=4")
-    first, second = re.findall(r"--runs (\S+)", out)
+    first, second = re.findall(r"python -m launch sweep (\S+) --job JOB.toml", out)
     trunk, *branches = expand(f"{SPEC}:grid=branches", ["seed=4"]).points
     for path, points in ((first, [trunk]), (second, branches)):
         jobs = read_runs(path, JOB)
@@ -62,6 +63,8 @@ def test_jobs_for_a_pod(tmp_path, capsys):
             assert job["train"]["config"] == f"{SPEC}:grid=branches"
             assert job["train"]["overrides"] == {"optimizer.lr": 5e-4, "seed": 4, **point.overrides}
     assert branches[0].overrides[KEY] == f"sibling:{trunk.id}/checkpoints/3"
+    assert launch_main(["sweep", second, "--job", JOB, "--out", str(tmp_path / "jobs")]) == 0
+    assert len(list((tmp_path / "jobs").iterdir())) == len(branches) == 3
 
 
 @pytest.mark.parametrize("args, line", [
