@@ -364,7 +364,7 @@ class SequencePipeline:
         return {name: n / max(1, sum(tokens)) for name, n in zip(self.kinds, tokens)}
 
     def seen(self, steps: int, cursor: Int32[np.ndarray, "streams state"]) -> dict[str, int]:
-        """`examples` (rows) of so many steps, the `documents` drawn for them, their `tokens` (supervised ones and pictures'), and
+        """`examples` (rows) of so many steps, the `documents` drawn for them, their `tokens` (supervised and pictures'), and
         `unique_tokens`, those of documents drawn for the first time (once a kind repeats itself, its mean document's)."""
         states = [State.unpack(row, len(self.kinds)) for row in np.asarray(cursor)]
         documents, tokens, unique = 0, 0, 0

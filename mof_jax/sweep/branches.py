@@ -4,8 +4,8 @@
     branches                            └╲ D₁      └─╲ D₂          └──╲ D₃
 
 A branch goes on from the trunk's whole state and only cools down (Hägele et al. 2024, arXiv 2405.18392; Hu et al. 2024, arXiv
-2404.06395). What it computes is bit for bit what one run of its schedule computes; so it is that run, with its id, its FLOPs and
-its data, and only cheaper. `points.expand` refuses a branch of which that is not true.
+2404.06395). What it computes is bit for bit what one run of its schedule computes; so it is that run, with its id, its FLOPs
+and its data, and only cheaper. `points.expand` refuses a branch of which that is not true.
 """
 
 from __future__ import annotations

@@ -186,8 +186,8 @@ class Runner:
         bad = [point for point in self.sweep.points if records[point.id].status != "done"]
         if bad:
             listed = ", ".join(f"{point.id} {records[point.id].status}" for point in bad[:5]) + (" …" if len(bad) > 5 else "")
-            raise UserError(f"{self.folder}: {len(bad)} of {len(self.sweep.points)} runs are not done: {listed}; runs/ID/{_LOG} "
-                            "says why, --retry-failed tries them anew")
+            raise UserError(f"{self.folder}: {len(bad)} of {len(self.sweep.points)} runs are not done: {listed}; "
+                            f"runs/ID/{_LOG} says why, --retry-failed tries them anew")
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -80,7 +80,7 @@ def by_rule(
 
     Args:
       lr: N (parameters without the tables) -> peak learning rate.
-      weight_decay: (learning rate, N) -> `optimizer.weight_decay`, which is multiplied by the rate: MM1's λ = 0.1·η is 0.1 here.
+      weight_decay: (learning rate, N) -> `optimizer.weight_decay`, which the rate multiplies: MM1's λ = 0.1·η is 0.1 here.
     """
     found = []
     for point in grid:

@@ -21,7 +21,7 @@ NAME = "summary.json"
 
 def parameter_counts(skeleton: Skeleton, decisions: Mapping[str, Decision]) -> dict[str, int]:
     """`parameters` in all, `trained_parameters`, and the two halves `embedding_parameters` (tables of words, an untied head's
-    too, of positions and of token types) and `non_embedding_parameters`, the N of Kaplan et al. (arXiv 2001.08361) and of MM1."""
+    too, of positions and of token types) and `non_embedding_parameters`, the N of Kaplan et al. (arXiv 2001.08361) and MM1."""
     sizes = {path: shape.size for path, shape in skeleton.shapes.items()}
     total = sum(sizes.values())
     tables = sum(size for path, size in sizes.items() if is_table(path, skeleton))

@@ -32,7 +32,8 @@ def sweep(arg: str | None = None) -> list[dict]:
     lengths of two trunks, and eight runs of their own."""
     o = arguments(arg, grid="rates", steps=6)
     if o.grid == "many":
-        trunks = [point for lr in (1e-3, 2e-3) for point in cooldowns({"optimizer.lr": lr}, [o.steps, 2 * o.steps, 3 * o.steps])]
+        lengths = [o.steps, 2 * o.steps, 3 * o.steps]
+        trunks = [point for lr in (1e-3, 2e-3) for point in cooldowns({"optimizer.lr": lr}, lengths)]
         return [*trunks, *product({"seed": range(8), "steps": [o.steps]})]
     if o.grid == "one":
         return [{"steps": o.steps}]

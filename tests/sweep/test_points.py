@@ -20,7 +20,7 @@ def test_an_id_is_what_a_run_computes():
     (plain,) = ids([{}])
     assert len(plain) == 12 and set(plain) <= set("0123456789abcdef")
     same = [{"optimizer.b1": 0.9}, {"optimizer.grad_clip": 1}, {"model.image.cls_token": False}, {"compilation_cache": "/x"}]
-    assert {ids([point])[0] for point in same} == {plain}, "defaults written out, an integer for a float, where programs are kept"
+    assert {ids([point])[0] for point in same} == {plain}, "defaults written out, an integer for a float …"
     other = [{"optimizer.lr": 2e-3}, {"seed": 2}, {"steps": 7}, {"data.sources.0.size": 65}]
     assert len({plain, *(ids([point])[0] for point in other)}) == 5
     assert ids([{}], ["seed=2"]) == ids([{"seed": 2}]), "overrides of all points count, too"
