@@ -35,7 +35,8 @@ def main(workdir: str, steps: int) -> int:
         time.sleep(600)
     if code == 0:
         numbers = {"parameters": 10 + steps, "flops": 6.0 * steps, "examples": 8 * steps, "batch_size": 8,
-                   "learning_rate": 0.001, "weight_decay": 0.1, "evals": {"held_out": {"loss": 1 / int(point.name, 16)}}, "loss": 2.0}
+                   "learning_rate": 0.001, "weight_decay": 0.1, "loss": 2.0,
+                   "evals": {"held_out": {"loss": 1 / int(point.name, 16)}}}
         write(point / "summary.json", json.dumps(numbers))
     else:
         print(f"error: told to end with {code}", file=sys.stderr)
