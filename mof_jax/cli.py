@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from mof_jax import supervise
-from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, job_of, join_processes, mine, plan
+from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, job_of, join_processes, mine, plan, sweep
 from mof_jax.errors import ExitCode, Preempted, UserError, out_of_memory
 
 # Heavy imports (JAX, Orbax, Grain) happen inside the commands, so that `mof --help` answers at once.
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
-    for area in (plan, fit, mine, convert, data, bench):
+    for area in (plan, sweep, fit, mine, convert, data, bench):
         area.add(commands)
     return parser
 

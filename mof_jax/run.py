@@ -50,9 +50,19 @@ from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimize
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.schedule import make_schedule
 from mof_jax.train.spikes import SpikeConfig
-from mof_jax.train.start import STAGES, InitConfig, came_with, first_state, last_stage, open_checkpoint, take_params
+from mof_jax.train.start import (
+    STAGES,
+    InitConfig,
+    came_with,
+    first_state,
+    last_stage,
+    open_checkpoint,
+    take_params,
+    trunk,
+)
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
+from mof_jax.train.summary import summarise, write_summary
 from mof_jax.train.watchdog import Watchdog, WatchdogConfig
 
 
@@ -67,6 +77,8 @@ class RunConfig:
       spikes, watchdog: what to do about losses that jump or are no number, and about steps that do not end.
       precision: of float32 matmuls (`highest` for parity; TPUs take bf16 passes by default), None for JAX's default.
       compilation_cache: folder of compiled programs, None for none.
+      branch_from: a checkpoint of another run, see `train.start.trunk`. A run without one of its own goes on from there with
+        everything: parameters, optimizer, position in the data. Steps are counted on.
       others: see the classes.
     """
 
@@ -83,6 +95,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     hardware: HardwareConfig = HardwareConfig()
     init_from: tuple[InitConfig, ...] = ()
+    branch_from: str | None = None
     evals: tuple[Any, ...] = ()
     eval_every: int | None = 0
     eval_ema: bool = True
@@ -260,7 +273,9 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
     newest = checkpointer.newest()
-    saved = None if newest is None else checkpointer.meta(newest)
+    branches = newest is None and config.branch_from is not None
+    origin, step = trunk(config.branch_from, workdir, config.steps) if branches else (checkpointer, newest)
+    saved = None if step is None else origin.meta(step)
     tokenizer = None
     if kind.texts is not None:
         tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
@@ -268,8 +283,9 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
     program = Program.of(run, pipeline.cursor)
-    state = first_state(checkpointer, program.init, program.state, program.shardings, config.seed,
-                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt))
+    state = first_state(origin, program.init, program.state, program.shardings, config.seed,
+                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
+                        step if branches else None)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
     meta = run.meta() | ({} if travel is None else {"interop": travel})
     flops = run.flops()
@@ -296,7 +312,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
         batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
                  pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
         batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
-        save_every=config.checkpoint.every, meta=meta, examples=pipeline.ids,
+        saves=config.checkpoint.due, meta=meta, examples=pipeline.ids,
         schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
         preemption=preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=ledger,
         spikes=config.spikes)
@@ -305,7 +321,9 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
             if again:  # stopped before it was done, or a finished run that is to show its table
                 with ledger.spent("eval"):
                     evaluate(start, state)
-            loop.run()
+            state = loop.run()
+            seen = pipeline.seen(config.steps, None if state.cursor is None else fetch(state.cursor))
+            write_summary(workdir, summarise(config, run.skeleton, run.decisions, flops, seen, results))
     finally:
         checkpointer.close()
         if start < config.steps:
@@ -367,7 +385,7 @@ def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: i
     display.show(display.table("Data", ("source", "records", "kept", "share"), [
         (row["name"], row["records"], row["kept"], f"{row['share']:.1%}") for row in pipeline.describe()]))
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    resumed = f", resuming after step {start:,}" if start else ""
+    resumed = f", resuming after step {start:,}" if start else ""  # its own, or its trunk's
     display.show(f"{config.steps:,} steps of {config.batch_size:,} examples on {jax.device_count()} "
                  f"{jax.devices()[0].device_kind} ({mesh}){resumed}")
 

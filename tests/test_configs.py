@@ -52,7 +52,7 @@ def test_every_config_resolves_and_fits_its_mesh(spec):
         assert sum(p.flops.values()) > 0 and p.parameters(True) > 0
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if not re.search("quickstart|/lit|study", spec)])
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not re.search("quickstart|/lit|study|sweeps/", spec)])
 def test_a_config_for_a_pod_names_slices_that_its_mesh_covers(spec):
     for p in plans(spec).values():
         devices, mesh = Topology.parse(p.config.hardware.topology).devices, p.config.mesh

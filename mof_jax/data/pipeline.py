@@ -135,6 +135,13 @@ class Pipeline:
             for source, whole, kept, share in rows
         ]
 
+    def seen(self, steps: int, cursor: np.ndarray | None = None) -> dict[str, int]:
+        """`examples` of so many steps, and `unique_examples` among them: a source gives each record once before it gives one
+        again, and of a mixture what the shares say."""
+        examples = steps * self.batch_size
+        unique = sum(min(round(examples * share), len(kept)) for share, kept in zip(self.stream.shares, self.loader.sources))
+        return {"examples": examples, "unique_examples": unique}
+
     @property
     def _chunks_per_step(self) -> int:
         return -(-self.host.rows // self.config.chunk)

@@ -363,6 +363,17 @@ class SequencePipeline:
         tokens = [sum(state.tokens[k] for state in states) for k in range(len(self.kinds))]
         return {name: n / max(1, sum(tokens)) for name, n in zip(self.kinds, tokens)}
 
+    def seen(self, steps: int, cursor: Int32[np.ndarray, "streams state"]) -> dict[str, int]:
+        """`examples` (rows) of so many steps, the `documents` drawn for them, their `tokens` (supervised and pictures'), and
+        `unique_tokens`, those of documents drawn for the first time (once a kind repeats itself, its mean document's)."""
+        states = [State.unpack(row, len(self.kinds)) for row in np.asarray(cursor)]
+        documents, tokens, unique = 0, 0, 0
+        for k, (stream, kept) in enumerate(zip(self.reader.streams, self.reader.sources)):
+            drawn, size = sum(state.draws[k] for state in states), sum(state.tokens[k] for state in states)
+            new = sum(min(round(drawn * share), len(source)) for share, source in zip(stream.shares, kept))
+            documents, tokens, unique = documents + drawn, tokens + size, unique + round(size * new / max(1, drawn))
+        return {"examples": steps * self.batch_size, "documents": documents, "tokens": tokens, "unique_tokens": unique}
+
     def describe(self) -> list[dict[str, object]]:
         """One row a source: name, records it has and keeps, weight, and its share of the mixture (a kind's by tokens, a
         source's inside its kind by documents)."""

@@ -13,6 +13,7 @@ from mof_jax.evals.choice import Choice
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.fewshot import FewShot
 from mof_jax.evals.gallery import Gallery
+from mof_jax.evals.held_out import ContrastiveLoss, TextLoss
 from mof_jax.evals.knn import Knn
 from mof_jax.evals.mmvp import Mmvp
 from mof_jax.evals.mmvp_vlm import MmvpVlm
@@ -38,7 +39,8 @@ class Evaluator(Protocol):
 
 KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": Knn, "fewshot": FewShot, "probe": Probe,
                           "gallery": Gallery, "questions": Questions, "vqa": Vqa, "captioning": Captioning,
-                          "choice": Choice, "pope": Pope, "mmvp": Mmvp, "mmvp_vlm": MmvpVlm}
+                          "choice": Choice, "pope": Pope, "mmvp": Mmvp, "mmvp_vlm": MmvpVlm,
+                          "contrastive_loss": ContrastiveLoss, "text_loss": TextLoss}
 
 
 _ASKS = {"encoder": "for embeddings", "responder": "questions"}

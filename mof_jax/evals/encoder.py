@@ -18,7 +18,7 @@ import numpy as np
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
 from mof_jax.data.tokenizers import Tokenizer
-from mof_jax.errors import BadExample, lookup
+from mof_jax.errors import BadExample, UserError, lookup
 from mof_jax.mesh import batch_sharding, batch_shards, fetch, put_batch, replicated
 from mof_jax.nn.module import Params, Skeleton, flatten
 
@@ -54,6 +54,17 @@ class Encoder:
         """This encoder with the given parameters (all of them, by path)."""
         self._params = params
         return self
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of the cosines.
+
+        Raises:
+          UserError: a model without one.
+        """
+        if "logit_scale" not in self._params:
+            raise UserError("this model has no logit_scale; its embeddings are not compared by a contrastive loss")
+        return float(np.exp(fetch(self._params["logit_scale"])))
 
     def untrained(self, seed: int = 0) -> Encoder:
         """The same model with fresh initial values, over the same decoded pictures."""

@@ -39,13 +39,23 @@ class CheckpointConfig:
     Attributes:
       every: steps between checkpoints, 0 for the last step only.
       keep: newest whole checkpoints kept. keep_every: steps whose multiples are kept forever, None for none.
+      at: further steps that are saved and kept forever, for others to start from (`branch_from`).
       asynchronous: write in the background while training goes on.
     """
 
     every: int = 1000
     keep: int = 3
     keep_every: int | None = None
+    at: tuple[int, ...] = ()
     asynchronous: bool = True
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is saved after this step, the last one of the run apart."""
+        return step in self.at or bool(self.every and step % self.every == 0)
+
+    def forever(self, step: int) -> bool:
+        """Whether the checkpoint of a step outlives newer ones."""
+        return step in self.at or bool(self.keep_every and step % self.keep_every == 0)
 
 
 @dataclasses.dataclass
@@ -265,11 +275,10 @@ class Checkpointer:
 
     def _prune(self) -> None:
         """Deletes what the policy does not keep. Steps that are not whole count for nothing, and stay for whoever looks."""
-        every = self._config.keep_every
         roots = {int(path.name): path for path in epath.Path(self.directory).iterdir() if path.name.isdigit()}
         whole = sorted((step for step, path in roots.items() if (path / manifest.NAME).exists()), reverse=True)
         for step in whole[self._config.keep:]:
-            if not (every and step % every == 0):
+            if not self._config.forever(step):
                 (roots[step] / manifest.NAME).unlink()  # first: a folder half deleted must not look whole
                 roots[step].rmtree()
 

@@ -58,7 +58,7 @@ class Loop:
       batches: `(device batch, names of replaced records)` from the state's step on.
       examples: ids of the examples of a step, for messages.
       schedule: step -> learning rate, for the log.
-      save_every: steps between checkpoints, 0 for the last only. meta: JSON stored beside the state.
+      saves: whether a checkpoint follows a step; the last has one anyway. meta: JSON stored beside the state.
       evaluate: `(step, state) -> None`; may raise `Preempted` half-way.
       preemption, watchdog, ledger, spikes: whether to stop, whether it stands still, where time goes, what jumps.
     """
@@ -71,7 +71,7 @@ class Loop:
     flops: float
     workdir: str
     checkpointer: Checkpointer
-    save_every: int
+    saves: Callable[[int], bool]
     meta: Mapping[str, Any]
     examples: Callable[[int], list[str]]
     schedule: Callable[[int], float]
@@ -114,7 +114,7 @@ class Loop:
                 last, stop = step == config.steps, self.preemption.reached()
                 if self._logged(step) or step == start + 1:
                     self._log(step, metrics)
-                if last or stop or (self.save_every and step % self.save_every == 0):
+                if last or stop or self.saves(step):
                     self._save(step, metrics)
                 evaluated = not stop and config.evaluates(step) and self._evaluate(step)
                 if (stop and not last) or (config.evaluates(step) and not evaluated):

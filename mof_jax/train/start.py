@@ -76,12 +76,22 @@ def first_state(
     shardings: TrainState,
     seed: int,
     taken: Callable[[], Params],
+    step: int | None = None,
 ) -> TrainState:
-    """The newest checkpoint's state, or a fresh one with the parameters that `taken` returns, laid out on the mesh."""
+    """The newest checkpoint's state, or a fresh one with the parameters that `taken` returns, laid out on the mesh.
+
+    Args:
+      step: exactly this checkpoint's instead, or an error.
+
+    Raises:
+      UserError: no checkpoint verifies, or it is another model's.
+    """
     restored = checkpointer.restore(jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings))
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings), step)
     if restored is not None:
         return restored[0]
+    if step is not None:
+        raise UserError(f"{checkpointer.directory}/{step}: cannot be restored; the line above says why")
     key = jax.random.key(seed, impl="threefry2x32")
     # A program that runs once is not worth optimising; on a CPU that saves most of its compile time.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -90,6 +100,27 @@ def first_state(
     fill = lambda params: {path: given.get(path, x) for path, x in params.items()}
     ema = None if state.ema is None else {path: jax.numpy.copy(x) for path, x in fill(state.ema).items()}
     return dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen), ema=ema)
+
+
+def trunk(branch_from: str, workdir: str, steps: int) -> tuple[Checkpointer, int]:
+    """The checkpoint that a branch goes on from: a reader, and its step.
+
+    Args:
+      branch_from: `WORKDIR/checkpoints/STEP`, or `sibling:NAME/checkpoints/STEP` for the work dir NAME beside this run's.
+      steps: of the branch, counted from the trunk's first.
+
+    Raises:
+      UserError: no such checkpoint, or one that is not before the branch's last step.
+    """
+    prefix, _, name = branch_from.partition(":")
+    path = remote.join(os.path.dirname(workdir.rstrip("/")), name) if prefix == "sibling" else branch_from
+    try:
+        reader, _, step = open_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"config.branch_from: {error}") from None
+    if step >= steps:
+        raise UserError(f"config.branch_from: {path} is step {step}, which is not before config.steps, {steps}")
+    return reader, step
 
 
 def take_params(

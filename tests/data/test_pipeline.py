@@ -278,3 +278,14 @@ def test_the_default_config_reads_the_embedded_pictures():
     batch = pipe.batch(0)
     assert batch["image"].shape == (32, 1, 64, 64, 3) and batch["text"].shape == (32, 1, 2)
     assert batch["group"].min() >= 0 and pipe.ids(0)[0].startswith("emoji5:")
+
+
+def test_what_was_seen_is_what_the_steps_name():
+    """Distinct ids of one source, before and after it has been read once; of a mixture what its shares say."""
+    pipe = pipeline(sources=[{"kind": "synthetic", "size": 40, "pixels": 8}])
+    for steps in (1, 2, 9):
+        ids = [name for step in range(steps) for name in pipe.ids(step)]
+        assert pipe.seen(steps) == {"examples": len(ids), "unique_examples": len(set(ids))}
+    mixed = pipeline(sources=[{"kind": "synthetic", "size": 20, "pixels": 8, "weight": 1.0},
+                              {"kind": "synthetic", "size": 10_000, "pixels": 8, "weight": 3.0, "name": "large"}])
+    assert mixed.seen(100) == {"examples": 100 * mixed.batch_size, "unique_examples": 20 + 75 * mixed.batch_size}

@@ -259,3 +259,20 @@ def test_texts_for_a_vocabulary():
     found = list(texts(build(SequenceConfig, BASE), limit=20))
     assert any("Q: " in text for text in found) and any(text.startswith("What is the colour") for text in found)
     assert found == list(texts(build(SequenceConfig, BASE), limit=20))
+
+
+def test_what_was_seen_is_what_the_batches_held(whole):
+    """Tokens as the batches count them; of a kind that repeats itself, those of its first time."""
+    pipe, steps = whole
+    found = pipe.seen(len(steps), steps[-1][0]["cursor"])
+    drawn = sum(float(batch["kind_tokens"].sum()) for batch, _ in steps)
+    assert (found["examples"], found["tokens"]) == (BATCH * len(steps), drawn)
+    assert 0 < found["unique_tokens"] <= found["tokens"] and found["documents"] > 0
+    few = {"text": {"weight": 1.0, "sources": [{"kind": "glossary", "size": 3}]}}
+    pipe = pipeline(kinds=few, images_per_stream=0, max_images=0)
+    found = pipe.seen(2, take(pipe, 2)[-1][0]["cursor"])
+    assert found["documents"] > 30 and found["unique_tokens"] == round(found["tokens"] * 3 / found["documents"])
+    many = {"text": {"weight": 1.0, "sources": [{"kind": "glossary", "size": 10_000}]}}
+    pipe = pipeline(kinds=many, images_per_stream=0, max_images=0)
+    found = pipe.seen(2, take(pipe, 2)[-1][0]["cursor"])
+    assert found["unique_tokens"] == found["tokens"]

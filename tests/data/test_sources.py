@@ -370,3 +370,17 @@ def test_damaged_tars_never_escape(tars, tmp_path, cut, flips):
             assert isinstance(source[i], Record)
         except BadExample as error:
             assert path.name in str(error)
+
+
+def test_skip_leaves_out_the_beginning():
+    """What is trained on and what is measured on have nothing in common, and together they are the whole."""
+    whole = open_source(SourceConfig("scenes", size=12))
+    first, rest = open_source(SourceConfig("scenes", size=9)), open_source(SourceConfig("scenes", size=12, skip=9))
+    ids = lambda source: [source[i].id for i in range(len(source))]
+    assert ids(first) + ids(rest) == ids(whole) and [rest.id(i) for i in range(3)] == ids(rest)
+    with pytest.raises(IndexError):
+        rest[3]
+    with pytest.raises(UserError, match="skip leaves out 12 of 12 records"):
+        open_source(SourceConfig("scenes", size=12, skip=12))
+    with pytest.raises(ValueError, match="skip must not be negative"):
+        SourceConfig("scenes", skip=-1)

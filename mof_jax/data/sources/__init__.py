@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
+from mof_jax.data.filter import Subset
 from mof_jax.data.record import Source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError, lookup
@@ -122,4 +125,6 @@ def open_source(config: SourceConfig) -> Source:
     source = lookup(READERS, config.kind, "source kind")(config)
     if not len(source):
         raise UserError(f"{config.path or config.label}: the source has no records")
-    return source
+    if config.skip >= len(source):
+        raise UserError(f"{config.path or config.label}: skip leaves out {config.skip} of {len(source)} records")
+    return Subset(source, np.arange(config.skip, len(source))) if config.skip else source

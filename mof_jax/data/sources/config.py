@@ -30,6 +30,8 @@ class SourceConfig:
       image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
         folder of the file.
       size, pixels: number and side of synthetic pictures, scenes and patterns; number of pages.
+      skip: leave out so many records at the beginning, so that what is trained on (`size=90`) and what a loss is measured on
+        (`size=100, skip=90`) have nothing in common.
       questions: which questions `scenes` asks, which patterns `patterns` shows; all by default.
       stated: share of the captions of `patterns` that state the fact a question would ask for.
       cache_dir: where indexes and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
@@ -48,6 +50,7 @@ class SourceConfig:
     image_root: str = ""
     size: int = 1024
     pixels: int = 64
+    skip: int = 0
     questions: tuple[str, ...] = ()
     stated: float = 0.25
     cache_dir: str = ""
@@ -57,6 +60,8 @@ class SourceConfig:
     def __post_init__(self):
         if self.weight < 0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
+        if self.skip < 0:
+            raise ValueError(f"skip must not be negative, got {self.skip}")
         if self.kind not in EMBEDDED and not self.path:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
 
