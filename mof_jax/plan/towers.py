@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import math
 from typing import Any
 
 from mof_jax.errors import UserError
@@ -21,7 +22,8 @@ class Tower:
       part: of the model, as `Task.flops` calls it. sequences: a step, on all devices. tokens: of one.
       width, depth, inner: of the residual stream, layers, and channels between the two ends of a layer (queries, keys, values,
         attention's output, the MLP's hidden ones), which the `tensor` axis splits.
-      scores: heads whose scores [tokens, tokens] a layer holds, 0 with a kernel that holds none.
+      heads: that queries have in common with keys and values: what `tensor` has to divide. scores: heads whose scores
+        [tokens, tokens] a layer holds, 0 with a kernel that holds none.
       attention: forward FLOPs of one sequence that no weights are in.
       remat: see `nn.stack`. trained: its weights are. through: a gradient runs through it.
     """
@@ -32,6 +34,7 @@ class Tower:
     width: int
     depth: int
     inner: int
+    heads: int
     scores: int
     attention: float
     remat: str
@@ -104,16 +107,17 @@ def _dino(run: Run) -> Iterator[Tower]:
 def _tower(run: Run, part: str, config: ViTConfig | TextConfig | LLMConfig, sequences: int, tokens: int,
            upstream: bool = False) -> Tower:
     trained = _trained(run, f"{part}/")
-    inner, scores, attention = _layer(config, tokens)
-    return Tower(part, sequences, tokens, config.width, config.depth, inner, scores, attention, config.remat, trained,
+    inner, attention = _layer(config, tokens)
+    heads = math.gcd(config.heads, getattr(config, "kv_heads", config.heads))
+    scores = config.heads if config.kernel == "xla" else 0
+    return Tower(part, sequences, tokens, config.width, config.depth, inner, heads, scores, attention, config.remat, trained,
                  trained or upstream)
 
 
-def _layer(c: Any, tokens: int) -> tuple[int, int, float]:
-    """(channels inside of a layer, heads whose scores it holds, FLOPs of all layers' attention)."""
-    held = c.heads if c.kernel == "xla" else 0
+def _layer(c: Any, tokens: int) -> tuple[int, float]:
+    """(channels inside of a layer, FLOPs of all layers' attention)."""
     if isinstance(c, LLMConfig):
-        return (2 * c.heads + 2 * c.kv_heads) * c.head_dim + 3 * c.mlp_dim, held, c.attention_flops(tokens)
+        return (2 * c.heads + 2 * c.kv_heads) * c.head_dim + 3 * c.mlp_dim, c.attention_flops(tokens)
     mlp = (3 if c.block.swiglu else 2) * c.mlp_dim  # an activation's input and output
     share = 0.5 if c.block.causal else 1.0
-    return 4 * c.width + mlp, held, c.depth * 4.0 * share * tokens**2 * c.width
+    return 4 * c.width + mlp, c.depth * 4.0 * share * tokens**2 * c.width
