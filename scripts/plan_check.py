@@ -36,6 +36,13 @@ def checked(name: str, cache: str) -> list[Checked] | str:
     return [Checked(**x | {"memory": Estimate(**x["memory"])}) for x in found]
 
 
+def told(name: str, found: list[Checked] | str) -> list[Checked] | str:
+    """What was found, a line of it shown at once: all of it takes minutes."""
+    for c in [] if isinstance(found, str) else found:
+        print(f"{c.name}: {c.verdict} ({c.seconds:.0f} s)", file=sys.stderr, flush=True)
+    return found
+
+
 def row(c: Checked) -> tuple[str, ...]:
     """A line of the table."""
     gib = lambda x: f"{x / 2**30:.2f}"
@@ -63,7 +70,7 @@ def main() -> None:
     args = p.parse_args()
     names, begun = args.configs or planned(), time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(args.jobs) as pool:
-        results = dict(zip(names, pool.map(lambda name: checked(name, cache), names)))
+        results = dict(zip(names, pool.map(lambda name: told(name, checked(name, cache)), names)))
     Console(width=200).print(display.table(
         f"Plans in their fast form, {time.perf_counter() - begun:.0f} s",
         ("config", "slices", "compiled small on", "s", "state", "by formula", "by compiler", "of GiB", "full plan", "verdict"),

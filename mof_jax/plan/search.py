@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 import dataclasses
 import itertools
+import json
+import shlex
 from typing import Any
 
 from rich.console import Group
 
+from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
@@ -99,7 +102,9 @@ class Search:
 
     def overrides(self, t: Tried) -> list[str]:
         """What a command needs to make the config that plan; nothing for the config as it is."""
-        return [f"--config.{key}={value}" for key, value in t.candidate.changes.items() if value_at(self.config, key) != value]
+        # `none` would be read as None.
+        text = lambda value: str(value) if configs.literal(str(value)) == value else json.dumps(value)
+        return [f"--config.{key}={text(x)}" for key, x in t.candidate.changes.items() if value_at(self.config, key) != x]
 
 
 def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[Candidate], Counter[str]]:
@@ -293,5 +298,5 @@ def show(found: Search) -> Group:
     elif found.best is found.written:
         lines.append("The config as it is written is the best of them.")
     else:
-        lines.append("The best: " + " ".join(found.overrides(found.best)))
+        lines.append("The best: " + shlex.join(found.overrides(found.best)))
     return Group(table, *lines)

@@ -34,10 +34,10 @@ def weights(planned) -> int:
 
 def test_gradients_of_replicas_are_reduced_once():
     """float32, 2·(n-1)/n of all parameters, by `data` alone."""
-    sent = bytes_sent(laid_out(data=8)[0])
-    assert sent["data"] == pytest.approx(2 * 7 / 8 * 4 * sum(
-        x.size for path, x in laid_out(data=8)[0].skeleton.shapes.items() if laid_out(data=8)[0].decisions[path].trained))
-    assert sent["fsdp"] == sent["tensor"] == 0
+    planned, _ = laid_out(data=8)
+    sent = bytes_sent(planned)
+    assert all(d.trained for d in planned.decisions.values())
+    assert sent["data"] == pytest.approx(2 * 7 / 8 * 4 * weights(planned)) and sent["fsdp"] == sent["tensor"] == 0
 
 
 def test_split_weights_are_gathered_once_a_pass():

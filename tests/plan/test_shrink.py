@@ -46,8 +46,8 @@ def test_a_mesh_keeps_its_axes(sizes, devices, slices, small):
 
 
 @pytest.mark.parametrize("full, devices, small", [
-    ("v5p:8x8x8", 8, "v5p:2x2x2"), ("v5e:16x16", 8, "v5e:2x4"), ("2*v6e:16x16", 8, "2*v6e:2x2"), ("tpu7x:4x8x8", 8, "tpu7x:2x2x1"),
-    ("v5e:2x2", 8, "v5e:2x2"),
+    ("v5p:8x8x8", 8, "v5p:2x2x2"), ("v5e:16x16", 8, "v5e:2x4"), ("2*v6e:16x16", 8, "2*v6e:2x2"),
+    ("tpu7x:4x8x8", 8, "tpu7x:2x2x1"), ("v5e:2x2", 8, "v5e:2x2"),
 ])
 def test_slices_stay_of_their_kind(full, devices, small):
     assert str(small_topology(Topology.parse(full), devices)) == small
@@ -112,7 +112,7 @@ def test_records_by_name(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e .[plan]")
 def test_a_shipped_config_is_checked_with_the_compiler(tmp_path):
-    """Compiled once, known by its program the second time; a record is fresh only if it is of the same program; a refusal is said."""
+    """Compiled once, known by its program the second time; a record is fresh if it is of the same program; a refusal is said."""
     config = shipped("clip/vit_b16.py")["run"]
     topology = Topology.parse("v5e:16x16")
     found = check("b16", config, {}, str(tmp_path))
