@@ -1,8 +1,8 @@
 """A run made small enough to compile in seconds, that is still the same program on each device.
 
-What stays: widths, heads, sequence lengths, pictures, rows on a device, micro-batches, kernels, rematerialisation, the generation
-and the number of slices. What shrinks: towers to two layers, the slices to a few chips, each axis of the mesh that was split to a
-smaller split. The batch follows the mesh.
+What stays: widths, heads, sequence lengths, pictures, micro-batches, kernels, rematerialisation, the generation and the number of
+slices; the rows on a device, of packed rows one stream a micro-batch. What shrinks: towers to two layers, the slices to a few
+chips, each axis of the mesh that was split to a smaller split. The batch follows the mesh.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mof_jax.hardware import Topology
 from mof_jax.mesh import BATCH_AXES
+from mof_jax.models.connector import ConnectorConfig
 from mof_jax.models.mllm import EncoderConfig
 from mof_jax.plan.cost import abstract_mesh
 from mof_jax.run import RunConfig
@@ -32,6 +33,8 @@ def shrink(config: RunConfig, topology: Topology) -> tuple[RunConfig, Topology]:
     mesh = small_mesh(full, small.devices, topology.slices)
     shards = lambda sizes: math.prod(sizes[a] for a in BATCH_AXES)
     rows = config.batch_size // shards(full)
+    if config.task == "mllm":  # long rows fill the memory, and a compiler that has to make room takes minutes
+        rows = min(rows, config.data.rows_per_stream * config.objective.microbatches)
     return dataclasses.replace(
         config, model=shallow(config.model), batch_size=rows * shards(mesh), mesh=dataclasses.replace(config.mesh, **mesh)), small
 
@@ -62,7 +65,10 @@ def small_mesh(sizes: dict[str, int], devices: int, slices: int = 1) -> dict[str
 
 
 def shallow(config: C) -> C:
-    """A model's config with two layers in every stack: every field called `depth` or `…_depth`."""
+    """A model's config with two layers in every stack: every field called `depth` or `…_depth`. A connector, whose layers are no
+    stack and each compiled, keeps one of each kind."""
+    if isinstance(config, ConnectorConfig):
+        return _cut(config, 1)
     if isinstance(config, EncoderConfig):  # whose feature may come from a block below the last
         return dataclasses.replace(config, vit=_cut(config.vit, LAYERS - 1 - config.layer))
     return _cut(config, LAYERS)
