@@ -103,6 +103,27 @@ def test_verdicts():
         assert not checked(**wrong).passes and checked(**wrong).verdict == why
 
 
+def test_failures_are_a_line_each(monkeypatch):
+    """Of a process that died, a run that fails, and with `--strict` a full plan that is missing or of something else."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import plan_check
+
+    results = {"a.py": "mof_jax.errors.UserError: config.mesh: …", "b.py": [checked(), checked(name="d", error="no such kernel")],
+               "c.py": [checked(name="e", record="fresh", recorded=1.0), checked(name="f", record="stale")]}
+    assert plan_check.failures(results, strict=False) == [
+        "a.py: mof_jax.errors.UserError: config.mesh: …", "d: two layers on v5e:2x4 do not compile: no such kernel"]
+    assert [line.split(":")[0] for line in plan_check.failures(results, strict=True)] == ["a.py", "d", "c", "f"]
+    assert len(plan_check.row(checked())) == 10 and plan_check.row(checked(error="x"))[-1] == "FAILS"
+
+
+def test_a_process_says_what_went_wrong(tmp_path, monkeypatch):
+    """One line, whatever was printed before it."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import plan_check
+
+    assert "no such config file" in plan_check.checked("configs/none.py", str(tmp_path))
+
+
 def test_records_by_name(tmp_path):
     assert read_records(str(tmp_path / "none.jsonl")) == {}
     (tmp_path / "plans.jsonl").write_text('{"name": "a", "needs": 1}\n{"name": "b", "needs": 2}\n')
