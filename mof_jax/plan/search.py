@@ -3,7 +3,8 @@
     every mesh × policy × micro-batches ─ divides? ─ state and activations fit by formula? ─ ranked by formula ─▶ the best few
         and the config as it is written ─ compiled ─▶ the fastest of those that fit and bound a step no later than it
 
-The config as it is written is compiled first: by how much the formula of memory is off there, it is off for the others.
+The config as it is written is compiled first: by how much the formula of memory is off there, it is taken to be off for the
+others, and by more once one of them is refused.
 """
 
 from __future__ import annotations
@@ -115,7 +116,11 @@ def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[C
     """
     run, program = abstract(config, topology)
     flops, room = run.flops(), (1 - ROOM) * topology.chip.hbm / topology.chip.devices
-    weigh = lambda r, p, changes: (lambda m: Candidate(changes, m, clocks(r, topology, m, flops)))(estimate(r, p))
+
+    def weigh(there: Run, laid_out: Program, changes: Changes) -> Candidate:
+        memory = estimate(there, laid_out)
+        return Candidate(changes, memory, clocks(there, topology, memory, flops))
+
     keys = remat_keys(run)
     mine = {"mesh." + axis: size for axis, size in run.mesh.shape.items()} | {key: value_at(config, key) for key in keys}
     micro = MICROBATCHES if hasattr(config.objective, "microbatches") else ()
@@ -164,21 +169,22 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
         tell(tried[-1])
         return plan
 
-    first = attempt(written)
-    factor = off_by(written, first.needs)
-    refused, fitting = float("inf"), 0
+    factor, fitting = off_by(written, attempt(written).needs), 0
     roomy = [c for c in others if c.needs(factor) <= room]
     pruned["does not fit by formula"] += len(others) - len(roomy)
-    queue = list({c.policy: c for c in reversed(roomy)}.values())[::-1]
-    for candidate in queue:
-        if fitting == top or len(tried) > 2 * top:
+    done: set[Any] = set()
+    while fitting < top and len(tried) <= 2 * top:
+        open_ = (c for c in roomy if c.policy not in done and c.needs(factor) <= room)
+        if (candidate := next(open_, None)) is None:
             break
-        if candidate.needs(factor) >= refused:  # one that wants less by formula was refused
-            continue
         plan = attempt(candidate)
-        fitting += plan.fits
-        refused = refused if plan.fits else min(refused, candidate.needs(factor))
-    return Search(name, config, topology, tried, pruned, len(roomy) - len(tried) + 1)
+        if plan.fits:
+            fitting += 1
+            done.add(candidate.policy)
+        else:  # what keeps more is off by more
+            factor = max(factor, off_by(candidate, plan.needs))
+            roomy.remove(candidate)
+    return Search(name, config, topology, tried, pruned, len(roomy) - fitting)
 
 
 def off_by(candidate: Candidate, needs: float | None) -> float:

@@ -135,6 +135,8 @@ def test_the_best_is_compiled_and_no_slower_than_what_was_written(careful):
     assert found.best.plan.clocks.exposed == min(t.plan.clocks.exposed for t in found.tried)
     assert len({t.candidate.policy for t in found.tried}) == 3, "one mesh of each policy"
     assert found.left + len(found.tried) + sum(found.pruned.values()) == 1 + len(known[1]) + sum(known[2].values())
+    faster = [c for c in known[1] if c.clocks.exposed < found.tried[1].candidate.clocks.exposed]
+    assert not faster, "the first that is tried is the fastest by formula"
 
 
 def test_overrides_make_the_plan(careful):
@@ -164,6 +166,17 @@ def test_by_what_the_first_is_off_the_others_are(careful):
     found = search("tiny", config, chips(hbm), 3, compiler(known, [], hbm, factor=2.0))
     assert all(t.plan.fits for t in found.tried) and found.best is not None
     assert found.pruned["does not fit by formula"] > known[2]["does not fit by formula"]
+
+
+def test_a_refusal_is_learned_from(careful):
+    """A compiler that wants twice the formula's memory of all but the first: after one refusal only those that fit are tried."""
+    config, (written, *_) = careful
+    hbm = written.needs(2.0) / (1 - ROOM) * 1.001
+    known, log = candidates(config, chips(hbm)), []
+    exact, double = compiler(known, log, hbm), compiler(known, log, hbm, factor=2.0)
+    found = search("tiny", config, chips(hbm), 3, lambda *words: (double if log else exact)(*words))
+    assert [t.plan.fits for t in found.tried[:2]] == [True, False], "the first candidate of the formula is too large"
+    assert all(t.plan.fits for t in found.tried[2:]) and len(found.tried) > 2
 
 
 def test_nothing_fits(careful):
