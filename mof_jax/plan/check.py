@@ -16,11 +16,12 @@ import pathlib
 import time
 from typing import Any
 
+from mof_jax.config import digest
 from mof_jax.hardware import Topology
 from mof_jax.mesh import make_mesh
 from mof_jax.plan import program
 from mof_jax.plan.cache import key_of
-from mof_jax.plan.memory import FACTOR, Estimate, estimate
+from mof_jax.plan.memory import FACTOR, Estimate, abstract, estimate
 from mof_jax.plan.report import ROOM
 from mof_jax.plan.shrink import shrink
 from mof_jax.run import RunConfig
@@ -78,7 +79,7 @@ def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str |
       UserError: the full form's mesh does not divide its batch or a dimension.
     """
     begun, topology = time.perf_counter(), Topology.parse(config.hardware.topology)
-    run, full, lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))
+    run, full = abstract(config, topology)
     small, slices = shrink(config, topology)
     error = None
     try:
@@ -87,10 +88,21 @@ def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str |
     except Exception as refused:  # noqa: BLE001  whatever the compiler says is the result
         error = " ".join(str(refused).split())[:300] or type(refused).__name__
     record = records.get(name)
-    known = "none" if record is None else "fresh" if record.get("program") == key_of(lowered.as_text(), topology) else "stale"
+    recorded = None if record is None or record["memory"] is None else record["needs"]
+    known = _known(record, config, topology)
     return Checked(name, str(topology), _where(slices, small), time.perf_counter() - begun, error, estimate(run, full),
-                   topology.chip.hbm / topology.chip.devices, known,
-                   None if record is None or record["memory"] is None else record["needs"])
+                   topology.chip.hbm / topology.chip.devices, known, recorded)
+
+
+def _known(record: Mapping[str, Any] | None, config: RunConfig, topology: Topology) -> str:
+    """Whether a plan was made of the program that a run has today, of another, or never. The program is traced for it, not
+    compiled, and only where the config, too, is that of the plan."""
+    if record is None:
+        return "none"
+    if record.get("config") != digest(config):
+        return "stale"
+    lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))[2]
+    return "fresh" if record["program"] == key_of(lowered.as_text(), topology) else "stale"
 
 
 def _where(topology: Topology, config: RunConfig) -> str:

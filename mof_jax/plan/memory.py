@@ -22,7 +22,7 @@ import math
 import jax.numpy as jnp
 
 from mof_jax.hardware import Topology
-from mof_jax.mesh import batch_shards
+from mof_jax.mesh import batch_shards, check_batch
 from mof_jax.plan.cost import abstract_mesh, vocabulary
 from mof_jax.plan.program import state_bytes
 from mof_jax.plan.towers import Tower, microbatches, towers
@@ -60,10 +60,11 @@ def abstract(config: RunConfig, topology: Topology) -> tuple[Run, Program]:
     """A run on slices that are neither here nor described by the compiler: for shapes and shardings alone.
 
     Raises:
-      UserError: the mesh does not cover the slices, or does not divide a dimension.
+      UserError: the mesh does not cover the slices, or does not divide a dimension or the batch.
     """
     run = Run(dataclasses.replace(config, compilation_cache=None), vocabulary(config.tokenizer),
               mesh=abstract_mesh(config.mesh, topology.devices))
+    check_batch(run.mesh, config.batch_size, microbatches(run), run.task.rows)
     return run, Program.of(run)
 
 

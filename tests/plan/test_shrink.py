@@ -138,14 +138,16 @@ def test_a_shipped_config_is_checked_with_the_compiler(tmp_path):
     topology = Topology.parse("v5e:16x16")
     found = check("b16", config, {}, str(tmp_path))
     assert found.error is None and found.record == "none" and found.small == "v5e:2x4 (data 8)"
-    assert found.memory == estimate(*abstract(config, topology)), "the same shapes with and without the compiler's devices"
     assert len(list(tmp_path.iterdir())) == 1
-    lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))[2]
-    record = dict(program=key_of(lowered.as_text(), topology), needs=5e9, memory={}, fits=True)
+    *there, lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))
+    assert found.memory == estimate(*there), "the same shapes with and without the compiler's devices"
+    record = dict(config=configs.digest(config), program=key_of(lowered.as_text(), topology), needs=5e9, memory={}, fits=True)
     again = check("b16", config, {"b16": record}, str(tmp_path))
     assert (again.record, again.verdict) == ("fresh", "fits") and len(list(tmp_path.iterdir())) == 1
     other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, b2=0.99))
     assert check("b16", other, {"b16": record}, str(tmp_path)).record == "stale"
+    assert check("b16", config, {"b16": record | {"program": "of older code"}}, str(tmp_path)).record == "stale"
+    assert check("b16", config, {"b16": dict(needs=5e9, memory={})}, str(tmp_path)).record == "stale", "an older file's"
 
     def refused(*args, **kwargs) -> Compiled:
         raise RuntimeError("INTERNAL: the kernel\n does not lower")
