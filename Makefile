@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 comma  := ,
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: quickstart reproduce-mof test test-slow test-plan plan-all test-parity test-open-clip bench lint pack clean
+.PHONY: quickstart reproduce-mof test test-slow test-plan plan-check plan-all test-parity test-open-clip bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
 	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
@@ -17,7 +17,11 @@ test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
 
 test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one
-	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/nn/test_attention_tpu_compile.py tests/mining/test_tiles_tpu_compile.py -m slow
+	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/nn/test_attention_tpu_compile.py \
+		tests/mining/test_tiles_tpu_compile.py tests/plan/test_shrink.py -m slow
+
+plan-check: $(VENV)-plan/.installed  ## every config that names slices: compiled with two layers on a few chips, the full form counted
+	JAX_PLATFORMS=cpu $(VENV)-plan/bin/python scripts/plan_check.py
 
 plan-all: $(VENV)-plan/.installed  ## every config compiled for the slices it names (about an hour); writes docs/plans.md
 	JAX_PLATFORMS=cpu $(VENV)-plan/bin/python scripts/plan_all.py docs/plans.md

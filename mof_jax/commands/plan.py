@@ -13,11 +13,15 @@ def add(commands) -> None:
     """The command and its flags."""
     p = add_command(commands, "plan", plan, "Compile a run's step for TPU slices that are not here: does it fit, how fast is it?",
                     "mof plan --config configs/mm1/pretrain_30b.py --topology v5p:8x8x8\n"
-                    "  mof plan --config configs/clip/vit_l14.py --topology v5p-128 --config.batch_size=65536 --json")
+                    "  mof plan --config configs/clip/vit_l14.py --topology v5p-128 --config.batch_size=65536 --json\n"
+                    "  mof plan --config configs/mm1/pretrain_7b.py --search --top 3")
     p.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file of a run")
     p.add_argument("--topology", metavar="GENERATION:AxB[xC]",
                    help="slice, N*… for several, or an accelerator type; by default the one that the config names")
     p.add_argument("--stage", metavar="NAME", help="of a staged config, this stage alone")
+    p.add_argument("--search", action="store_true",
+                   help="try other meshes, rematerialisation and micro-batches by formula, compile the best few and choose")
+    p.add_argument("--top", type=int, default=3, metavar="K", help="of a search, how many are compiled that fit (default 3)")
     p.add_argument("--json", action="store_true", help="print one JSON object a stage instead of tables")
     p.set_defaults(takes_overrides=True)
 
@@ -30,7 +34,7 @@ def plan(args: argparse.Namespace) -> None:
 
     from mof_jax import config as configs
     from mof_jax.hardware import Topology
-    from mof_jax.plan import report
+    from mof_jax.plan import report, search
     from mof_jax.plan.cost import stages
 
     runs = stages(configs.override(configs.load(args.config), args.overrides))
@@ -38,12 +42,21 @@ def plan(args: argparse.Namespace) -> None:
         if args.stage not in runs:
             raise UserError(f"--stage {args.stage}: the config has {', '.join(runs)}")
         runs = {args.stage: runs[args.stage]}
+    if args.top < 1:
+        raise UserError(f"--top {args.top}: a search compiles at least one")
     for name, config in runs.items():
         where = args.topology or config.hardware.topology
         if where is None:
             raise UserError(f"{args.config}: names no hardware.topology; give --topology, e.g. v5e:16x16")
-        found = report.plan(args.config if len(runs) == 1 else f"{args.config}, stage {name}", config, Topology.parse(where))
-        if args.json:
-            print(json.dumps(found.to_json()))
+        title, topology = args.config if len(runs) == 1 else f"{args.config}, stage {name}", Topology.parse(where)
+        if args.search:
+            log = Console(stderr=True)
+            found = search.search(title, config, topology, args.top, tell=lambda t: log.print(search.told(t)))
+            written, shown = search.to_json(found), search.show
         else:
-            Console().print(report.show(found))
+            found = report.plan(title, config, topology)
+            written, shown = found.to_json(), report.show
+        if args.json:
+            print(json.dumps(written))
+        else:
+            Console().print(shown(found))

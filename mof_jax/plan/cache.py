@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import gzip
 import hashlib
 import importlib.metadata
@@ -19,14 +19,16 @@ from mof_jax.hardware import Topology
 FOLDER = "~/.cache/mof_jax/plans"
 
 
-def key_of(program: str, topology: Topology) -> str:
-    """A name for a program (as StableHLO) on slices, with everything else that its compilation depends on."""
+def key_of(program: str, topology: Topology, options: Mapping[str, float] | None = None) -> str:
+    """A name for a program (as StableHLO) on slices, with everything else that its compilation depends on: the compiler, its
+    flags, and the options of this compilation."""
     try:
         compiler = importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         compiler = "none"
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    return hashlib.sha256("\0".join([program, str(topology), jax.__version__, compiler, *flags]).encode()).hexdigest()
+    parts = [program, str(topology), jax.__version__, compiler, *flags, *(f"{k}={v}" for k, v in sorted((options or {}).items()))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def cached(key: str, compute: Callable[[], dict[str, Any]], folder: str | None = FOLDER) -> dict[str, Any]:

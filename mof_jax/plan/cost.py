@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from mof_jax import config as configs
 from mof_jax.data.tokenizers import TokenizerConfig
+from mof_jax.errors import UserError
 from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, step_flops
@@ -83,8 +85,21 @@ def plan(config: RunConfig) -> Plan:
 
 def smallest_mesh(config: MeshConfig) -> AbstractMesh:
     """The mesh of the fewest devices that a config fits on: what is left to the devices is 1."""
-    sizes = tuple(max(1, size) for size in (config.data, config.fsdp, config.tensor))
-    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return abstract_mesh(config, math.prod(max(1, size) for size in (config.data, config.fsdp, config.tensor)))
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """`mesh.make_mesh` without the devices.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    left, rest = divmod(devices, math.prod(size for size in sizes if size != -1))
+    filled = tuple(left if size == -1 else size for size in sizes)
+    if rest or math.prod(filled) != devices:
+        raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {devices} devices")
+    return AbstractMesh(filled, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def vocabulary(config: TokenizerConfig) -> Vocabulary:

@@ -28,6 +28,7 @@ from mof_jax.run import Program, Run, RunConfig
 from mof_jax.tasks import TASKS
 
 _OOM = re.compile(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b")
+_QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -57,6 +58,7 @@ class Compiled:
     Attributes:
       memory: None for a step that does not fit; then `needed` says how many bytes it wants, where the compiler does.
       text: of the optimised program, empty for one that does not fit. seconds: of tracing and compiling.
+      key: of the program, see `plan.cache.key_of`.
     """
 
     run: Run
@@ -65,6 +67,7 @@ class Compiled:
     needed: float | None
     text: str
     seconds: float
+    key: str
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -104,18 +107,20 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
 
 
-def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLDER) -> Compiled:
+def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLDER, quick: bool = False) -> Compiled:
     """The step of a run on a topology.
 
     Args:
       cache: folder of what was compiled before, None for none.
+      quick: with as little optimisation as the compiler can do with, in a seventh of the time: to see whether it compiles.
     """
+    options = _QUICK if quick else {}
     begun = time.perf_counter()
     run, program, lowered = lower(config, make_mesh(config.mesh, devices(topology)))
 
     def compiled() -> dict[str, Any]:
         try:
-            executable = lowered.compile()
+            executable = lowered.compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -124,9 +129,10 @@ def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLD
         sizes = (m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
         return {"memory": sizes, "needed": None, "text": executable.as_text()}
 
-    found = cached(key_of(lowered.as_text(), topology), compiled, cache)
+    key = key_of(lowered.as_text(), topology, options)
+    found = cached(key, compiled, cache)
     memory = None if found["memory"] is None else Memory(*found["memory"])
-    return Compiled(run, program, memory, found["needed"], found["text"], time.perf_counter() - begun)
+    return Compiled(run, program, memory, found["needed"], found["text"], time.perf_counter() - begun, key)
 
 
 def state_bytes(program: Program) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from mof_jax.config import digest
 from mof_jax.hardware import Topology
 from mof_jax.plan.collectives import Collective, axes_of, read
 from mof_jax.plan.program import Compiled, compile_step, state_bytes
@@ -65,10 +66,11 @@ class Plan:
         return max(self.clocks.bound, self.clocks.model_flops / self.clocks.peak / self.config.hardware.mfu)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, in bytes, seconds, FLOPs and dollars."""
+        """Everything, in bytes, seconds, FLOPs and dollars; `config` and `program` say what it is a plan of."""
         c, t, memory = self.config, self.topology, self.step.memory
         found: dict[str, Any] = dict(
-            name=self.name, topology=str(t), chips=t.chips, accelerator_type=t.accelerator_type, slices=t.slices,
+            name=self.name, config=digest(c), program=self.step.key, topology=str(t),
+            chips=t.chips, accelerator_type=t.accelerator_type, slices=t.slices,
             mesh=dict(self.step.run.mesh.shape), batch_size=c.batch_size, steps=c.steps, fits=self.fits, hbm=self.hbm,
             needs=self.needs, state=self.state,
             memory=None if memory is None else dataclasses.asdict(memory) | {"used": memory.used},

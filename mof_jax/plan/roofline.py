@@ -16,8 +16,8 @@ import dataclasses
 from mof_jax.hardware import Topology
 from mof_jax.plan.collectives import Collective, axes_of
 from mof_jax.plan.program import Memory
+from mof_jax.plan.towers import microbatches, towers
 from mof_jax.run import Run
-from mof_jax.train.settings import settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +83,18 @@ def crosses(c: Collective, topology: Topology) -> bool:
 
 
 def recomputed(run: Run, flops: Mapping[str, float]) -> float:
-    """FLOPs done again: the forward pass of trained parts whose layers are rematerialised, and of the towers of a contrastive
-    loss in micro-batches, which keeps their embeddings alone. A third of a trained part's FLOPs is its forward pass."""
-    again = 0.0
-    found = settings(run.task.build)
-    micro = getattr(run.config.objective, "microbatches", 1) > 1
-    for part, amount in flops.items():
-        if not any(d.trained and path.startswith(f"{part}/") for path, d in run.decisions.items()):
+    """FLOPs done again: the forward pass of parts that a gradient runs through and whose layers are rematerialised (of those that
+    keep their matrices' results, attention alone), and of the towers of a contrastive loss in micro-batches, which keeps their
+    embeddings alone."""
+    again, counted = 0.0, set()
+    micro = run.config.task == "contrastive" and microbatches(run) > 1
+    for tower in towers(run):
+        if not tower.through:
             continue
-        remat = any(getattr(config, "remat", "none") == "full" for path, config in found.items()
-                    if path == part or path.startswith(f"{part}/"))
-        again += amount / 3 * (remat + micro)
+        # Weights, their gradients and those of what they were multiplied with cost the same; a frozen part lacks the second.
+        forward = flops[tower.part] / (3 if tower.trained else 2)
+        if tower.part not in counted:  # FLOPs are of a part, which may be run at two lengths
+            again += forward * ((tower.remat == "full") + micro)
+        again += tower.sequences * tower.attention * (tower.remat == "dots")
+        counted.add(tower.part)
     return again

@@ -35,7 +35,7 @@ def traced():
 def planned(traced, memory=Memory(2 * GIB, 2 * GIB, 2 * GIB, 4 * GIB), needed=None, sent=()):
     config, planned_run, step = traced
     clocks = None if memory is None else roofline(planned_run, PODS, memory, sent)
-    return report.Plan("tiny", config, PODS, Compiled(planned_run, step, memory, needed, "", 1.0), list(sent), clocks)
+    return report.Plan("tiny", config, PODS, Compiled(planned_run, step, memory, needed, "", 1.0, "key"), list(sent), clocks)
 
 
 def test_clocks_by_hand(traced):
