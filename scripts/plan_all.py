@@ -7,6 +7,7 @@ Results lie in `docs/plans.jsonl`, one line a config and stage; a run with names
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import pathlib
 import subprocess
@@ -15,6 +16,13 @@ import sys
 from mof_jax import config as configs
 from mof_jax.plan.cost import stages
 
+# Beside the configs as they are: attention that keeps its scores, and what is too large, by how much.
+VERSUS = (
+    "configs/clip/vit_l14.py --config.model.image.kernel=xla",
+    "configs/llm/llama2_7b.py --config.model.llm.kernel=xla",
+    "configs/llm/llama2_7b.py --topology v5e:2x4 --config.mesh.fsdp=8 --config.batch_size=8",
+    "configs/mm1/pretrain_30b.py --topology v5e:16x16 --config.mesh.fsdp=64",
+)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HEAD = """# What the configs need on their slices
 
@@ -22,6 +30,12 @@ Compiled by the TPU's own compiler on a machine without a TPU: `make plan-all` (
 device; `bound` is the fastest step that the chips allow, `exposed` one that hides no communication (`mof_jax/plan/roofline.py`);
 days and chip-hours are at the MFU that the config expects (0.4 unless it says another). Nothing here was run on a TPU.
 
+"""
+BESIDE = """
+Beside them: attention that keeps its scores (`kernel=xla`) instead of the splash kernel, and what is too large for its slices.
+
+"""
+COLUMNS = """\
 | config | slices | mesh | GiB needed | of | spare | bound, s | limit | exposed, s | MFU at most | days | chip-hours |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
@@ -57,8 +71,8 @@ def main(out: str, names: list[str]) -> None:
     """Plans, remembers, writes."""
     table, log = pathlib.Path(out), pathlib.Path(out).with_suffix(".jsonl")
     known = {p["name"]: p for p in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    for name in names or planned():
-        done = subprocess.run([sys.executable, "-m", "mof_jax.cli", "plan", "--config", name, "--json"], cwd=ROOT,
+    for name in names or [*planned(), *VERSUS]:
+        done = subprocess.run([sys.executable, "-m", "mof_jax.cli", "plan", "--config", *name.split(), "--json"], cwd=ROOT,
                               capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
@@ -67,7 +81,13 @@ def main(out: str, names: list[str]) -> None:
             known[p["name"]] = p
             print(row(p), flush=True)
         log.write_text("".join(json.dumps(known[key]) + "\n" for key in sorted(known)))
-    table.write_text(HEAD + "".join(row(known[key]) + "\n" for key in sorted(known)))
+    table.write_text(written(known))
+
+
+def written(known: Mapping[str, dict]) -> str:
+    """The page: the configs as they are, then what stands beside them."""
+    rows = lambda beside: "".join(row(known[key]) + "\n" for key in sorted(known) if (" --" in key) == beside)
+    return HEAD + COLUMNS + rows(False) + BESIDE + COLUMNS + rows(True)
 
 
 if __name__ == "__main__":

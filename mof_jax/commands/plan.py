@@ -44,11 +44,13 @@ def plan(args: argparse.Namespace) -> None:
         runs = {args.stage: runs[args.stage]}
     if args.top < 1:
         raise UserError(f"--top {args.top}: a search compiles at least one")
+    asked = " ".join([args.config, *(["--topology", args.topology] if args.topology else []),
+                      *(f"--config.{text}" for text in args.overrides)])
     for name, config in runs.items():
         where = args.topology or config.hardware.topology
         if where is None:
             raise UserError(f"{args.config}: names no hardware.topology; give --topology, e.g. v5e:16x16")
-        title, topology = args.config if len(runs) == 1 else f"{args.config}, stage {name}", Topology.parse(where)
+        title, topology = asked if len(runs) == 1 else f"{asked}, stage {name}", Topology.parse(where)
         if args.search:
             log = Console(stderr=True)
             found = search.search(title, config, topology, args.top, tell=lambda t: log.print(search.told(t)))
