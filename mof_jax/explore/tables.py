@@ -1,0 +1,49 @@
+"""Runs as tables, which a notebook shows as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from mof_jax.explore.runs import ABSENT, Run, differences
+from mof_jax.train import display
+
+_ALWAYS = ("loss", "examples", "examples_per_s")
+
+
+def parameters(run: Run, depth: int = 1) -> Table:
+    """How many there are of each part, and what the optimizer does with them."""
+    rows = [(p.name, f"{p.trained:,}", f"{p.frozen:,}", p.lr, p.decay) for p in run.parameters(depth)]
+    whole = [sum(p.trained for p in run.parameters(depth)), sum(p.frozen for p in run.parameters(depth))]
+    rows.append(("all", *(f"{n:,}" for n in whole), "", ""))
+    return display.table(f"Parameters of {run.name}", ("part", "trained", "frozen", "lr ×", "decay ×"), rows)
+
+
+def evaluations(run: Run) -> Table:
+    """The last results of every evaluator."""
+    rows = [(key, f"{series.x[-1]:,.0f}", float(series.y[-1])) for key, series in run.evaluations().items()]
+    return display.table(f"Evaluations of {run.name}", ("result", "step", "value"), rows)
+
+
+def compare(runs: Sequence[Run], results: Sequence[str] = ()) -> Table:
+    """A line a run: what is different in its config, then its last numbers.
+
+    Args:
+      results: further metrics, or results as `EVALUATOR/METRIC`; by default all that the evaluators found.
+    """
+    apart = differences(runs)
+    last = [run.last() for run in runs]
+    evaluated = dict.fromkeys(key for run in runs for key in run.evaluations())
+    shown = [*_ALWAYS, *(results or evaluated)]
+    rows = []
+    for i, run in enumerate(runs):
+        numbers = [f"{last[i][key]:,.4g}" if key in last[i] else ABSENT for key in shown]
+        rows.append((run.name, *(_short(values[i]) for values in apart.values()), *numbers, f"{run.flops_per_step:.3g}"))
+    return display.table("Runs: what differs, and where they ended", ("run", *apart, *shown, "FLOP a step"), rows)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"
