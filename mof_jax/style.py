@@ -1,4 +1,4 @@
-"""How figures look: a palette that everyone tells apart, one style, axes that say their decades. Matplotlib is asked for late."""
+"""How figures look: a palette that everyone tells apart, one style, axes that say their decades."""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def draw(asked: list, shown: list, k: int, titles: tuple[str, str] | None = None
     Args:
       k: answers of a row. titles: of the two halves.
     """
-    left, right = titles or (f"A caption, its {k} closest pictures (the right one framed)", f"A picture, its {k} closest captions")
+    left, right = titles or (f"A caption, its {k} closest pictures (the right one framed)",
+                             f"A picture, its {k} closest captions")
     row = _CELL + 2 * _GAP
     middle = _LABEL + k * row + 2 * _GAP
     sheet = Image.new("RGB", (middle + _CELL + _LABEL + 8 * _GAP, _TITLE + max(len(asked), len(shown)) * row), "white")
@@ -84,7 +85,8 @@ def draw(asked: list, shown: list, k: int, titles: tuple[str, str] | None = None
         for i, (picture, hit) in enumerate(answers):
             x = _LABEL + i * row
             sheet.paste(picture, (x, y))
-            pen.rectangle((x - 4, y - 4, x + _CELL + 3, y + _CELL + 3), outline=_RIGHT if hit else _WRONG, width=4 if hit else 1)
+            pen.rectangle((x - 4, y - 4, x + _CELL + 3, y + _CELL + 3), outline=_RIGHT if hit else _WRONG,
+                          width=4 if hit else 1)
     for n, (picture, answers) in enumerate(shown):
         y = _TITLE + n * row
         sheet.paste(picture, (middle, y))

@@ -1,4 +1,4 @@
-"""Looking at what a two-tower model finds: pictures of a text, texts of a picture, classes of pictures, and its worst mistakes."""
+"""Looking at what a two-tower model finds: pictures of a text, texts of a picture, classes of pictures, its worst mistakes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Browser:
             raise UserError(f"{config.label}: no text of kind {', '.join(texts)} to browse")
         return cls(encoder, items, item_ids(items), captions, caption_ids, encoder.images(opened), encoder.texts(captions))
 
-    def pictures(self, queries: Sequence[str], k: int = 5) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
+    def pictures(self, queries: Sequence[str], k: int = 5
+                 ) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
         """Cosines and positions of the k pictures closest to any texts, best first."""
         return nearest(self.encoder.mesh, self.encoder.texts(list(queries)), self.pixels, k)
 
@@ -86,8 +87,8 @@ class Browser:
         return gallery.draw(asked, shown, k, (f"A text, its {k} closest pictures", f"A picture, its {k} closest captions"))
 
     def mistakes(self, count: int = 6, k: int = 5) -> Image.Image:
-        """The worst: what is right lies farthest below what was taken for it. Left: captions, their right picture framed, then the
-        closest ones. Right: pictures, their right caption in blue, then the closest ones."""
+        """The worst: what is right lies farthest below what was taken for it. Left: captions, their right picture framed, then
+        the closest ones. Right: pictures, their right caption in blue, then the closest ones."""
         captions, best = worst(self.words, self.pixels, self.caption_ids, self.ids, count)
         _, found = nearest(self.encoder.mesh, self.words[captions], self.pixels, k - 1)
         asked = [(self.captions[q], [(self._cell(b), True), *((self._cell(i), False) for i in row)])
@@ -150,8 +151,8 @@ def worst(
     queries: Float[np.ndarray, "queries dim"], keys: Float[np.ndarray, "keys dim"], query_ids: Int[np.ndarray, "queries"],
     key_ids: Int[np.ndarray, "keys"], count: int, strip: int = 1024,
 ) -> tuple[Int[np.ndarray, "count"], Int[np.ndarray, "count"]]:
-    """The queries whose best right key lies farthest below their best wrong key, and that right key; queries without a right or a
-    wrong key are left out. In strips, so that no more than `strip` rows of similarities exist at once."""
+    """The queries whose best right key lies farthest below their best wrong key, and that right key; queries without a right or
+    a wrong key are left out. In strips, so that no more than `strip` rows of similarities exist at once."""
     margins, rights = [], []
     for start in range(0, len(queries), strip):
         scores = queries[start:start + strip] @ keys.T

@@ -16,7 +16,7 @@ from mof_jax.bench.fit import TRUTH
 from mof_jax.errors import UserError, lookup
 from mof_jax.scaling import solve, table
 from mof_jax.scaling.fit import fit
-from mof_jax.scaling.law import Estimate, Fit
+from mof_jax.scaling.law import Fit
 from mof_jax.scaling.plots import LABELS
 from mof_jax.scaling.registry import LAWS
 from mof_jax.scaling.table import Points
@@ -65,13 +65,14 @@ def fit_all(source: str | Points, laws: Sequence[str], columns: Mapping[str, str
 def intervals(found: Fitted) -> Table:
     """Every parameter of every law with its 95 % interval; below, the laws that the table does not allow."""
     rows = []
-    for name, f in found.fits.items():
+    for f in found.fits.values():
         for i, (parameter, x) in enumerate(f.params.items()):
             off = "–" if f.held_out is None else f"{f.held_out.mean:.2%}"
             rows.append((f.law.formula if i == 0 else "", parameter, *(f"{v:.4g}" for v in x),
                          off if i == 0 else "", str(len(f.points)) if i == 0 else ""))
     rows += [(f"{name}: {why}", *[""] * 6) for name, why in found.refused.items()]
-    return display.table("Laws with 95 % intervals", ("law", "parameter", "value", "from", "to", "held out, off by", "points"), rows)
+    columns = ("law", "parameter", "value", "from", "to", "held out, off by", "points")
+    return display.table("Laws with 95 % intervals", columns, rows)
 
 
 @styled
@@ -79,9 +80,8 @@ def recovered(f: Fit, truth: Mapping[str, float]) -> Figure:
     """A fit of points whose law is known: each parameter and its interval over the truth, which is 1."""
     fig, (axes,) = figure(1, 5.6, height=0.9 + 0.35 * len(truth))
     for y, (name, value) in enumerate(truth.items()):
-        x = Estimate(*sorted(part / value for part in f.params[name])) if value < 0 else Estimate(
-            *(part / value for part in f.params[name]))
-        low, middle, high = sorted((x.low, x.value, x.high))
+        x = f.params[name]
+        (low, high), middle = sorted((x.low / value, x.high / value)), x.value / value
         inside = low <= 1 <= high
         axes.plot([low, high], [y, y], color=BLUE if inside else VERMILION, linewidth=2)
         axes.plot(middle, y, "o" if inside else "s", color=BLUE if inside else VERMILION, markersize=5)
@@ -120,8 +120,8 @@ class Extrapolation:
 
 def extrapolate(points: Points, law: str, share: float = 0.25, bootstrap: int = _RESAMPLES, starts: int | None = _STARTS
                 ) -> Extrapolation:
-    """Fits a law of N and D (or of x) to all but the `share` of the runs with the most compute, and predicts those. The band is of
-    the law: a single run has its own error besides.
+    """Fits a law of N and D (or of x) to all but the `share` of the runs with the most compute, and predicts those. The band is
+    the law's: a single run has its own error besides.
 
     Raises:
       UserError: a law that predicts no loss of a run, or too few points left.
@@ -158,7 +158,7 @@ def reach(found: Extrapolation) -> Figure:
 
 
 def drawn_openclip(runs: int = 40, noise: float = 0.02, seed: int = 0) -> Points:
-    """A table of error over compute with OpenCLIP's law for its best runs: the lowest of each of its five bins, the others above."""
+    """A table of errors that has OpenCLIP's law for the lowest of each of its five bins; the other runs lie above."""
     rng = np.random.default_rng(seed)
     edges = np.linspace(1, 6, 6)
     centres = 10 ** ((edges[:-1] + edges[1:]) / 2)

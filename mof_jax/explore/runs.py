@@ -179,11 +179,13 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
         items = []
     if not items:
         return {prefix: values}
-    return {key: value for name, inner in items for key, value in flatten(inner, f"{prefix}.{name}" if prefix else name).items()}
+    below = (flatten(inner, f"{prefix}.{name}" if prefix else name) for name, inner in items)
+    return {key: value for part in below for key, value in part.items()}
 
 
 def smooth(y: Float[np.ndarray, "points"], weight: float) -> Float[np.ndarray, "points"]:
-    """An exponential average without the pull of its start: Σ wⁱ·y₍ₙ₋ᵢ₎ / Σ wⁱ over the finite values so far; 0 changes nothing.
+    """An exponential average without the pull of its start: Σ wⁱ·y₍ₙ₋ᵢ₎ / Σ wⁱ over the finite values so far; 0 leaves all as
+    it is.
 
     A value that is not finite stays as it is and leaves the average alone.
 
