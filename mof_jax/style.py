@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import io
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ SEVERAL = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#000000")
 DASHES = ("-", "--", "-.", ":")  # beside the colours, for print in grey
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8, "svg.fonttype": "none", "pdf.fonttype": 42}
+DPI = 85  # in notebooks, whose outputs are committed
 _STEPS = (1, 1.5, 2, 3, 4, 5, 7)
 _FINE_STEPS = (1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
 
@@ -43,11 +45,26 @@ def styled(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def figure(panels: int = 1, width: float = 4.6, rows: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` lines of `panels` axes, each `width` × `height` inches; the axes in reading order."""
+    """A figure of `rows` lines of `panels` axes, each `width` × `height` inches; the axes in reading order. A notebook shows it
+    as the value of a cell."""
+    made = _figure_class()(figsize=(width * panels, height * rows), layout="constrained")
+    return made, list(np.atleast_1d(made.subplots(rows, panels)).ravel())
+
+
+@functools.cache
+def _figure_class() -> type[Figure]:
+    """Made late, as matplotlib is."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width * panels, height * rows), layout="constrained")
-    return made, list(np.atleast_1d(made.subplots(rows, panels)).ravel())
+    class Shown(Figure):
+        @styled
+        def _repr_png_(self) -> bytes:
+            """What Jupyter asks for. Plain figures are shown only after pyplot has chosen a backend."""
+            out = io.BytesIO()
+            self.savefig(out, format="png", dpi=DPI)
+            return out.getvalue()
+
+    return Shown
 
 
 def decades(axes: Axes, axis: str) -> None:

@@ -14,11 +14,8 @@
 # here differ in the width of their towers; each is trained in the second cell if it is not there yet (some 20 s).
 
 # %%
-import matplotlib.pyplot as plt
-
 from mof_jax.explore import curves, runs, tables
 
-plt.rcParams["figure.dpi"] = 80
 WORKDIR = "../runs/notebook_{}"  # or addresses: gs://bucket/{}
 NAMES = ["width_64", "width_128"]
 

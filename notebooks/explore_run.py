@@ -11,14 +11,11 @@
 # %% [markdown]
 # # One run, from all sides
 # What a run left in its work dir: curves, where its time went, its evaluations, its parameters and its config. Point `WORKDIR` at
-# any run. The one here is the quickstart cut short, trained in the second cell if it is not there yet (under a minute on a laptop).
+# any run. The one here is the quickstart cut short, trained in the second cell if it is not there yet (under a minute).
 
 # %%
-import matplotlib.pyplot as plt
-
 from mof_jax.explore import curves, runs, tables
 
-plt.rcParams["figure.dpi"] = 80
 WORKDIR = "../runs/notebook_clip"  # or an address: gs://bucket/run
 
 # %%

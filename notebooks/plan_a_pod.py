@@ -14,12 +14,9 @@
 # (`make plan-all`); `mof plan --json` prints such a line for yours. Nothing here was run on a TPU.
 
 # %%
-import matplotlib.pyplot as plt
-
 from mof_jax.explore import plans
 from mof_jax.train import display as shown
 
-plt.rcParams["figure.dpi"] = 80
 WORKDIR = "../docs/plans.jsonl"  # or an address: gs://bucket/plans.jsonl
 PRICES = {"v5e": 1.2, "v5p": 4.2, "v6e": 2.7}  # dollars a chip-hour: an assumption, put in your contract's
 records = plans.read(WORKDIR)
@@ -33,8 +30,8 @@ plans.memory(records)
 
 # %% [markdown]
 # ## Four clocks
-# What the multiplications, HBM, the links and the network between slices would take, each alone. No step is faster than the slowest
-# (`mof_jax/plan/roofline.py` says what is assumed); the diamond is where a run at the config's MFU ends up.
+# What the multiplications, HBM, the links and the network between slices would take, each alone. No step is faster than the
+# slowest (`mof_jax/plan/roofline.py` says what is assumed); the diamond is where a run at the config's MFU ends up.
 
 # %%
 plans.clocks(records)

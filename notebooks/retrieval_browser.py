@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Asking a model
 # Pictures of a text, texts of a picture, classes without training, and the worst mistakes. The model here is the short run of
-# `explore_run.ipynb`, trained in the second cell if it is not there yet; point `WORKDIR` at a better one. Any source will do that
-# a config can name.
+# `explore_run.ipynb`, trained in the second cell if it is not there yet; point `WORKDIR` at a better one. Any source will do
+# that a config can name.
 
 # %%
 from mof_jax.explore import browse, runs
@@ -27,8 +27,8 @@ browser = browse.Browser.open(WORKDIR, SOURCE)
 
 # %% [markdown]
 # ## Texts of your own, and pictures
-# The first four are captions of the source (the right picture is framed), the others are free. On the right, the captions that are
-# closest to a picture; the right one is blue.
+# The first four are captions of the source (the right picture is framed), the others are free. On the right, the captions that
+# are closest to a picture; the right one is blue.
 
 # %%
 browser.sheet(["red apple", "snowman", "crescent moon", "flag: Japan", "something to eat", "an animal with wings"],
@@ -43,13 +43,13 @@ browser.mistakes()
 
 # %% [markdown]
 # ## Classes without training
-# Every caption of the source is a class, prompts are an ensemble. First the surest guesses that are right, then the surest that are
-# wrong.
+# Every caption of the source is a class, prompts are an ensemble. First the surest guesses that are right, then the surest
+# that are wrong.
 
 # %%
 guesses = browser.zero_shot(templates=["{}", "an emoji of {}", "a drawing of {}"])
-print(f"{len(guesses.names):,} classes; the right one first: {guesses.accuracy():.1f} %, among five: {guesses.accuracy(5):.1f} %, "
-      f"by chance {100 / len(guesses.names):.2f} %")
+print(f"{len(guesses.names):,} classes; the right one first {guesses.accuracy():.1f} %, among five {guesses.accuracy(5):.1f} %; "
+      f"first by chance {100 / len(guesses.names):.2f} %")
 guesses.sheet(8, right=True)
 
 # %%

@@ -10,14 +10,13 @@
 
 # %% [markdown]
 # # Scaling laws
-# From the points of a sweep to laws with intervals, and an honest look at how far they reach. Two small sweeps (`mof sweep`), then a
-# check on points whose law is known. A notebook takes fewer starts and resamples than `mof fit`, which has the same laws.
+# From the points of a sweep to laws with intervals, and an honest look at how far they reach. Two small sweeps (`mof sweep`),
+# then a check on points whose law is known. A notebook takes fewer starts and resamples than `mof fit`, which has the same laws.
 
 # %%
 import os
 import tempfile
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from mof_jax.bench.fit import TRUTH, points
@@ -25,13 +24,13 @@ from mof_jax.explore import laws
 from mof_jax.scaling import frontier, plots, report
 from mof_jax.train import display as shown
 
-plt.rcParams["figure.dpi"] = 80
 WORKDIR = "sweeps/{}_scaling.csv"  # tables, or work dirs of `mof sweep`: a row is a run
 CLIP = WORKDIR.format("clip"), dict(N="non_embedding_parameters", D="examples", L="loss")
 LM = WORKDIR.format("lm"), dict(N="non_embedding_parameters", D="tokens", L="loss")
 if not os.path.exists(CLIP[0]):
     print("NO SWEEP HERE: a stand-in table drawn from a known law, of which nothing can be learned")
-    table = laws.stand_in(os.path.join(tempfile.mkdtemp(), "stand_in.csv"), np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5))
+    table = os.path.join(tempfile.mkdtemp(), "stand_in.csv")
+    laws.stand_in(table, np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5))
     CLIP, LM = (table, CLIP[1]), (table, LM[1])
 
 # %% [markdown]
@@ -74,8 +73,8 @@ laws.reach(laws.extrapolate(laws.load(LM[0], "chinchilla", LM[1]), "chinchilla")
 
 # %% [markdown]
 # ## Where the truth is known: Chinchilla
-# 240 points drawn from the coefficients that Besiroglu et al. 2024 found, over the sizes and budgets of Hoffmann et al., with half a
-# percent of noise. Each interval should hold 1.
+# 240 points drawn from the coefficients that Besiroglu et al. 2024 found, over the sizes and budgets of Hoffmann et al., with
+# half a percent of noise. Each interval should hold 1.
 
 # %%
 drawn = laws.fit_all(points(240, 0.005, 0), ["chinchilla"])

@@ -2,9 +2,9 @@
 
     python scripts/run_notebooks.py [notebooks/explore_run.py …]
 
-`notebooks/NAME.py`, in jupytext's percent format, is what is read; `notebooks/NAME.ipynb` is made of it, so that a change of either
-in Jupyter (jupytext keeps the two in step) or of the `.py` in an editor ends up in both. What changes without reason is left out:
-times, versions, random ids. Pictures are reduced to 256 colours.
+`notebooks/NAME.py`, in jupytext's percent format, is what is read, `notebooks/NAME.ipynb` what is made of it. In Jupyter,
+jupytext keeps the two in step. What changes without reason is left out: times, versions, random ids. Pictures are reduced to 256
+colours.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     mof train --config configs/clip/quickstart_tiny.py --workdir runs/notebook_clip
     mof train --config configs/clip/quickstart_tiny.py:width=64,steps=60 --workdir runs/notebook_width_64
 
-1.7 M parameters, 15,360 examples (under three passes over 5,753 pictures), about 40 s on two idle cores. Expect on unseen concept
-families (179 candidates) R@5 of about 20 %, where chance is 3 %: enough for pictures, too little for conclusions.
+1.7 M parameters, 15,360 examples (under three passes over 5,753 pictures), about 40 s on two idle cores. Expect on unseen
+concept families (179 candidates) R@5 of about 20 %, where chance is 3 %: enough for pictures, too little for conclusions.
 """
 
 import os

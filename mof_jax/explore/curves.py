@@ -25,7 +25,6 @@ def overview(run: Run, smoothing: float = 0.6) -> Figure:
     what wall time went to."""
     fig, (loss, rate, norm, speed, wait, time) = figure(3, 3.7, rows=2, height=2.5)
     _smoothed(loss, run, "loss", smoothing, BLUE)
-    decades(loss, "y")
     rate.plot(*run.series("lr"), color=BLUE)
     _smoothed(norm, run, "grad_norm", smoothing, BLUE)
     speed.plot(*run.series("examples_per_s"), color=BLUE)
@@ -85,11 +84,13 @@ def _smoothed(axes: Axes, run: Run, key: str, smoothing: float, colour: str) -> 
     x, y = run.series(key)
     axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
     axes.plot(x, smooth(y, smoothing), color=colour, linewidth=1.6)
-    if (bad := ~np.isfinite(y)).any():
-        axes.plot(x[bad], np.full(bad.sum(), np.nanmax(y[~bad], initial=1.0)), "x", color=VERMILION, label="not finite")
+    bad = ~np.isfinite(y)
+    if bad.any():
+        axes.plot(x[bad], np.full(bad.sum(), np.max(y[~bad], initial=0.0)), "x", color=VERMILION, label="not finite")
         axes.legend()
-    if (y > 0).all():
+    if (y[~bad] > 0).all():
         axes.set_yscale("log")
+        decades(axes, "y")
 
 
 def _spent(axes: Axes, run: Run) -> None:

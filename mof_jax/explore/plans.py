@@ -54,27 +54,26 @@ def parts(record: Mapping[str, Any]) -> dict[str, float]:
 
 @styled
 def memory(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """A stacked bar a plan against its device's HBM, in GiB."""
+    """A stacked bar a plan, as a share of its device's HBM."""
     shades = dict(zip(("parameters", "optimizer", "average", "batch and the rest", "new outputs",
                        "activations, gradients, temporaries"), (BLUE, ORANGE, PURPLE, GREY, SKY, GREEN)))
     fig, (axes,) = figure(1, 8.2, height=0.9 + 0.42 * len(records))
     labels = [_label(record) for record in records]
     for y, record in enumerate(records):
-        left = 0.0
+        left, share = 0.0, 100 / record["hbm"]
         whole = parts(record) if record["memory"] else {}
         for name, size in whole.items():
-            axes.barh(y, size / 2**30, left=left, color=shades[name], height=0.62)
-            left += size / 2**30
+            axes.barh(y, size * share, left=left, color=shades[name], height=0.62)
+            left += size * share
         if not whole and record["needs"]:
-            axes.barh(y, record["needs"] / 2**30, color="white", edgecolor=VERMILION, hatch="//", height=0.62)
-        hbm = record["hbm"] / 2**30
-        axes.plot([hbm, hbm], [y - 0.42, y + 0.42], color="black", linewidth=2)
-        needs = "refused" if record["needs"] is None else f"{record['needs'] / record['hbm']:.0%}"
-        axes.text(hbm, y, f"  {needs}" + ("" if record["fits"] else ", does not fit"), va="center", fontsize=8)
+            left = record["needs"] * share
+            axes.barh(y, left, color="white", edgecolor=VERMILION, hatch="//", height=0.62)
+        needs = "refused" if record["needs"] is None else f"{record['needs'] / 2**30:.1f} of {record['hbm'] / 2**30:.1f} GiB"
+        axes.text(left, y, f"  {needs}" + ("" if record["fits"] else ", does not fit"), va="center", fontsize=8)
+    axes.axvline(100, color="black", linewidth=1.5)
     axes.set_yticks(range(len(records)), labels)
     axes.invert_yaxis()
-    axes.set(xlabel="GiB of one device; the black mark is its HBM, beside it the share needed")
-    axes.margins(x=0.12)
+    axes.set(xlabel="% of one device's HBM", xlim=(0, 1.05 * max(115.0, *(100 * (r["needs"] or 0) / r["hbm"] for r in records))))
     axes.grid(axis="y", visible=False)
     handles = [axes.barh(0, 0, color=shade) for shade in shades.values()]
     fig.legend(handles, shades, loc="outside upper center", ncols=3)
