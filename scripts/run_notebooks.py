@@ -36,7 +36,8 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     book.metadata = {"jupytext": {"formats": "ipynb,py:percent"}, "kernelspec": book.metadata["kernelspec"],
                      "language_info": {"name": "python"}}
     book.nbformat, book.nbformat_minor = 4, 5
-    client = nbclient.NotebookClient(book, timeout=_SECONDS, record_timing=False, resources={"metadata": {"path": str(FOLDER)}})
+    client = nbclient.NotebookClient(book, timeout=_SECONDS, record_timing=False, coalesce_streams=True,
+                                     resources={"metadata": {"path": str(FOLDER)}})
     client.execute()
     for number, cell in enumerate(book.cells):
         cell.id, cell.metadata = f"c{number:02}", {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 import pytest
 
 from mof_jax.data.record import Record
@@ -23,17 +26,14 @@ class Tables:
 
 
 def png(shade: int) -> bytes:
-    import io
-
-    from PIL import Image
-
     out = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, shade, shade)).save(out, "PNG")
     return out.getvalue()
 
 
 WORDS = {"cat": [1.0, 0.0], "dog": [0.0, 1.0], "fox": [0.6, 0.8], "animal": [0.8, 0.6]}
-ITEMS = [Record(f"r{i}", png(80 * i), {"alt": (label,)}, attributes={"label": label}) for i, label in enumerate(("cat", "dog", "fox"))]
+ITEMS = [Record(f"r{i}", png(80 * i), {"alt": (label,)}, attributes={"label": label})
+         for i, label in enumerate(("cat", "dog", "fox"))]
 
 
 @pytest.fixture

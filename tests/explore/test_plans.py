@@ -10,7 +10,8 @@ import pytest
 from mof_jax.errors import UserError
 from mof_jax.explore import plans
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "plans.jsonl"
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "plans.jsonl"
 REFUSED = {"name": "configs/x/y.py, stage sft", "topology": "v5e:2x2", "chips": 4, "fits": False, "hbm": 16e9, "needs": 20e9,
            "memory": None, "state": {"params": 1, "frozen": 0, "opt": 0, "ema": 0, "state": 1}, "steps": 10}
 
@@ -50,7 +51,7 @@ def test_costs_take_the_plans_price_first():
 
 def test_other_slices_by_division():
     """A slice of twice the chips takes half the days and as many chip-hours."""
-    table = plans.slices("configs/clip/vit_b16.py", ["v5e:8x8", "v5e:8x16"], {"v5e": 1.0})
+    table = plans.slices(str(ROOT / "configs/clip/vit_b16.py"), ["v5e:8x8", "v5e:8x16"], {"v5e": 1.0})
     chips, days, hours, dollars = (list(column.cells) for column in table.columns[1:])
     assert chips == ["64", "128"] and float(days[0]) == pytest.approx(2 * float(days[1]), abs=0.1)
     assert hours[0] == hours[1] == dollars[0].removeprefix("$") == dollars[1].removeprefix("$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import fsspec
 import numpy as np
@@ -157,7 +158,7 @@ def test_curves_hold_the_series(tmp_path):
 
 def test_ensure_trains_once(tmp_path):
     """A whole run of three steps by the call that notebooks make; the second call finds it finished and touches nothing."""
-    folder, spec = str(tmp_path / "run"), "tests/tiny_run.py"
+    folder, spec = str(tmp_path / "run"), str(pathlib.Path(__file__).parents[1] / "tiny_run.py")
     changes = ["steps=3", "checkpoint.every=0", "compilation_cache=None"]
     runs.ensure(folder, spec, changes)
     before = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
