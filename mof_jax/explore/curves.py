@@ -10,7 +10,6 @@ import numpy as np
 from mof_jax.errors import UserError
 from mof_jax.explore.runs import Over, Run, smooth
 from mof_jax.style import BLUE, GREY, ORANGE, VERMILION, decades, figure, look, styled
-from mof_jax.train.goodput import KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,12 +93,12 @@ def _smoothed(axes: Axes, run: Run, key: str, smoothing: float, colour: str) -> 
 
 
 def _spent(axes: Axes, run: Run) -> None:
-    """Goodput: shares of the wall time as bars, the longest on top."""
+    """Goodput: shares of the wall time as bars, the longest on top; the names are those of `train.goodput.KINDS`."""
     seconds = {kind: value for kind, value in sorted(run.seconds.items(), key=lambda item: item[1]) if value > 0}
     total = sum(seconds.values()) or 1.0
     colours = {"step": BLUE, "lost": VERMILION}
-    labels = [KINDS[kind].split(":")[0].split(",")[0] for kind in seconds]
-    axes.barh(labels, [100 * value / total for value in seconds.values()], color=[colours.get(kind, GREY) for kind in seconds])
+    axes.barh(list(seconds), [100 * value / total for value in seconds.values()],
+              color=[colours.get(kind, GREY) for kind in seconds])
     axes.set(title=f"where {total:,.0f} s went", xlabel="% of wall time")
     axes.title.set_fontsize(9)
     axes.grid(axis="y", visible=False)

@@ -11,7 +11,6 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
-import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
@@ -154,7 +153,7 @@ def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
     Returns:
       The work dir.
     """
-    wanted: ml_collections.ConfigDict = configs.override(configs.load(config), assignments)
+    wanted = trainer.resolve(configs.override(configs.load(config), assignments))
     log = remote.join(workdir, "metrics.jsonl")
     if not remote.exists(log) or max((line["step"] for line in read_lines(log)), default=0) < wanted.steps:
         trainer.train(wanted, workdir)
