@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Asking a model
 # Pictures of a text, texts of a picture, classes without training, and the worst mistakes. The model here is the short run of
-# `explore_run.ipynb`, trained in the second cell if it is not there yet; point `WORKDIR` at a better one. Any source will do
-# that a config can name.
+# `explore_run.ipynb`, trained in the second cell if it is not there yet, and it is right seldom; `make quickstart` trains a better
+# one in four minutes (`../runs/quickstart`). Any source will do that a config can name.
 
 # %%
 from mof_jax.explore import browse, runs
@@ -31,7 +31,7 @@ browser = browse.Browser.open(WORKDIR, SOURCE)
 # are closest to a picture; the right one is blue.
 
 # %%
-browser.sheet(["red apple", "snowman", "crescent moon", "flag: Japan", "something to eat", "an animal with wings"],
+browser.sheet(["globe showing Europe-Africa", "see-no-evil monkey", "red heart", "flag: Italy", "something to eat", "an animal"],
               [150, 430, 700, 900, 1200, 1500])
 
 # %% [markdown]
