@@ -30,6 +30,9 @@ run = runs.Run.read(WORKDIR)
 # %%
 curves.overview(run)
 
+# %%
+tables.goodput(run)
+
 # %% [markdown]
 # ## Evaluations while it trained
 

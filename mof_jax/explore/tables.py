@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mof_jax.explore.runs import ABSENT, Run, differences
 from mof_jax.train import display
+from mof_jax.train.goodput import report
 
 _ALWAYS = ("loss", "examples", "examples_per_s")
 
@@ -19,6 +20,11 @@ def parameters(run: Run, depth: int = 1) -> Table:
     whole = [sum(p.trained for p in run.parameters(depth)), sum(p.frozen for p in run.parameters(depth))]
     rows.append(("all", *(f"{n:,}" for n in whole), "", ""))
     return display.table(f"Parameters of {run.name}", ("part", "trained", "frozen", "lr ×", "decay ×"), rows)
+
+
+def goodput(run: Run) -> Table:
+    """What the wall time went to, over all restarts."""
+    return report(run.seconds)
 
 
 def evaluations(run: Run) -> Table:

@@ -83,6 +83,8 @@ def test_evaluations_take_the_last_of_a_step(run):
 
 def test_goodput_is_the_last_lines(run):
     assert run.seconds == {"step": 6.0, "start": 2.0}
+    table = tables.goodput(run)
+    assert table.title == "Goodput 75.0%" and list(table.columns[2].cells) == ["75.0%", "25.0%"]
 
 
 def test_parameters_by_part(run):
