@@ -40,7 +40,7 @@ tables.compare(both, ["unseen/r@1", "unseen/r@5", "unseen/r@10"])
 # A step of the wide model buys more, and costs more: over compute the order can turn. One seed, sixty steps: a look, no result.
 
 # %%
-curves.compare(both, "loss", smoothing=0.7)
+curves.compare(both, "loss", smoothing=0.4)
 
 # %%
 curves.evaluations(both, ["unseen/r@5", "unseen/r@10"], over="flops")

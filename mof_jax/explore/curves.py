@@ -19,7 +19,7 @@ OVER = {"step": "steps", "examples": "examples", "flops": "training compute (FLO
 
 
 @styled
-def overview(run: Run, smoothing: float = 0.6) -> Figure:
+def overview(run: Run, smoothing: float = 0.4) -> Figure:
     """Loss, learning rate, norm of the gradient, throughput (and MFU where the device has a known peak), waiting for data, and
     what wall time went to."""
     fig, (loss, rate, norm, speed, wait, time) = figure(3, 3.7, rows=2, height=2.5)
@@ -44,7 +44,7 @@ def overview(run: Run, smoothing: float = 0.6) -> Figure:
 
 @styled
 def compare(runs: Sequence[Run], key: str = "loss", over: Sequence[Over] = ("step", "examples", "flops"),
-            smoothing: float = 0.6) -> Figure:
+            smoothing: float = 0.4) -> Figure:
     """One metric of several runs: over steps, over examples seen and over compute, raw (faint) and smoothed."""
     fig, panels = figure(len(over), 4.2, height=3.2)
     for axes, unit in zip(panels, over):

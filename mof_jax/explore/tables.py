@@ -34,7 +34,7 @@ def evaluations(run: Run) -> Table:
 
 
 def compare(runs: Sequence[Run], results: Sequence[str] = ()) -> Table:
-    """A line a run: what is different in its config, then its last numbers.
+    """A column a run: what is different in its config, then its last numbers.
 
     Args:
       results: further metrics, or results as `EVALUATOR/METRIC`; by default all that the evaluators found.
@@ -42,12 +42,11 @@ def compare(runs: Sequence[Run], results: Sequence[str] = ()) -> Table:
     apart = differences(runs)
     last = [run.last() for run in runs]
     evaluated = dict.fromkeys(key for run in runs for key in run.evaluations())
-    shown = [*_ALWAYS, *(results or evaluated)]
-    rows = []
-    for i, run in enumerate(runs):
-        numbers = [f"{last[i][key]:,.4g}" if key in last[i] else ABSENT for key in shown]
-        rows.append((run.name, *(_short(values[i]) for values in apart.values()), *numbers, f"{run.flops_per_step:.3g}"))
-    return display.table("Runs: what differs, and where they ended", ("run", *apart, *shown, "FLOP a step"), rows)
+    rows = [(f"config.{key}", *map(_short, values)) for key, values in apart.items()]
+    rows += [(key, *(f"{numbers[key]:,.4g}" if key in numbers else ABSENT for numbers in last))
+             for key in (*_ALWAYS, *(results or evaluated))]
+    rows.append(("FLOP a step", *(f"{run.flops_per_step:.3g}" for run in runs)))
+    return display.table("Runs: what differs, and where they ended", ("", *(run.name for run in runs)), rows)
 
 
 def _short(value: Any) -> str:
