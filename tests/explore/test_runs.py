@@ -158,14 +158,28 @@ def test_curves_hold_the_series(tmp_path):
         curves.evaluations([run], ["unseen/r@7"])
 
 
-def test_ensure_trains_once(tmp_path):
-    """A whole run of three steps by the call that notebooks make; the second call finds it finished and touches nothing."""
-    folder, spec = str(tmp_path / "run"), str(pathlib.Path(__file__).parents[1] / "tiny_run.py")
-    changes = ["steps=3", "checkpoint.every=0", "compilation_cache=None"]
-    runs.ensure(folder, spec, changes)
-    before = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
-    assert runs.ensure(folder, spec, changes) == folder
-    assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == before
-    assert runs.Run.read(folder).series("loss").x.tolist() == [1, 2, 3]
-    assert sum(part.trained for part in runs.Run.read(folder).parameters()) > 1000
-    assert curves.overview(runs.Run.read(folder))._repr_png_()
+def test_ensure_trains_what_is_not_there_or_not_done(tmp_path, monkeypatch):
+    """The tests of the notebooks train for real."""
+    trained = []
+    monkeypatch.setattr(runs.trainer, "train", lambda config, workdir: trained.append((config.steps, workdir)))
+    spec, folder = str(pathlib.Path(__file__).parents[1] / "tiny_run.py"), str(tmp_path / "run")
+    assert runs.ensure(folder, spec, ["steps=10"]) == folder and trained == [(10, folder)]
+    write(folder)
+    assert runs.ensure(folder, spec, ["steps=10"]) == folder and len(trained) == 1  # step 10 is logged
+    runs.ensure(folder, spec, ["steps=11"])
+    assert trained[1:] == [(11, folder)]
+    with pytest.raises(UserError, match="stepz.*steps"):
+        runs.ensure(folder, spec, ["stepz=3"])
+
+
+def test_an_overview_shows_mfu_where_there_is_some_and_marks_what_is_not_finite(tmp_path):
+    pytest.importorskip("matplotlib")
+    more = {"grad_norm": 1.0, "examples_per_s": 8.0, "data_wait": 0.25}
+    plain = runs.Run.read(write(str(tmp_path / "a"), [{**line, **more} for line in LINES]))
+    fast = runs.Run.read(write(str(tmp_path / "b"), [{**line, **more, "mfu": 0.5} for line in LINES]))
+    figure = curves.overview(plain)
+    loss, *_, wait, _ = figure.axes
+    assert [line.get_xdata().tolist() for line in loss.lines if line.get_label() == "not finite"] == [[10.0]]
+    assert wait.lines[0].get_ydata().tolist() == [25.0] * 3
+    assert len(curves.overview(fast).axes) == len(figure.axes) + 1
+    assert figure._repr_png_().startswith(b"\x89PNG")
