@@ -5,10 +5,18 @@ BIN    := $(VENV)/bin
 comma  := ,
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: quickstart reproduce-mof test test-slow test-plan plan-check plan-all test-parity test-open-clip bench lint pack clean
+.PHONY: quickstart reproduce-mof notebooks test test-notebooks test-slow test-plan plan-check plan-all test-parity test-open-clip \
+	bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
 	$(BIN)/mof train --config configs/clip/quickstart.py --workdir runs/quickstart
+
+notebooks: $(VENV)/.notebooks  ## run all notebooks anew (five minutes) and save them with their outputs
+	rm -rf runs/notebook_*
+	$(BIN)/python scripts/run_notebooks.py
+
+test-notebooks: $(VENV)/.dev  ## run all notebooks in a clean copy
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
 
 test: $(VENV)/.dev  ## the suite
 	$(PYTEST) tests -m "not slow and not parity and not open_clip"
@@ -60,6 +68,10 @@ $(VENV)/.installed: setup.py
 $(VENV)/.dev: setup.py
 	$(call install,$(VENV),-e .[dev])
 	touch $(VENV)/.installed
+
+$(VENV)/.notebooks: setup.py
+	$(call install,$(VENV),-e .[dev$(comma)notebooks])
+	touch $(VENV)/.installed $(VENV)/.dev
 
 $(VENV)-plan/.installed: setup.py
 	$(call install,$(VENV)-plan,-e .[dev$(comma)plan])

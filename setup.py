@@ -45,7 +45,7 @@ setup(
         "cloud": ["gcsfs", "s3fs"],
         "torch": ["torch>=2.6"],  # old weights (.bin, .pt, .pth), by its weights-only loader
         "hf": ["huggingface_hub"],  # hf:ORG/NAME from the hub; folders need nothing
-        "notebooks": ["matplotlib", "jupytext", "nbmake", "ipykernel"],
+        "notebooks": ["matplotlib", "jupytext", "nbclient", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],
         "bench": ["faiss-cpu"],  # what `mof bench mine` is measured against
         "lmms": ["lmms-eval>=0.7.3,<0.8"],

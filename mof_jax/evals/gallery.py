@@ -52,7 +52,7 @@ class Gallery:
         _, texts = nearest(encoder.mesh, pixels[shown], words, self.k)
         if jax.process_index():
             return {}
-        picture = lambda i: images.decode(items[i].image).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+        picture = lambda i: cell(items[i].image)
         asked_rows = [(captions[q], [(picture(i), ids[i] == caption_ids[q]) for i in row]) for q, row in zip(asked, pictures)]
         shown_rows = [(picture(q), [(captions[t], caption_ids[t] == ids[q]) for t in row]) for q, row in zip(shown, texts)]
         os.makedirs(encoder.pictures, exist_ok=True)
@@ -60,28 +60,39 @@ class Gallery:
         return {}
 
 
-def draw(asked: list, shown: list, k: int) -> Image.Image:
-    """The sheet: on the left rows of (caption, [(picture, right)]), on the right rows of (picture, [(caption, right)])."""
+def cell(image: bytes) -> Image.Image:
+    """An encoded picture as `draw` wants it."""
+    return images.decode(image).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+
+
+def draw(asked: list, shown: list, k: int, titles: tuple[str, str] | None = None) -> Image.Image:
+    """The sheet: on the left rows of (caption, [(picture, right)]), on the right rows of (picture, [(caption, right)]).
+
+    Args:
+      k: answers of a row. titles: of the two halves.
+    """
+    left, right = titles or (f"A caption, its {k} closest pictures (the right one framed)",
+                             f"A picture, its {k} closest captions")
     row = _CELL + 2 * _GAP
     middle = _LABEL + k * row + 2 * _GAP
     sheet = Image.new("RGB", (middle + _CELL + _LABEL + 8 * _GAP, _TITLE + max(len(asked), len(shown)) * row), "white")
     pen = ImageDraw.Draw(sheet)
-    _text(pen, (_GAP, _GAP), f"A caption, its {k} closest pictures (the right one framed)", 18, middle)
-    _text(pen, (middle, _GAP), f"A picture, its {k} closest captions", 18, sheet.width - middle)
+    _text(pen, (_GAP, _GAP), left, 18, middle)
+    _text(pen, (middle, _GAP), right, 18, sheet.width - middle)
     for n, (caption, answers) in enumerate(asked):
         y = _TITLE + n * row
         _text(pen, (_GAP, y + _CELL // 2 - 10), caption, 16, _LABEL - 2 * _GAP)
-        for i, (picture, right) in enumerate(answers):
+        for i, (picture, hit) in enumerate(answers):
             x = _LABEL + i * row
             sheet.paste(picture, (x, y))
-            pen.rectangle((x - 4, y - 4, x + _CELL + 3, y + _CELL + 3), outline=_RIGHT if right else _WRONG,
-                          width=4 if right else 1)
+            pen.rectangle((x - 4, y - 4, x + _CELL + 3, y + _CELL + 3), outline=_RIGHT if hit else _WRONG,
+                          width=4 if hit else 1)
     for n, (picture, answers) in enumerate(shown):
         y = _TITLE + n * row
         sheet.paste(picture, (middle, y))
-        for i, (caption, right) in enumerate(answers):
+        for i, (caption, hit) in enumerate(answers):
             _text(pen, (middle + _CELL + 3 * _GAP, y + i * _CELL // k), f"{i + 1}  {caption}", 14, _LABEL + 4 * _GAP,
-                  _RIGHT if right else _INK)
+                  _RIGHT if hit else _INK)
     return sheet
 
 

@@ -1,0 +1,219 @@
+"""A work dir as something to look at: series of its metrics, its evaluations, its config. Local, or in a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import json
+import math
+import re
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float
+import numpy as np
+
+from mof_jax import config as configs
+from mof_jax import run as trainer
+from mof_jax.data import remote
+from mof_jax.errors import UserError, nearest
+from mof_jax.plan.cost import plan
+from mof_jax.train import goodput
+from mof_jax.train.metrics import read_lines
+from mof_jax.train.start import last_stage
+
+Over = Literal["step", "examples", "flops"]
+ABSENT = "–"  # of a key that a config does not have
+_PARAMETER = re.compile(r"(\S+)  \(([\d, ]*)\)  (trained|frozen)  lr×(.+?)  decay×(.+?)  .*")
+
+
+class Series(NamedTuple):
+    """A number over the course of a run, float64. A value that was not finite is NaN or infinite; one not logged is absent."""
+
+    x: Float[np.ndarray, "points"]
+    y: Float[np.ndarray, "points"]
+
+
+class Part(NamedTuple):
+    """Parameters that share the beginning of their path."""
+
+    name: str
+    trained: int
+    frozen: int
+    lr: str
+    decay: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run left.
+
+    Attributes:
+      workdir: a path or an address. name: in legends. config: as resolved. lines: of its metrics. results: of its evaluators.
+    """
+
+    workdir: str
+    name: str
+    config: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    results: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, workdir: str, name: str = "") -> Run:
+        """The run of a work dir; of a staged one, its last stage.
+
+        Raises:
+          UserError: it has no `config.json` or no `metrics.jsonl`.
+        """
+        folder = last_stage(workdir.rstrip("/"))
+        values, log = _object(remote.join(folder, "config.json")), remote.join(folder, "evals.jsonl")
+        lines = read_lines(remote.join(folder, "metrics.jsonl"))
+        results = read_lines(log) if remote.exists(log) else []
+        return cls(folder, name or folder.rsplit("/", 1)[-1], values, lines, results)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the metrics that hold numbers, in the order of the log."""
+        found = dict.fromkeys(key for line in self.lines for key, value in line.items() if _number(value) is not None)
+        return tuple(found)
+
+    def series(self, key: str, over: Over = "step") -> Series:
+        """One metric.
+
+        Raises:
+          UserError: no line has it.
+        """
+        points = [(line["step"], value) for line in self.lines if (value := _number(line.get(key))) is not None]
+        if not points:
+            raise UserError(f"{self.workdir}: no line of metrics.jsonl has a number {key!r}{nearest(key, self.keys)}")
+        return self._over(points, over)
+
+    def evaluations(self, over: Over = "step") -> dict[str, Series]:
+        """By `EVALUATOR/METRIC`; a step that was evaluated twice counts as it was last."""
+        found: dict[str, dict[int, float]] = {}
+        for line in self.results:
+            for key, value in line.items():
+                if key not in ("step", "name", "time", "version") and (number := _number(value)) is not None:
+                    found.setdefault(f"{line['name']}/{key}", {})[line["step"]] = number
+        return {key: self._over(sorted(points.items()), over) for key, points in found.items()}
+
+    def last(self) -> dict[str, float]:
+        """The last value of every metric and evaluation."""
+        found = {key: float(self.series(key).y[-1]) for key in self.keys}
+        return found | {key: float(series.y[-1]) for key, series in self.evaluations().items()}
+
+    @functools.cached_property
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one training step, by formula from the config."""
+        return sum(plan(trainer.resolve(self.config)).flops.values())
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds by what they were spent on, over all restarts, see `train.goodput`; empty if nothing was logged."""
+        return next((dict(line[goodput.KEY]) for line in reversed(self.lines) if goodput.KEY in line), {})
+
+    def parameters(self, depth: int = 1) -> list[Part]:
+        """Sizes and the optimizer's decisions, by the first `depth` names of the paths.
+
+        Raises:
+          UserError: no `parameters.txt` in the work dir, or one that is not of a run.
+        """
+        path, found = remote.join(self.workdir, "parameters.txt"), {}
+        for number, text in enumerate(remote.read(path).decode(errors="replace").splitlines(), 1):
+            match = _PARAMETER.fullmatch(text)
+            if match is None:
+                raise UserError(f"{path} line {number}: not a line that a run writes there")
+            name, shape, state, lr, decay = match.groups()
+            size = math.prod(int(n) for n in shape.split(",") if n.strip())
+            found.setdefault("/".join(name.split("/")[:depth]), []).append((size, state == "trained", lr, decay))
+        several = lambda values: ", ".join(dict.fromkeys(values))
+        return [Part(name, sum(n for n, on, *_ in rows if on), sum(n for n, on, *_ in rows if not on),
+                     several(lr for _, _, lr, _ in rows), several(decay for *_, decay in rows)) for name, rows in found.items()]
+
+    def _over(self, points: Sequence[tuple[int, float]], over: Over) -> Series:
+        units = {"step": lambda: 1, "examples": lambda: self.config["batch_size"], "flops": lambda: self.flops_per_step}
+        if over not in units:
+            raise UserError(f"a series over {over!r}{nearest(over, units)}: one of {', '.join(units)}")
+        x, y = np.array(points, np.float64).reshape(-1, 2).T
+        return Series(x * units[over](), y)
+
+
+def read_all(workdirs: Mapping[str, str] | Sequence[str]) -> list[Run]:
+    """Several runs, by the name of each or under their folders' names."""
+    named = workdirs if isinstance(workdirs, Mapping) else {path.rstrip("/").rsplit("/", 1)[-1]: path for path in workdirs}
+    return [Run.read(path, name) for name, path in named.items()]
+
+
+def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
+    """Trains a run if it is not there, or goes on with one that was cut off.
+
+    Args:
+      config: file of it, `FILE.py[:arg]`. assignments: `key=value` over it.
+
+    Returns:
+      The work dir.
+    """
+    wanted = trainer.resolve(configs.override(configs.load(config), assignments))
+    log = remote.join(workdir, "metrics.jsonl")
+    if not remote.exists(log) or max((line["step"] for line in read_lines(log)), default=0) < wanted.steps:
+        trainer.train(wanted, workdir)
+    return workdir
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """What the runs' configs say otherwise: by dotted key, the value of each run; `ABSENT` where it has no such key."""
+    flat = [flatten(run.config) for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    found = {key: [values.get(key, ABSENT) for values in flat] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys, lists by number (`data.sources.0.kind`); an empty section is a value."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, (list, tuple)):
+        items = [(str(i), value) for i, value in enumerate(values)]
+    else:
+        items = []
+    if not items:
+        return {prefix: values}
+    below = (flatten(inner, f"{prefix}.{name}" if prefix else name) for name, inner in items)
+    return {key: value for part in below for key, value in part.items()}
+
+
+def smooth(y: Float[np.ndarray, "points"], weight: float) -> Float[np.ndarray, "points"]:
+    """An exponential average without the pull of its start: Σ wⁱ·y₍ₙ₋ᵢ₎ / Σ wⁱ over the finite values so far; 0 leaves all as
+    it is.
+
+    A value that is not finite stays as it is and leaves the average alone.
+
+    Raises:
+      UserError: a weight outside [0, 1).
+    """
+    if not 0 <= weight < 1:
+        raise UserError(f"smoothing {weight}: a weight from 0 (none) to below 1")
+    total = norm = 0.0
+    found = np.array(y, np.float64)
+    for i, value in enumerate(found):
+        if np.isfinite(value):
+            total, norm = weight * total + value, weight * norm + 1
+            found[i] = total / norm
+    return found
+
+
+def _object(path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(remote.read(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a run's config")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """What the log means by a value: JSON has no NaN, so that `'nan'` and `'inf'` stand for numbers."""
+    if isinstance(value, str):
+        return float(value) if value in ("nan", "inf", "-inf") else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
