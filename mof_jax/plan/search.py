@@ -38,6 +38,7 @@ from mof_jax.train.state import state_shardings
 
 REMATS = ("none", "dots", "full")
 MICROBATCHES = (1, 2, 4, 8, 16, 32)
+HOPELESS = 1.25  # times the room: what is refused by so much is so on every mesh
 TENSOR = 16  # more than the chips of a line share is never worth its all-reduces
 Changes = Mapping[str, Any]
 
@@ -153,8 +154,9 @@ def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[C
 def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
            compile: Callable[[str, RunConfig, Topology], report.Plan] = report.plan,
            tell: Callable[[Tried], None] = lambda t: None) -> Search:
-    """Compiles the config as it is, then others in the order of the formula until `top` of them fit (or twice as many were
-    tried): of each rematerialisation and number of micro-batches the best mesh, since its neighbours differ little.
+    """Compiles the config as it is, then others in the order of the formula until `top` of them fit (or four times as many were
+    tried; a refusal takes seconds): of each rematerialisation and number of micro-batches the best mesh, since its neighbours
+    differ little.
 
     Args:
       compile: what makes a plan. tell: is told of each.
@@ -173,7 +175,7 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
     roomy = [c for c in others if c.needs(factor) <= room]
     pruned["does not fit by formula"] += len(others) - len(roomy)
     done: set[Any] = set()
-    while fitting < top and len(tried) <= 2 * top:
+    while fitting < top and len(tried) <= 4 * top:
         open_ = (c for c in roomy if c.policy not in done and c.needs(factor) <= room)
         if (candidate := next(open_, None)) is None:
             break
@@ -184,6 +186,8 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
         else:  # what keeps more is off by more
             factor = max(factor, off_by(candidate, plan.needs))
             roomy.remove(candidate)
+            if plan.needs is not None and plan.needs > HOPELESS * room:
+                done.add(candidate.policy)
     return Search(name, config, topology, tried, pruned, len(roomy) - fitting)
 
 
