@@ -37,8 +37,11 @@ def make_step(
         else:
             whole = dict(task.keyed(batch, key))
             part = lambda i: jax.tree.map(lambda x: part_of_rows(x, i, task.accumulate, shards), whole)
-            add = lambda total, i: (jax.tree.map(jnp.add, total, gradient(state.params, state, part(i), None)), None)
-            (grads, loss), _ = jax.lax.scan(add, gradient(state.params, state, part(0), None), jnp.arange(1, task.accumulate))
+            one = lambda i: gradient(state.params, state, part(i), None)
+            # From zeros and not from the first part: outside of the loop, its activations would lie beside the loop's.
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0))
+            add = lambda total, i: (jax.tree.map(jnp.add, total, one(i)), None)
+            (grads, loss), _ = jax.lax.scan(add, zeros, jnp.arange(task.accumulate))
         return loss, {path: g / loss.weight for path, g in grads.items()}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
