@@ -4,13 +4,17 @@
     mof sweep --config configs/sweeps/clip_scaling.py --workdir runs/clip_scaling --workers 2
     mof fit runs/clip_scaling --law chinchilla --columns N=non_embedding_parameters,D=examples,L=loss
 
-Scenes of two things (`data.scenes`) are drawn fresh from two million; none of the 1,024 that the loss is measured on, in eight
-fixed sets of 128 candidates, is among them. The batch is 128 everywhere, because InfoNCE's floor moves with it. The lengths of
-a size are cooldown branches of one run. A law of this world says how this world scales; its exponents say nothing of pictures
-and words at large.
+Scenes of two things (`data.scenes`) are drawn fresh from two million; none of the 1,024 that the loss is measured on, in
+eight fixed sets of 128 candidates, is among them. The batch is 128 everywhere, because InfoNCE's floor moves with it. The
+lengths of a size are cooldown branches of one run. A law of this world says how this world scales; its exponents say
+nothing of pictures and words at large.
 
-Hardware: a CPU core. Cost: 20 points, 25 runs, 1.7e13 FLOPs; by its smallest and largest runs about 20 minutes on an idle core,
-the longest run 4 of them. Not run to the end yet.
+Hardware: a CPU core. Cost: 20 points, 25 runs, 1.7e13 FLOPs, 27 minutes beside other work. Seed 0 is in
+`notebooks/sweeps/clip_scaling.csv`: held-out loss from 2.42 (17 k parameters, 12,800 pairs) to 0.34 (851 k, 102,400). The
+fit: alpha 1.05 [0.40, 2.07], beta 0.89 [0.73, 1.22], no floor, and the largest quarter of the runs is off by 14 % when
+predicted by the others (17 % at worst). So here more data pays, at every size, nearly in proportion; what N pays is not
+known within a factor of five of its exponent, A and B not at all, and nothing should be extrapolated: losses fall faster
+than a power law where the task is learned.
 """
 
 from ml_collections import ConfigDict

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import os
 from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float
 import numpy as np
 from rich.table import Table
 
-from mof_jax.bench.fit import TRUTH
 from mof_jax.errors import UserError, lookup
 from mof_jax.scaling import solve, table
 from mof_jax.scaling.fit import fit
@@ -167,22 +164,3 @@ def drawn_openclip(runs: int = 40, noise: float = 0.02, seed: int = 0) -> Points
     floor = IMAGENET["a"] * c ** IMAGENET["b"]
     error = np.concatenate([1.4 * floor[:2], best, floor[7:] * np.exp(rng.uniform(0.25, 0.6, runs))])
     return Points("drawn from OpenCLIP's law", {"C": c, "error": error}, tuple(range(1, len(c) + 1)))
-
-
-def stand_in(path: str, sizes: Sequence[float], data: Sequence[float], noise: float = 0.01, seed: int = 0,
-             truth: Mapping[str, float] = TRUTH) -> str:
-    """Writes a table as a sweep leaves it, drawn from a Chinchilla law: for a notebook where no sweep is at hand.
-
-    Returns:
-      The path.
-    """
-    rng = np.random.default_rng(seed)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(("non_embedding_parameters", "examples", "tokens", "flops", "loss"))
-        for n in sizes:
-            for d in data:
-                loss = truth["E"] + truth["A"] / n ** truth["alpha"] + truth["B"] / d ** truth["beta"]
-                writer.writerow([repr(float(v)) for v in (n, d, d, 6 * n * d, loss * np.exp(noise * rng.standard_normal()))])
-    return path

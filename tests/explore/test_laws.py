@@ -12,8 +12,14 @@ from mof_jax.explore import laws
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> str:
-    path = str(tmp_path_factory.mktemp("sweep") / "points.csv")
-    return laws.stand_in(path, np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5), noise=0.002)
+    """A table as a sweep leaves it, drawn from a law of Chinchilla's form with 0.2 % of noise."""
+    path = tmp_path_factory.mktemp("sweep") / "points.csv"
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(2e8, 2e10, 5), indexing="ij"))
+    loss = TRUTH["E"] + TRUTH["A"] / n ** TRUTH["alpha"] + TRUTH["B"] / d ** TRUTH["beta"]
+    loss *= np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
+    rows = [f"{float(a)!r},{float(b)!r},{6 * float(a) * float(b)!r},{float(y)!r}\n" for a, b, y in zip(n, d, loss)]
+    path.write_text("non_embedding_parameters,examples,flops,loss\n" + "".join(rows))
+    return str(path)
 
 
 COLUMNS = {"N": "non_embedding_parameters", "D": "examples"}

@@ -32,7 +32,8 @@ def train(spec: str, overrides: dict, workdir: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("spec, kind", [
-    (sweep_run.__file__, "wsd"), (words(), "wsd"), pytest.param(sweep_run.__file__, "rsqrt", marks=pytest.mark.slow)])
+    (sweep_run.__file__, "wsd"), pytest.param(words(), "wsd", marks=pytest.mark.slow),
+    pytest.param(sweep_run.__file__, "rsqrt", marks=pytest.mark.slow)])
 def test_a_branch_equals_one_run(spec, kind, tmp_path):
     """Losses, every leaf of the state (moments, average, position in the data), and the summary."""
     base = BASE | {"optimizer.schedule.warmup": 2, "precision": "highest"}
