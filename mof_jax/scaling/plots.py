@@ -82,7 +82,7 @@ def _surface(f: Fit) -> Figure:
     if f.law.name in frontier.WITH_FRONTIER:
         grid = _span(c)
         _band(left, grid, frontier.optima(f, grid)[2], f, VERMILION, "compute-optimal, 95 %")
-        left.axhline(f.params["E"].value, color="black", linestyle=":", linewidth=0.9, label=f"E = {f.params['E'].value:.3g}")
+        left.axhline(f.params["E"].value, color="black", linestyle=":", linewidth=0.9, label=_floor(f))
         left.legend()
     left.set(xscale="log", yscale="log", xlabel=LABELS["C"], ylabel=LABELS["L"])
     fitted = np.exp(f.problem.fitted(f.theta))
@@ -152,7 +152,7 @@ def _power(f: Fit) -> Figure:
     _band(axes, grid, rows, f, BLUE, "fit, 95 %")
     axes.plot(x, f.points["L"], "o", color="black", markersize=3.5, label="runs")
     if "E" in f.params:
-        axes.axhline(f.params["E"].value, color="black", linestyle=":", linewidth=0.9, label=f"E = {f.params['E'].value:.3g}")
+        axes.axhline(f.params["E"].value, color="black", linestyle=":", linewidth=0.9, label=_floor(f))
     axes.set(xscale="log", yscale="log", xlabel=f.points.names.get("x", "x"), ylabel=LABELS["L"])
     decades(axes, "y")
     axes.legend()
@@ -196,3 +196,9 @@ def _frontier(f: Fit) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel=LABELS["C"], ylabel=f"compute-optimal {LABELS[symbol]}")
         axes.legend()
     return fig
+
+
+def _floor(f: Fit) -> str:
+    """The irreducible loss; nothing where the fit drove its logarithm towards minus infinity."""
+    value = f.params["E"].value
+    return f"E = {value:.3g}" if value > 1e-9 else "E = 0"
