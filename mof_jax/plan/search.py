@@ -154,9 +154,9 @@ def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[C
 def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
            compile: Callable[[str, RunConfig, Topology], report.Plan] = report.plan,
            tell: Callable[[Tried], None] = lambda t: None) -> Search:
-    """Compiles the config as it is, then others in the order of the formula until `top` of them fit (or four times as many were
+    """Compiles the config as it is, then others in the order of the formula until `top` of them fit (or a few times as many were
     tried; a refusal takes seconds): of each rematerialisation and number of micro-batches the best mesh, since its neighbours
-    differ little.
+    differ little, and after two refusals none.
 
     Args:
       compile: what makes a plan. tell: is told of each.
@@ -174,8 +174,8 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
     factor, fitting = off_by(written, attempt(written).needs), 0
     roomy = [c for c in others if c.needs(factor) <= room]
     pruned["does not fit by formula"] += len(others) - len(roomy)
-    done: set[Any] = set()
-    while fitting < top and len(tried) <= 4 * top:
+    done, refused = set(), Counter()
+    while fitting < top and len(tried) <= 4 * top + 4:
         open_ = (c for c in roomy if c.policy not in done and c.needs(factor) <= room)
         if (candidate := next(open_, None)) is None:
             break
@@ -186,7 +186,8 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
         else:  # what keeps more is off by more
             factor = max(factor, off_by(candidate, plan.needs))
             roomy.remove(candidate)
-            if plan.needs is not None and plan.needs > HOPELESS * room:
+            refused[candidate.policy] += 1
+            if refused[candidate.policy] == 2 or plan.needs is not None and plan.needs > HOPELESS * room:
                 done.add(candidate.policy)
     return Search(name, config, topology, tried, pruned, len(roomy) - fitting)
 
