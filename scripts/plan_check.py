@@ -2,10 +2,9 @@
 
     python scripts/plan_check.py [--strict] [--jobs 2] [configs/clip/vit_l14.py …]
 
-Each is compiled with two layers on eight devices or so (`mof_jax/plan/shrink.py`), and its full form is counted: by its last
-plan in `docs/plans.jsonl` where that was of the same program (`fresh`), else by formula (`mof_jax/plan/memory.py`). Exits with 1
-and a line for each config that does not compile or does not fit; with `--strict` a full plan that is missing or stale is a
-failure, too.
+Where the last plan in `docs/plans.jsonl` was of the same program (`fresh`), it decides. Else two layers are compiled on eight
+devices or so (`mof_jax/plan/shrink.py`), and the full form is counted by formula (`mof_jax/plan/memory.py`). Exits with 1 and a
+line for each config that does not compile or does not fit; with `--strict` a full plan that is missing or stale is a failure.
 """
 
 from __future__ import annotations

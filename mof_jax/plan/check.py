@@ -1,4 +1,5 @@
-"""Whether a config can be planned and fits, in seconds: its small form is compiled, its full form is counted.
+"""Whether a config can be planned and fits, in seconds: by the record of its full form, or, where that is of another program, by
+compiling a small form and counting the full one.
 
     python -m mof_jax.plan.check configs/mm1/pretrain_7b.py --log docs/plans.jsonl
 
@@ -32,7 +33,8 @@ class Checked:
     """What is known of a run.
 
     Attributes:
-      small: slices and mesh of the small form. seconds: of everything. error: of its compilation, None where there was none.
+      small: slices and mesh of the small form, empty where it was not needed. seconds: of everything. error: of its
+        compilation, None where there was none.
       memory: of the full form. hbm: bytes that a program may use on one device.
       record: of the full form's last plan: `fresh` (it was of this very program), `stale` or `none`. recorded: bytes it needed.
     """
@@ -70,7 +72,8 @@ class Checked:
 
 def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str | None,
           compile: Callable[..., program.Compiled] = program.compile_step) -> Checked:
-    """Compiles the small form of a run for the topology that it names, and counts the full one.
+    """Compiles the small form of a run for the topology that it names, and counts the full one. Where the full form's record is
+    of this very program, by this very compiler, there is nothing left to compile.
 
     Args:
       records: plans by name, see `plan.report.Plan.to_json`. cache: folder of compiled programs, None for none.
@@ -80,6 +83,17 @@ def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str |
     """
     begun, topology = time.perf_counter(), Topology.parse(config.hardware.topology)
     run, full = abstract(config, topology)
+    record = records.get(name)
+    recorded = None if record is None or record["memory"] is None else record["needs"]
+    known = _known(record, config, topology)
+    where, error = ("", None) if known == "fresh" else _small(config, topology, cache, compile)
+    return Checked(name, str(topology), where, time.perf_counter() - begun, error, estimate(run, full),
+                   topology.chip.hbm / topology.chip.devices, known, recorded)
+
+
+def _small(config: RunConfig, topology: Topology, cache: str | None, compile: Callable[..., program.Compiled]
+           ) -> tuple[str, str | None]:
+    """(slices and mesh of the small form, what the compiler has against it)."""
     small, slices = shrink(config, topology)
     error = None
     try:
@@ -87,11 +101,7 @@ def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str |
             error = "out of memory"
     except Exception as refused:  # noqa: BLE001  whatever the compiler says is the result
         error = " ".join(str(refused).split())[:300] or type(refused).__name__
-    record = records.get(name)
-    recorded = None if record is None or record["memory"] is None else record["needs"]
-    known = _known(record, config, topology)
-    return Checked(name, str(topology), _where(slices, small), time.perf_counter() - begun, error, estimate(run, full),
-                   topology.chip.hbm / topology.chip.devices, known, recorded)
+    return _where(slices, small), error
 
 
 def _known(record: Mapping[str, Any] | None, config: RunConfig, topology: Topology) -> str:

@@ -152,7 +152,8 @@ def test_a_shipped_config_is_checked_with_the_compiler(tmp_path):
     def refused(*args, **kwargs) -> Compiled:
         raise RuntimeError("INTERNAL: the kernel\n does not lower")
 
-    broken = check("b16", config, {"b16": record}, str(tmp_path), refused)
+    assert check("b16", config, {"b16": record}, str(tmp_path), refused).verdict == "fits", "nothing is left to compile"
+    broken = check("b16", config, {}, str(tmp_path), refused)
     assert broken.verdict == "two layers on v5e:2x4 (data 8) do not compile: INTERNAL: the kernel does not lower"
 
 
