@@ -5,6 +5,9 @@ says how often in `known_trip_count` or, where the TPU's compiler leaves that ou
 runs once for each caller.
 
     ENTRY main ─▶ while (24 times) ─▶ body ─▶ all-gather          24 all-gathers
+
+The TPU's compiler lets one run beside other work by writing it into several fusions, which start it, carry it on (in a loop of
+their own, perhaps) and end it. They share a channel, and are counted once.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 # A mesh of its own, its devices in an order of their own, and the axes of it that a group runs along.
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
 
@@ -70,7 +74,8 @@ def read(text: str, devices: int) -> list[Collective]:
     if entry is None:
         raise ValueError("not the text of a compiled program: no ENTRY")
     found: list[Collective] = []
-    for name, times in _runs(computations, entry).items():
+    fused: set[str] = set()  # channels
+    for name, times in sorted(_runs(computations, entry).items(), key=lambda item: item[1]):
         for line in computations[name]:
             match = _INSTRUCTION.match(line)
             kind = match and match["op"].removesuffix("-start")
@@ -78,6 +83,10 @@ def read(text: str, devices: int) -> list[Collective]:
                 kind = "reduce-scatter"  # the TPU's compiler fuses one of a reduction and the slice that is wanted of it
                 found.append(Collective(kind, times, sum(_array_sizes(match["type"])), _groups(match["rest"], devices), name))
             elif kind in KINDS:
+                if "fus" in name and (channel := _CHANNEL.search(match["rest"])):
+                    if channel[1] in fused:  # by a computation that runs no oftener
+                        continue
+                    fused.add(channel[1])
                 groups = _groups(match["rest"], devices)
                 found.append(Collective(kind, times, _payload(kind, match["type"], match["op"], groups), groups, name))
     return found

@@ -16,8 +16,14 @@ REFUSED = {"name": "configs/x/y.py, stage sft", "topology": "v5e:2x2", "chips": 
            "memory": None, "state": {"params": 1, "frozen": 0, "opt": 0, "ema": 0, "state": 1}, "steps": 10}
 
 
+def b16() -> dict:
+    return next(record for record in plans.read(str(DOCS)) if record["name"] == "configs/clip/vit_b16.py")
+
+
 def test_parts_add_up_to_what_the_compiler_says():
     for record in plans.read(str(DOCS)):
+        if record["memory"] is None:  # of what does not fit
+            continue
         assert sum(plans.parts(record).values()) == pytest.approx(record["needs"], rel=1e-9)
         assert min(plans.parts(record).values()) >= 0
 
@@ -29,12 +35,12 @@ def test_a_refused_plan_has_no_parts():
 
 def test_bars_and_clocks_are_the_records(tmp_path):
     pytest.importorskip("matplotlib")
-    record = plans.read(str(DOCS))[0]
+    record = b16()
     axes = plans.memory([record, REFUSED]).axes[0]
     bars = [bar for bar in axes.patches if bar.get_width() > 0]
     assert sum(bar.get_width() for bar in bars[:-1]) == pytest.approx(100 * record["needs"] / record["hbm"])
     assert bars[-1].get_width() == pytest.approx(125)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["clip/siglip_so400m\nv5e:8x8", "x/y:sft\nv5e:2x2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["clip/vit_b16\nv5e:16x16", "x/y:sft\nv5e:2x2"]
     axes = plans.clocks([record, REFUSED]).axes[0]
     ends = sorted(bar.get_x() + bar.get_width() for bar in axes.patches if bar.get_width() > 0)
     assert ends == pytest.approx(sorted(record["roofline"][name] for name in ("compute", "memory", "ici")))
@@ -42,11 +48,11 @@ def test_bars_and_clocks_are_the_records(tmp_path):
 
 
 def test_costs_take_the_plans_price_first():
-    record = plans.read(str(DOCS))[0]
+    record = b16()
     priced = {**record, "dollars": 7.0}
     table = plans.costs([record, priced, REFUSED], {"v5e": 2.0})
     assert list(table.columns[6].cells) == [f"${2 * record['chip_hours']:,.0f}", "$7", "–"]
-    assert table.columns[4]._cells[0] == f"{record['chip_hours'] / 64 / 24:,.1f}"
+    assert table.columns[4]._cells[0] == f"{record['chip_hours'] / 256 / 24:,.1f}"
 
 
 def test_other_slices_by_division():

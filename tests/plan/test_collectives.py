@@ -114,3 +114,39 @@ def test_no_program():
 
 def test_sent_of_one_device_alone():
     assert Collective("all-gather", 3, 100, np.array([[0]]), "main").sent == 0
+
+
+FUSED = """HloModule jit_step, is_scheduled=true
+
+%fused_computation.1 (p: bf16[8,256]) -> bf16[64,256] {
+  ROOT %ag.1 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=5, replica_groups=[4,8]<=[32], dimensions={0}
+}
+
+%async_collective_fusion.2 (p: bf16[8,256]) -> bf16[64,256] {
+  ROOT %ag.2 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=5, replica_groups=[4,8]<=[32], dimensions={0}
+}
+
+%inner (arg: (s32[], bf16[8,256])) -> (s32[], bf16[8,256]) {
+  %carried = bf16[64,256]{1,0:T(8,128)(2,1)} fusion(%p), kind=kCustom, calls=%async_collective_fusion.2
+}
+
+%few (arg: (s32[], bf16[8,256])) -> pred[] {
+  %n = s32[]{:T(128)} constant(16)
+}
+
+%fused_computation.3 (p: bf16[8,256]) -> bf16[64,256] {
+  ROOT %ag.3 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=5, replica_groups=[4,8]<=[32], dimensions={0}
+}
+
+ENTRY %main (p: bf16[8,256]) -> bf16[64,256] {
+  %begun = bf16[64,256]{1,0:T(8,128)(2,1)} fusion(%p), kind=kCustom, calls=%fused_computation.1
+  %loop = (s32[], bf16[8,256]{1,0}) while(%t), condition=%few, body=%inner
+  %other = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%q), channel_id=6, replica_groups=[4,8]<=[32], dimensions={0}
+  ROOT %done = bf16[64,256]{1,0:T(8,128)(2,1)} fusion(%p), kind=kCustom, calls=%fused_computation.3
+}
+"""
+
+
+def test_one_that_runs_beside_other_work_counts_once():
+    """It is begun in one fusion, carried on in a loop of sixteen, and ended in a third."""
+    assert [(x.kind, x.times, x.bytes) for x in read(FUSED, 32)] == [("all-gather", 1, 2 * 64 * 256)] * 2
