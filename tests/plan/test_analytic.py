@@ -75,8 +75,7 @@ def test_what_keeps_its_matrices_repeats_attention_alone():
 
 @pytest.mark.parametrize("p", RECORDS, ids=[p["name"].removeprefix("configs/") for p in RECORDS])
 def test_near_what_was_compiled(p):
-    """Compute is the same sum. Of what is sent, the formula has between a third and one and a half of what the compiler sends: on
-    v5e it gathers weights in float32."""
+    """Compute is the same sum. Of what is sent, the formula has between a third and one and a half of what the compiler sends."""
     if p["memory"] is None:
         pytest.skip("it does not fit")
     topology = Topology.parse(p["topology"])
