@@ -16,6 +16,7 @@
 # %%
 from mof_jax.bench.fit import TRUTH, points
 from mof_jax.explore import laws
+from mof_jax.plan.records import throughput
 from mof_jax.scaling import frontier, plots, report
 from mof_jax.train import display as shown
 
@@ -91,7 +92,9 @@ plots.draw(openclip.fits["openclip"])["fit"]
 
 # %% [markdown]
 # ## From a law to a plan
-# What to train for 10²² FLOP by the drawn Chinchilla points, and what that takes on a v5p slice.
+# What to train for 10²² FLOP by the drawn Chinchilla points, and what that takes on a v5p slice at the throughput of a compiled
+# plan, that of MM1 7B.
 
 # %%
-shown.show(report.planned(frontier.plan(drawn.fits["chinchilla"], 1e22, "v5p:8x8x8", price=4.2)))
+compiled = throughput("../docs/plans.jsonl#configs/mm1/pretrain_7b.py")
+shown.show(report.planned(frontier.plan(drawn.fits["chinchilla"], 1e22, compiled, price=4.2)))

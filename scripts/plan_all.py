@@ -15,6 +15,7 @@ import sys
 
 from mof_jax import config as configs
 from mof_jax.plan.cost import stages
+from mof_jax.plan.records import by_name
 
 # Beside the configs as they are: attention that keeps its scores, and what is too large, by how much.
 VERSUS = (
@@ -70,7 +71,7 @@ def row(p: dict) -> str:
 def main(out: str, names: list[str]) -> None:
     """Plans, remembers, writes."""
     table, log = pathlib.Path(out), pathlib.Path(out).with_suffix(".jsonl")
-    known = {p["name"]: p for p in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    known = by_name(str(log))
     for name in names or [*planned(), *VERSUS]:
         done = subprocess.run([sys.executable, "-m", "mof_jax.cli", "plan", "--config", *name.split(), "--json"], cwd=ROOT,
                               capture_output=True, text=True)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import TYPE_CHECKING
 
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError, lookup
+from mof_jax.hardware import HardwareConfig
+
+if TYPE_CHECKING:
+    from mof_jax.plan.records import Throughput
 
 RESAMPLE = ("pairs", "residual", "normal")
 _LAWS = "chinchilla, isoflop, envelope, power, pure-power, openclip, lr, repeats"
@@ -18,7 +23,7 @@ def add(commands) -> None:
     p = add_command(commands, "fit", fit, "Fit a scaling law to points, with intervals, warnings, plots and a plan.",
                     "mof fit points.csv --law chinchilla --columns 'N=Model Size,C=Training FLOP,L=loss' --drop-highest 5\n"
                     "  mof fit runs/sweep --law isoflop --out runs/sweep/isoflop\n"
-                    "  mof fit points.csv --law chinchilla --plan 1e22 --topology v5p:8x8x8 --price 4.2 --rates lr/fit.json")
+                    "  mof fit points.csv --law chinchilla --plan 1e22 --throughput plan.jsonl --price 4.2 --rates lr/fit.json")
     p.add_argument("path", metavar="PATH", help=".csv, .tsv, .json or .jsonl of one run a row, or a sweep's work dir")
     p.add_argument("--law", required=True, metavar="NAME", help=_LAWS)
     p.add_argument("--columns", default="", metavar="S=NAME,…",
@@ -31,9 +36,11 @@ def add(commands) -> None:
     p.add_argument("--resample", choices=RESAMPLE, help="what is resampled; by default what suits the law")
     p.add_argument("--seed", type=int, default=0, help="of the resamples")
     p.add_argument("--plan", type=float, metavar="FLOP", help="what to train for so much compute")
-    p.add_argument("--topology", metavar="GENERATION:AxB[xC]", help="with --plan: where, for chip-hours")
-    p.add_argument("--mfu", type=float, default=0.4, help="with --topology: share of the peak")
-    p.add_argument("--price", type=float, help="with --topology: dollars a chip-hour")
+    p.add_argument("--throughput", metavar="PLANS.jsonl[#NAME]",
+                   help="with --plan: where and how fast, for chip-hours, by a plan that `mof plan --json` wrote")
+    p.add_argument("--topology", metavar="GENERATION:AxB[xC]", help="with --plan: where, without such a plan")
+    p.add_argument("--mfu", type=float, help=f"with --topology: share of the peak, {HardwareConfig.mfu} by default")
+    p.add_argument("--price", type=float, help="with --throughput or --topology: dollars a chip-hour")
     p.add_argument("--rates", metavar="FIT.json", help="with --plan: the fit.json of a law of learning rates (--law lr --out)")
     p.add_argument("--out", metavar="DIR", help="write fit.json, points.csv and the plots as SVG, PDF and PNG")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -49,6 +56,7 @@ def fit(args: argparse.Namespace) -> None:
 
     _check(args)
     law = lookup(LAWS, args.law, "law")
+    where = _where(args)
     rates = frontier.load_rates(args.rates) if args.rates else None
     source, names, rows = table.read(args.path, table.parse_columns(args.columns))
     points = table.points(source, rows, law.needs, law.optional, law.target, args.diverged, names)
@@ -57,7 +65,7 @@ def fit(args: argparse.Namespace) -> None:
     found = fits.fit(points, law, args.bootstrap, args.seed, resample=args.resample)
     planned = None
     if args.plan is not None:
-        planned = frontier.plan(found, args.plan, args.topology, args.mfu, args.price, rates)
+        planned = frontier.plan(found, args.plan, where, args.price, rates)
     written = report.to_json(found, planned)
     if args.out:
         figures = plots.draw(found)
@@ -82,7 +90,21 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--bootstrap {args.bootstrap}: 95 % intervals need 40 resamples at least, or 0 for none")
     if not args.diverged > 1:
         raise UserError(f"--diverged {args.diverged:g}: a ratio above 1")
-    if args.plan is None and (args.topology or args.price is not None or args.rates):
-        raise UserError("--topology, --price and --rates belong to --plan FLOP")
-    if args.price is not None and not args.topology:
-        raise UserError("--price belongs to --topology")
+    if args.plan is None and (args.throughput or args.topology or args.price is not None or args.rates):
+        raise UserError("--throughput, --topology, --price and --rates belong to --plan FLOP")
+    if args.throughput and args.topology:
+        raise UserError("--throughput and --topology: give one; the plan of --throughput names its topology")
+    if args.mfu is not None and not args.topology:
+        raise UserError("--mfu belongs to --topology")
+    if args.price is not None and not (args.throughput or args.topology):
+        raise UserError("--price belongs to --throughput or --topology")
+
+
+def _where(args: argparse.Namespace) -> Throughput | None:
+    from mof_jax.plan.records import Throughput, throughput
+
+    if args.throughput:
+        return throughput(args.throughput)
+    if args.topology:
+        return Throughput(args.topology) if args.mfu is None else Throughput(args.topology, args.mfu)
+    return None

@@ -14,28 +14,16 @@ from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.plan.cost import plan, stages
+from mof_jax.plan.records import Throughput
 from mof_jax.scaling.frontier import cost
 from mof_jax.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, figure, styled
 from mof_jax.train import display
-from mof_jax.train.metrics import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLOCKS = {"compute": BLUE, "memory": GREEN, "ici": ORANGE, "dcn": VERMILION}
 _SAID = {"compute": "compute", "memory": "memory (HBM)", "ici": "links (ICI)", "dcn": "network (DCN)"}
-
-
-def read(path: str) -> list[dict[str, Any]]:
-    """Records of `docs/plans.jsonl`, or of what `mof plan --json` printed; local or an address.
-
-    Raises:
-      UserError: no such file, or none in it.
-    """
-    found = [line for line in read_lines(path) if "topology" in line]
-    if not found:
-        raise UserError(f"{path}: no plans; `mof plan --config FILE.py --topology v5e:16x16 --json` prints some")
-    return found
 
 
 def parts(record: Mapping[str, Any]) -> dict[str, float]:
@@ -137,7 +125,7 @@ def slices(config: str, topologies: Sequence[str], prices: Mapping[str, float], 
     flops = sum(sum(plan(run).flops.values()) * run.steps for run in runs.values())
     rows = []
     for text in topologies:
-        found = cost(flops, text, mfu, prices.get(Topology.parse(text).generation))
+        found = cost(flops, Throughput(text, mfu), prices.get(Topology.parse(text).generation))
         dollars = "–" if found.dollars is None else f"${found.dollars:,.0f}"
         rows.append((text, f"{found.chips:,}", f"{found.days:,.1f}", f"{found.chip_hours:,.0f}", dollars))
     return display.table(f"{_name(config)}: {flops:.3g} FLOP at {mfu:.0%} of the peak",

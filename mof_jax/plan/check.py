@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
-import pathlib
 import time
-from typing import Any
 
 from mof_jax.config import digest
 from mof_jax.hardware import Topology
@@ -23,6 +21,7 @@ from mof_jax.mesh import make_mesh
 from mof_jax.plan import program
 from mof_jax.plan.cache import key_of
 from mof_jax.plan.memory import FACTOR, Estimate, abstract, estimate
+from mof_jax.plan.records import Record, by_name
 from mof_jax.plan.report import ROOM
 from mof_jax.plan.shrink import shrink
 from mof_jax.run import RunConfig
@@ -70,7 +69,7 @@ class Checked:
         return self.verdict.startswith("fits")
 
 
-def check(name: str, config: RunConfig, records: Mapping[str, Any], cache: str | None,
+def check(name: str, config: RunConfig, records: Mapping[str, Record], cache: str | None,
           compile: Callable[..., program.Compiled] = program.compile_step) -> Checked:
     """Compiles the small form of a run for the topology that it names, and counts the full one. Where the full form's record is
     of this very program, by this very compiler, there is nothing left to compile.
@@ -104,7 +103,7 @@ def _small(config: RunConfig, topology: Topology, cache: str | None, compile: Ca
     return _where(slices, small), error
 
 
-def _known(record: Mapping[str, Any] | None, config: RunConfig, topology: Topology) -> str:
+def _known(record: Record | None, config: RunConfig, topology: Topology) -> str:
     """Whether a plan was made of the program that a run has today, of another, or never. The program is traced for it, not
     compiled, and only where the config, too, is that of the plan."""
     if record is None:
@@ -120,12 +119,6 @@ def _where(topology: Topology, config: RunConfig) -> str:
     return f"{topology} ({' × '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or 'one device'})"
 
 
-def read_records(path: str) -> dict[str, Any]:
-    """Plans by name."""
-    file = pathlib.Path(path)
-    return {p["name"]: p for p in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-
-
 def main() -> None:
     """Checks the stages of one config."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -137,7 +130,7 @@ def main() -> None:
     p.add_argument("--log", default="docs/plans.jsonl", help="plans of full forms")
     p.add_argument("--cache", default=None, help="folder of compiled programs")
     args = p.parse_args()
-    runs, records = stages(configs.load(args.config)), read_records(args.log)
+    runs, records = stages(configs.load(args.config)), by_name(args.log)
     for stage, config in runs.items():
         found = check(args.config if len(runs) == 1 else f"{args.config}, stage {stage}", config, records, args.cache)
         print(json.dumps(dataclasses.asdict(found)), flush=True)

@@ -17,7 +17,8 @@ from jaxtyping import Float
 import numpy as np
 
 from mof_jax.errors import UserError
-from mof_jax.hardware import HardwareConfig, Topology
+from mof_jax.hardware import Topology
+from mof_jax.plan.records import Throughput
 from mof_jax.scaling import lr
 from mof_jax.scaling.law import Estimate, Fit
 
@@ -26,10 +27,11 @@ WITH_FRONTIER = ("chinchilla", "isoflop", "envelope")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of so many FLOPs on a topology: `mof plan` compiles the run itself, this only divides.
+    """Of so many FLOPs on a topology, by division: what fits and how fast it can be is for `mof plan` to say.
 
     Attributes:
-      mfu: share of the peak that is assumed. dollars: None without a price.
+      mfu: share of the peak that is expected. dollars: None without a price. least: chip-hours at the most that the plan's step
+        allows. exposed: at no communication hidden. source: the plan; all three None where no plan says it.
     """
 
     topology: str
@@ -38,6 +40,9 @@ class Cost:
     chip_hours: float
     days: float
     dollars: float | None
+    least: float | None = None
+    exposed: float | None = None
+    source: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +102,12 @@ def exponents(f: Fit) -> dict[str, Estimate]:
     return found
 
 
-def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = HardwareConfig.mfu, price: float | None = None,
+def plan(f: Fit, flops: float, throughput: Throughput | None = None, price: float | None = None,
          rates: Mapping[str, Any] | None = None) -> Allocation:
     """What to train for `flops`.
 
     Args:
-      topology: see `hardware.Topology.parse`. mfu: share of the peak. price: dollars a chip-hour. rates: a saved fit of
+      throughput: where, and how fast, for the cost; None for no cost. price: dollars a chip-hour. rates: a saved fit of
         `--law lr`, see `load_rates`.
 
     Raises:
@@ -120,7 +125,7 @@ def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = Hardwar
     if loss is None:
         notes.append(f"no loss: {f.law.name} predicts sizes alone")
     found = Allocation(flops, of(n), of(d), of(d - n), None if loss is None else of(loss), None, None, None,
-                 None if topology is None else cost(flops, topology, mfu, price), ())
+                 None if throughput is None else cost(flops, throughput, price), ())
     if rates is None:
         return dataclasses.replace(found, notes=(
             *notes, "no learning rate and no batch: fit a grid with --law lr --out DIR and give --rates DIR/fit.json"))
@@ -132,13 +137,22 @@ def plan(f: Fit, flops: float, topology: str | None = None, mfu: float = Hardwar
     return dataclasses.replace(found, lr=rate, weight_decay=rates["wd_per_lr"] * rate, batch=rates["batch"], notes=tuple(notes))
 
 
-def cost(flops: float, topology: str, mfu: float = HardwareConfig.mfu, price: float | None = None) -> Cost:
-    """Chip-hours = FLOPs / (peak × MFU)."""
-    if not 0 < mfu <= 1:
-        raise UserError(f"--mfu {mfu:g}: a share of the peak, above 0 and at most 1")
-    t = Topology.parse(topology)
-    hours = flops / (t.chip.flops * mfu) / 3600
-    return Cost(str(t), t.chips, mfu, hours, hours / t.chips / 24, None if price is None else hours * price)
+def cost(flops: float, throughput: Throughput, price: float | None = None) -> Cost:
+    """Chip-hours = FLOPs / (peak × MFU).
+
+    Args:
+      price: dollars a chip-hour.
+
+    Raises:
+      UserError: an MFU that is no share, or no such topology.
+    """
+    if not 0 < throughput.mfu <= 1:
+        raise UserError(f"--mfu {throughput.mfu:g}: a share of the peak, above 0 and at most 1")
+    t = Topology.parse(throughput.topology)
+    at = lambda mfu: None if mfu is None else flops / (t.chip.flops * mfu) / 3600
+    hours = at(throughput.mfu)
+    return Cost(str(t), t.chips, throughput.mfu, hours, hours / t.chips / 24, None if price is None else hours * price,
+                at(throughput.best), at(throughput.exposed), throughput.source)
 
 
 def load_rates(path: str) -> dict[str, Any]:

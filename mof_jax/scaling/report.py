@@ -98,6 +98,9 @@ def planned(p: Allocation) -> Group:
         dollars = "no price given (--price)" if c.dollars is None else f"${c.dollars:,.0f}"
         table.add_row(f"on {c.topology}",
                       f"{c.chip_hours:,.0f} chip-hours, {c.days:,.1f} days at {c.mfu:.0%} of the peak, {dollars}")
+        if c.source is not None:
+            table.add_row("throughput", escape(f"of {c.source}: {c.least:,.0f} chip-hours at the best its step allows, "
+                                               f"{c.exposed:,.0f} with no communication hidden"))
     return Group(table, *(Text(f"note: {text}") for text in p.notes))
 
 

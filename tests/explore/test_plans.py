@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.explore import plans
+from mof_jax.plan.records import read
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "plans.jsonl"
@@ -17,11 +17,11 @@ REFUSED = {"name": "configs/x/y.py, stage sft", "topology": "v5e:2x2", "chips": 
 
 
 def b16() -> dict:
-    return next(record for record in plans.read(str(DOCS)) if record["name"] == "configs/clip/vit_b16.py")
+    return next(record for record in read(str(DOCS)) if record["name"] == "configs/clip/vit_b16.py")
 
 
 def test_parts_add_up_to_what_the_compiler_says():
-    for record in plans.read(str(DOCS)):
+    for record in read(str(DOCS)):
         if record["memory"] is None:  # of what does not fit
             continue
         assert sum(plans.parts(record).values()) == pytest.approx(record["needs"], rel=1e-9)
@@ -61,9 +61,3 @@ def test_other_slices_by_division():
     chips, days, hours, dollars = (list(column.cells) for column in table.columns[1:])
     assert chips == ["64", "128"] and float(days[0]) == pytest.approx(2 * float(days[1]), abs=0.1)
     assert hours[0] == hours[1] == dollars[0].removeprefix("$") == dollars[1].removeprefix("$")
-
-
-def test_a_file_without_plans_is_refused(tmp_path):
-    (tmp_path / "lines.jsonl").write_text(json.dumps({"step": 1}) + "\n")
-    with pytest.raises(UserError, match="no plans.*mof plan"):
-        plans.read(str(tmp_path / "lines.jsonl"))

@@ -17,7 +17,7 @@ from mof_jax.mesh import batch_shards, make_mesh
 from mof_jax.models.mllm import EncoderConfig
 from mof_jax.plan import program
 from mof_jax.plan.cache import key_of
-from mof_jax.plan.check import Checked, check, read_records
+from mof_jax.plan.check import Checked, check
 from mof_jax.plan.cost import stages
 from mof_jax.plan.memory import Estimate, abstract, estimate
 from mof_jax.plan.program import Compiled
@@ -122,12 +122,6 @@ def test_a_process_says_what_went_wrong(tmp_path, monkeypatch):
     import plan_check
 
     assert "no such config file" in plan_check.checked("configs/none.py", str(tmp_path))
-
-
-def test_records_by_name(tmp_path):
-    assert read_records(str(tmp_path / "none.jsonl")) == {}
-    (tmp_path / "plans.jsonl").write_text('{"name": "a", "needs": 1}\n{"name": "b", "needs": 2}\n')
-    assert {k: p["needs"] for k, p in read_records(str(tmp_path / "plans.jsonl")).items()} == {"a": 1, "b": 2}
 
 
 @pytest.mark.slow

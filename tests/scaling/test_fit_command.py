@@ -69,11 +69,30 @@ def test_rates_of_one_fit_in_the_plan_of_another(path, tmp_path, capsys):
     assert again["params"] == json.loads((tmp_path / "lr/fit.json").read_text())["params"]
 
 
+def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, capsys):
+    """Half of the chips' peak: 8 chips of v5e, 197 TFLOP/s each, so many FLOPs in two seconds."""
+    record = {"name": "a.py", "topology": "v5e:2x4", "fits": True, "model_flops": 8 * 197e12, "seconds": 2.0,
+              "roofline": {"bound": 1.25, "exposed": 1.6}}
+    plans = tmp_path / "plans.jsonl"
+    plans.write_text(json.dumps(record) + "\n" + json.dumps(record | {"name": "b.py", "fits": False}) + "\n")
+    args = (path, "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", 0, "--plan", "1e21", "--price", 2)
+    cost = json.loads(run(capsys, *args, "--json", "--throughput", f"{plans}#a.py"))["plan"]["cost"]
+    assert (cost["topology"], cost["chips"], cost["mfu"]) == ("v5e:2x4", 8, 0.5) and cost["source"] == f"{plans}#a.py"
+    assert cost["chip_hours"] == pytest.approx(1e21 / 197e12 / 0.5 / 3600) == cost["dollars"] / 2
+    assert (cost["least"], cost["exposed"]) == pytest.approx((cost["chip_hours"] * 1.25 / 2, cost["chip_hours"] * 1.6 / 2))
+    out = " ".join(run(capsys, *args, "--throughput", f"{plans}#a.py").split())
+    assert "at 50% of the peak" in out and "at the best its step allows" in out
+
+
 @pytest.mark.parametrize("args, message", [
     (("--law", "chinchila"), "unknown law 'chinchila' (did you mean 'chinchilla'?)"),
     (("--law", "isoflop"), "the law needs N"),
     (("--law", "isoflop", "--columns", "N=Size"), "no column 'Size'"),
     (("--law", "isoflop", "--columns", COLUMNS, "--price", "1"), "belong to --plan"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--price", "1"), "--price belongs to --throughput or"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--mfu", "0.3"), "--mfu belongs to --topology"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "p", "--topology", "v5e:2x2"), "give one"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "none.jsonl"), "none.jsonl"),
     (("--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "10"), "40 resamples at least"),
     (("--law", "isoflop", "--columns", COLUMNS, "--drop-highest", "-1"), "--drop-highest -1: at least 0"),
     (("--law", "isoflop", "--columns", COLUMNS, "--diverged", "1"), "a ratio above 1"),

@@ -9,6 +9,7 @@ import pytest
 import samples
 
 from mof_jax.errors import UserError
+from mof_jax.plan.records import Throughput
 from mof_jax.scaling import chinchilla, frontier, lr
 from mof_jax.scaling.fit import fit
 from mof_jax.scaling.law import Fit
@@ -65,13 +66,24 @@ def test_intervals_grow_beyond_the_points():
 
 def test_cost_is_flops_over_peak_and_mfu():
     """1e22 FLOP at 40 % of 459 TFLOP/s a chip of v5p."""
-    c = frontier.cost(1e22, "v5p:8x8x8", 0.4, 2.0)
-    assert (c.chips, c.chip_hours) == (512, pytest.approx(1e22 / (459e12 * 0.4) / 3600))
+    c = frontier.cost(1e22, Throughput("v5p:8x8x8", 0.4), 2.0)
+    assert c.least is None and (c.chips, c.chip_hours) == (512, pytest.approx(1e22 / (459e12 * 0.4) / 3600))
     assert c.dollars == pytest.approx(2 * c.chip_hours) and c.days == pytest.approx(c.chip_hours / 512 / 24)
-    assert frontier.cost(1e22, "v6e-256").dollars is None
+    assert frontier.cost(1e22, Throughput("v6e-256")).dollars is None
     for topology, mfu in (("v5p:8x8x8", 0.0), ("h9:2x2", 0.4)):
         with pytest.raises(UserError):
-            frontier.cost(1e22, topology, mfu)
+            frontier.cost(1e22, Throughput(topology, mfu))
+
+
+def test_cost_at_the_throughput_of_a_plan():
+    """256 chips at 30 % of their peak as planned, and at half of it at best."""
+    c = frontier.cost(1e22, Throughput("v5e:16x16", 0.3, 0.5, 0.4, "plans.jsonl#a.py"), 1.0)
+    assert c.chip_hours == pytest.approx(1e22 / 197e12 / 0.3 / 3600) == c.dollars
+    assert c.least == pytest.approx(0.6 * c.chip_hours) and c.exposed == pytest.approx(0.75 * c.chip_hours)
+    assert c.source == "plans.jsonl#a.py"
+    f = known(**samples.CHINCHILLA)
+    assert frontier.plan(f, 1e22, Throughput("v5e:16x16", 0.3, 0.5, 0.4, "p"), 1.0).cost.chip_hours == c.chip_hours
+    assert frontier.plan(f, 1e22).cost is None
 
 
 def test_rates_come_from_a_saved_law(tmp_path):
