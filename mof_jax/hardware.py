@@ -145,5 +145,21 @@ class HardwareConfig:
             raise ValueError(f"mfu {self.mfu} is no share of the peak")
 
 
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """How fast slices are taken to train.
+
+    Attributes:
+      topology: see `Topology.parse`. mfu: the share of the peak that is expected. best: the share that a compiled step allows at
+        most. exposed: that with no communication hidden. source: the plan that says so; all three None for an assumption.
+    """
+
+    topology: str
+    mfu: float = HardwareConfig.mfu
+    best: float | None = None
+    exposed: float | None = None
+    source: str | None = None
+
+
 def _chips(shape: str) -> int:
     return math.prod(map(int, shape.split("x")))

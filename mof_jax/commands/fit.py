@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
 
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError, lookup
-from mof_jax.hardware import HardwareConfig
-
-if TYPE_CHECKING:
-    from mof_jax.plan.records import Throughput
+from mof_jax.hardware import HardwareConfig, Throughput
 
 RESAMPLE = ("pairs", "residual", "normal")
 _LAWS = "chinchilla, isoflop, envelope, power, pure-power, openclip, lr, repeats"
@@ -101,7 +97,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _where(args: argparse.Namespace) -> Throughput | None:
-    from mof_jax.plan.records import Throughput, throughput
+    from mof_jax.plan.records import throughput
 
     if args.throughput:
         return throughput(args.throughput)

@@ -12,9 +12,8 @@ from rich.text import Text
 
 from mof_jax import config as configs
 from mof_jax.errors import UserError
-from mof_jax.hardware import Topology
+from mof_jax.hardware import Throughput, Topology
 from mof_jax.plan.cost import plan, stages
-from mof_jax.plan.records import Throughput
 from mof_jax.scaling.frontier import cost
 from mof_jax.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, figure, styled
 from mof_jax.train import display

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
 from mof_jax.errors import UserError, lookup
-from mof_jax.hardware import HardwareConfig, Topology
+from mof_jax.hardware import Throughput, Topology
 from mof_jax.train.metrics import read_lines
 
 Record = dict[str, Any]  # see `plan.report.Plan.to_json`
-
-
-@dataclasses.dataclass(frozen=True)
-class Throughput:
-    """How fast slices are taken to train.
-
-    Attributes:
-      topology: see `hardware.Topology.parse`. mfu: the share of the peak that is expected. best: the share that a compiled step
-        allows at most.
-        exposed: that with no communication hidden. source: the plan; all three None for an assumption.
-    """
-
-    topology: str
-    mfu: float = HardwareConfig.mfu
-    best: float | None = None
-    exposed: float | None = None
-    source: str | None = None
 
 
 def read(path: str) -> list[Record]:

@@ -17,8 +17,7 @@ from jaxtyping import Float
 import numpy as np
 
 from mof_jax.errors import UserError
-from mof_jax.hardware import Topology
-from mof_jax.plan.records import Throughput
+from mof_jax.hardware import Throughput, Topology
 from mof_jax.scaling import lr
 from mof_jax.scaling.law import Estimate, Fit
 

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.hardware import Topology
+from mof_jax.hardware import Throughput, Topology
 from mof_jax.plan import records
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "plans.jsonl"
@@ -47,7 +47,7 @@ def test_throughput_of_every_plan_that_fits():
 
 def test_one_plan_needs_no_name(tmp_path):
     path = written(tmp_path / "plan.json", GOOD)
-    assert records.throughput(path) == records.Throughput("v5e:2x4", 0.5, 0.8, pytest.approx(0.625), f"{path}#a.py")
+    assert records.throughput(path) == Throughput("v5e:2x4", 0.5, 0.8, pytest.approx(0.625), f"{path}#a.py")
 
 
 @pytest.mark.parametrize("name, lines, message", [

@@ -9,7 +9,7 @@ import pytest
 import samples
 
 from mof_jax.errors import UserError
-from mof_jax.plan.records import Throughput
+from mof_jax.hardware import Throughput
 from mof_jax.scaling import chinchilla, frontier, lr
 from mof_jax.scaling.fit import fit
 from mof_jax.scaling.law import Fit
