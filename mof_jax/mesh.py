@@ -6,7 +6,7 @@ and `tensor` (one layer's work split). The batch is spread over data × fsdp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 import numpy as np
@@ -53,18 +53,32 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list[jax.Device] | Non
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    return Mesh(_arranged(_sizes(config, len(devices)), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """`make_mesh` of so many devices, without them.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    return AbstractMesh(_sizes(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Of the axes, the one that is -1 filled in."""
     sizes = [config.data, config.fsdp, config.tensor]
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
         raise UserError(f"config.mesh: sizes are positive, one may be -1; got {dict(zip(AXES, sizes))}")
     known = math.prod(s for s in sizes if s != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {len(devices)} devices")
-    return Mesh(_arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    if -1 in sizes and devices % known == 0:
+        sizes[sizes.index(-1)] = devices // known
+    if math.prod(sizes) != devices:
+        raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {devices} devices")
+    return tuple(sizes)
 
 
-def _arranged(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+def _arranged(sizes: Sequence[int], devices: list[jax.Device]) -> np.ndarray:
     """Devices in the shape of a mesh, neighbours of an axis near each other in the torus; the network between slices is crossed
     by the `data` axis only.
 

@@ -20,7 +20,7 @@ from mof_jax.data.tokenizers import TokenizerConfig, train
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, batch_shards, check_batch
 from mof_jax.plan import cost
-from mof_jax.plan.cost import Plan, plan, stages
+from mof_jax.plan.cost import Sketch, sketch, stages
 from mof_jax.train.optim import make_optimizer
 from mof_jax.train.start import renamed
 from mof_jax.train.state import init_fn
@@ -39,9 +39,9 @@ POD = [spec for spec in SPECS if spec.startswith(("mof/", "mm1/"))]
 
 
 @functools.cache
-def plans(spec: str) -> dict[str, Plan]:
+def plans(spec: str) -> dict[str, Sketch]:
     """Every check that `plan` makes: sections, rules, shapes against the mesh, the batch against it."""
-    return {name: plan(config) for name, config in stages(configs.load(f"{ROOT}/{spec}")).items()}
+    return {name: sketch(config) for name, config in stages(configs.load(f"{ROOT}/{spec}")).items()}
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -13,7 +13,7 @@ from rich.text import Text
 from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.hardware import Throughput, Topology
-from mof_jax.plan.cost import plan, stages
+from mof_jax.plan.cost import sketch, stages
 from mof_jax.scaling.frontier import cost
 from mof_jax.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, figure, styled
 from mof_jax.train import display
@@ -121,7 +121,7 @@ def slices(config: str, topologies: Sequence[str], prices: Mapping[str, float], 
       config: `FILE.py[:arg]`. prices: dollars a chip-hour by generation.
     """
     runs = stages(configs.load(config))
-    flops = sum(sum(plan(run).flops.values()) * run.steps for run in runs.values())
+    flops = sum(sum(sketch(run).flops.values()) * run.steps for run in runs.values())
     rows = []
     for text in topologies:
         found = cost(flops, Throughput(text, mfu), prices.get(Topology.parse(text).generation))

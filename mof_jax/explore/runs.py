@@ -17,7 +17,7 @@ from mof_jax import config as configs
 from mof_jax import run as trainer
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
-from mof_jax.plan.cost import plan
+from mof_jax.plan.cost import sketch
 from mof_jax.train import goodput
 from mof_jax.train.metrics import read_lines
 from mof_jax.train.start import last_stage
@@ -105,7 +105,7 @@ class Run:
     @functools.cached_property
     def flops_per_step(self) -> float:
         """Model FLOPs of one training step, by formula from the config."""
-        return sum(plan(trainer.resolve(self.config)).flops.values())
+        return sum(sketch(trainer.resolve(self.config)).flops.values())
 
     @property
     def seconds(self) -> dict[str, float]:

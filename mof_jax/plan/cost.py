@@ -11,15 +11,14 @@ import math
 import sys
 from typing import Any, NamedTuple
 
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 import ml_collections
 from rich.console import Console
 from rich.table import Table
 
 from mof_jax import config as configs
 from mof_jax.data.tokenizers import TokenizerConfig
-from mof_jax.errors import UserError
-from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
+from mof_jax.mesh import MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, step_flops
 from mof_jax.task import Task
@@ -37,7 +36,7 @@ class Vocabulary(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Sketch:
     """A run without arrays, data and devices.
 
     Attributes:
@@ -68,8 +67,8 @@ def stages(values: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, R
     return {s["name"]: resolve({key: x for key, x in s.items() if key != "name"}) for s in values["stages"]}
 
 
-def plan(config: RunConfig) -> Plan:
-    """The plan of a run, every check made that needs no devices.
+def sketch(config: RunConfig) -> Sketch:
+    """A run without arrays, every check made that needs no devices.
 
     Raises:
       UserError: a rule that matches nothing, a dimension or a batch that the mesh does not divide.
@@ -80,26 +79,12 @@ def plan(config: RunConfig) -> Plan:
     decisions = decide(config.optimizer, skeleton, task.rules)
     param_shardings(mesh, skeleton, config.mesh.rules)
     check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), task.rows)
-    return Plan(config, task, skeleton, decisions, mesh)
+    return Sketch(config, task, skeleton, decisions, mesh)
 
 
 def smallest_mesh(config: MeshConfig) -> AbstractMesh:
     """The mesh of the fewest devices that a config fits on: what is left to the devices is 1."""
     return abstract_mesh(config, math.prod(max(1, size) for size in (config.data, config.fsdp, config.tensor)))
-
-
-def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """`mesh.make_mesh` without the devices.
-
-    Raises:
-      UserError: the sizes do not multiply to the number of devices.
-    """
-    sizes = [config.data, config.fsdp, config.tensor]
-    left, rest = divmod(devices, math.prod(size for size in sizes if size != -1))
-    filled = tuple(left if size == -1 else size for size in sizes)
-    if rest or math.prod(filled) != devices:
-        raise UserError(f"config.mesh: {dict(zip(AXES, sizes))} does not cover {devices} devices")
-    return AbstractMesh(filled, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def vocabulary(config: TokenizerConfig) -> Vocabulary:
@@ -112,7 +97,7 @@ def rows(path: str) -> list[tuple[str, ...]]:
     """One row a stage of a config file."""
     found = []
     for name, config in stages(configs.load(path)).items():
-        p = plan(config)
+        p = sketch(config)
         flops, data = sum(p.flops.values()), config.data
         positions = config.batch_size * data.context_length if config.task == "mllm" else 0
         pictures = config.batch_size // data.rows_per_stream * data.images_per_stream if positions else config.batch_size

@@ -22,8 +22,8 @@ import math
 import jax.numpy as jnp
 
 from mof_jax.hardware import Topology
-from mof_jax.mesh import batch_shards, check_batch
-from mof_jax.plan.cost import abstract_mesh, vocabulary
+from mof_jax.mesh import abstract_mesh, batch_shards, check_batch
+from mof_jax.plan.cost import vocabulary
 from mof_jax.plan.program import state_bytes
 from mof_jax.plan.towers import Tower, microbatches, towers
 from mof_jax.run import Program, Run, RunConfig

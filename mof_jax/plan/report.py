@@ -65,6 +65,17 @@ class Plan:
             return None
         return max(self.clocks.bound, self.clocks.model_flops / self.clocks.peak / self.config.hardware.mfu)
 
+    @property
+    def chip_hours(self) -> float | None:
+        """Of the whole run, at `seconds` a step."""
+        return None if self.seconds is None else self.seconds * self.config.steps * self.topology.chips / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """Of the whole run, None without a price."""
+        hours, price = self.chip_hours, self.config.hardware.price
+        return None if hours is None or price is None else hours * price
+
     def to_json(self) -> dict[str, Any]:
         """Everything, in bytes, seconds, FLOPs and dollars; `config` and `program` say what it is a plan of."""
         c, t, memory = self.config, self.topology, self.step.memory
@@ -76,13 +87,11 @@ class Plan:
             memory=None if memory is None else dataclasses.asdict(memory) | {"used": memory.used},
             collectives=[dict(kind=k, axes=list(axes), times=n, bytes=b) for (k, axes), (n, b) in self.by_kind().items()])
         if self.clocks is not None:
-            hours = self.seconds * c.steps * t.chips / 3600
-            price = c.hardware.price
             found |= dict(
                 model_flops=self.clocks.model_flops, recomputed=self.clocks.recomputed,
                 roofline={name: getattr(self.clocks, name) for name in ("compute", "memory", "ici", "dcn", "bound", "exposed")},
                 limit=self.clocks.limit, mfu_bound=self.clocks.mfu(self.clocks.bound), seconds=self.seconds,
-                chip_hours=hours, dollars=None if price is None else hours * price)
+                chip_hours=self.chip_hours, dollars=self.dollars)
             if c.task == "mllm":
                 found["tokens_per_second"] = c.batch_size * c.data.context_length / self.seconds
         return found
@@ -152,7 +161,7 @@ def _speed(p: Plan) -> Table:
         rate += f", {c.batch_size * c.data.context_length / p.seconds:,.0f} positions/s"
     share = f"{clocks.mfu(p.seconds):.0%} MFU (config.hardware.mfu {hardware.mfu})"
     table.add_row("expected", f"{p.seconds:.3f} s at {share}: {rate}")
-    hours = p.seconds * c.steps * p.topology.chips / 3600
-    cost = "" if hardware.price is None else f", ${hours * hardware.price:,.0f} at ${hardware.price} a chip-hour"
-    table.add_row("the run", f"{c.steps:,} steps: {p.seconds * c.steps / 86400:,.1f} days, {hours:,.0f} chip-hours{cost}")
+    cost = "" if p.dollars is None else f", ${p.dollars:,.0f} at ${hardware.price} a chip-hour"
+    days = p.seconds * c.steps / 86400
+    table.add_row("the run", f"{c.steps:,} steps: {days:,.1f} days, {p.chip_hours:,.0f} chip-hours{cost}")
     return table

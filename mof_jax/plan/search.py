@@ -23,10 +23,9 @@ from rich.console import Group
 from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
-from mof_jax.mesh import AXES, MeshConfig, check_batch, param_shardings
+from mof_jax.mesh import AXES, MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.plan import report
 from mof_jax.plan.analytic import clocks
-from mof_jax.plan.cost import abstract_mesh
 from mof_jax.plan.memory import FACTOR, Estimate, abstract, estimate
 from mof_jax.plan.report import ROOM
 from mof_jax.plan.roofline import Roofline

@@ -12,10 +12,9 @@ import math
 from typing import Any, TypeVar
 
 from mof_jax.hardware import Topology
-from mof_jax.mesh import BATCH_AXES
+from mof_jax.mesh import BATCH_AXES, abstract_mesh
 from mof_jax.models.connector import ConnectorConfig
 from mof_jax.models.mllm import EncoderConfig
-from mof_jax.plan.cost import abstract_mesh
 from mof_jax.run import RunConfig
 
 LAYERS, DEVICES = 2, 8

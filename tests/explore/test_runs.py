@@ -66,10 +66,10 @@ def test_a_key_that_no_line_has_is_an_error_that_names_the_nearest(run):
 
 
 def test_flops_are_those_of_the_trainer(run):
-    from mof_jax.plan.cost import plan
+    from mof_jax.plan.cost import sketch
     from mof_jax.run import resolve
 
-    each = sum(plan(resolve(CONFIG)).flops.values())
+    each = sum(sketch(resolve(CONFIG)).flops.values())
     assert each > 0
     np.testing.assert_allclose(run.series("lr", "flops").x, np.array([1, 5, 10]) * each)
 

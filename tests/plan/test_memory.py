@@ -13,9 +13,9 @@ from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
-from mof_jax.mesh import MeshConfig, make_mesh
+from mof_jax.mesh import MeshConfig, abstract_mesh, make_mesh
 from mof_jax.plan import program
-from mof_jax.plan.cost import abstract_mesh, stages
+from mof_jax.plan.cost import stages
 from mof_jax.plan.memory import FACTOR, abstract, estimate, saved, working
 from mof_jax.plan.towers import Tower, towers
 
