@@ -64,7 +64,7 @@ def row(p: dict) -> str:
         cells += [f"{r['bound']:.3f}", p["limit"], f"{r['exposed']:.3f}", f"{p['mfu_bound']:.0%}", f"{days:.1f}",
                   f"{p['chip_hours']:,.0f}"]
     else:
-        cells += ["does not fit", "", "", "", "", ""]
+        cells += ["the compiler failed" if "fault" in p else "does not fit", "", "", "", "", ""]
     return f"| {' | '.join(cells)} |"
 
 

@@ -40,7 +40,7 @@ MESHES = {
     "mm1-3b": {"v5p:4x4x8": dict(fsdp=16), "v6e:16x16": dict(fsdp=32), "v5p:8x8x8": dict(fsdp=16, tensor=2),
                "2*v6e:16x16": dict(fsdp=32, tensor=2), "tpu7x:4x8x8": dict(fsdp=16, tensor=2)},
     "mm1-7b": {"v5p:4x8x8": dict(fsdp=32), "v6e:16x16": dict(fsdp=64), "v5p:8x8x8": dict(fsdp=32, tensor=2),
-               "2*v6e:16x16": dict(fsdp=64, tensor=2), "tpu7x:4x8x8": dict(fsdp=32, tensor=2)},
+               "2*v6e:16x16": dict(fsdp=32, tensor=2), "tpu7x:4x8x8": dict(fsdp=32, tensor=2)},
     "mm1-30b": {"v5p:8x8x8": dict(fsdp=128, tensor=4), "v6e:16x16": dict(fsdp=64, tensor=4, microbatches=2),
                 "2*v6e:16x16": dict(fsdp=64, tensor=4), "tpu7x:4x8x8": dict(fsdp=128, tensor=4)},
 }

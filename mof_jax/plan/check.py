@@ -96,8 +96,9 @@ def _small(config: RunConfig, topology: Topology, cache: str | None, compile: Ca
     small, slices = shrink(config, topology)
     error = None
     try:
-        if compile(small, slices, cache, quick=True).memory is None:
-            error = "out of memory"
+        step = compile(small, slices, cache, quick=True)
+        if step.memory is None:
+            error = step.fault or "out of memory"
     except Exception as refused:  # noqa: BLE001  whatever the compiler says is the result
         error = " ".join(str(refused).split())[:300] or type(refused).__name__
     return _where(slices, small), error

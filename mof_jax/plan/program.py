@@ -58,7 +58,8 @@ class Compiled:
     Attributes:
       memory: None for a step that does not fit; then `needed` says how many bytes it wants, where the compiler does.
       text: of the optimised program, empty for one that does not fit. seconds: of tracing and compiling.
-      key: of the program, see `plan.cache.key_of`.
+      key: of the program, see `plan.cache.key_of`. fault: what the compiler said where it failed at the program for another
+        reason than its size, as it does now and then for one mesh and not for its neighbour.
     """
 
     run: Run
@@ -68,6 +69,7 @@ class Compiled:
     text: str
     seconds: float
     key: str
+    fault: str = ""
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -122,9 +124,10 @@ def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLD
         try:
             executable = lowered.compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return {"memory": None, "needed": _needed(str(error), sum(state_bytes(program).values())), "text": ""}
+            text = str(error)
+            if "RESOURCE_EXHAUSTED" not in text:
+                return {"memory": None, "needed": None, "text": "", "fault": text.strip().splitlines()[0][:300]}
+            return {"memory": None, "needed": _needed(text, sum(state_bytes(program).values())), "text": ""}
         m = executable.memory_analysis()
         sizes = (m.argument_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes, m.temp_size_in_bytes)
         return {"memory": sizes, "needed": None, "text": executable.as_text()}
@@ -132,7 +135,8 @@ def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLD
     key = key_of(lowered.as_text(), topology, options)
     found = cached(key, compiled, cache)
     memory = None if found["memory"] is None else Memory(*found["memory"])
-    return Compiled(run, program, memory, found["needed"], found["text"], time.perf_counter() - begun, key)
+    return Compiled(run, program, memory, found["needed"], found["text"], time.perf_counter() - begun, key,
+                    found.get("fault", ""))
 
 
 def state_bytes(program: Program) -> dict[str, float]:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from mof_jax.config import digest
@@ -48,6 +49,11 @@ class Plan:
         return self.step.needed
 
     @property
+    def fault(self) -> str:
+        """What the compiler said where it failed for another reason than size."""
+        return self.step.fault
+
+    @property
     def fits(self) -> bool:
         """With `ROOM` to spare."""
         return self.step.memory is not None and self.needs <= (1 - ROOM) * self.hbm
@@ -83,7 +89,7 @@ class Plan:
             name=self.name, config=digest(c), program=self.step.key, topology=str(t),
             chips=t.chips, accelerator_type=t.accelerator_type, slices=t.slices,
             mesh=dict(self.step.run.mesh.shape), batch_size=c.batch_size, steps=c.steps, fits=self.fits, hbm=self.hbm,
-            needs=self.needs, state=self.state,
+            needs=self.needs, **({"fault": self.fault} if self.fault else {}), state=self.state,
             memory=None if memory is None else dataclasses.asdict(memory) | {"used": memory.used},
             collectives=[dict(kind=k, axes=list(axes), times=n, bytes=b) for (k, axes), (n, b) in self.by_kind().items()])
         if self.clocks is not None:
@@ -124,7 +130,9 @@ def show(p: Plan) -> Group:
     title = f"{p.name} on {t} ({t.chips:,} chips, {t.accelerator_type}; {mesh})"
     head = Table(title=title, title_justify="left", show_header=False)
     verdict = "fits" if p.fits else "DOES NOT FIT"
-    if p.needs is None:
+    if p.fault:
+        verdict, room = "NOT KNOWN", f"the compiler failed at this program; another mesh may do ({escape(p.fault)})"
+    elif p.needs is None:
         room = "the compiler refused it without a figure"
     else:
         spare = (p.hbm - p.needs) / p.hbm

@@ -170,7 +170,8 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
         tell(tried[-1])
         return plan
 
-    factor, fitting = off_by(written, attempt(written).needs), 0
+    first, fitting = attempt(written), 0
+    factor = 1.0 if first.fault else off_by(written, first.needs)
     roomy = [c for c in others if c.needs(factor) <= room]
     pruned["does not fit by formula"] += len(others) - len(roomy)
     done, refused = set(), Counter()
@@ -183,7 +184,7 @@ def search(name: str, config: RunConfig, topology: Topology, top: int = 3,
             fitting += 1
             done.add(candidate.policy)
         else:  # what keeps more is off by more
-            factor = max(factor, off_by(candidate, plan.needs))
+            factor = factor if plan.fault else max(factor, off_by(candidate, plan.needs))
             roomy.remove(candidate)
             refused[candidate.policy] += 1
             if refused[candidate.policy] == 2 or plan.needs is not None and plan.needs > HOPELESS * room:
@@ -271,7 +272,7 @@ def value_at(config: Any, key: str) -> Any:
 def told(t: Tried) -> str:
     """A line for one that was just compiled."""
     what = ", ".join(f"{key.removeprefix('model.')} {value}" for key, value in t.candidate.changes.items())
-    needs = "refused" if t.plan.needs is None else f"{t.plan.needs / 2**30:.2f} GiB"
+    needs = "the compiler failed" if t.plan.fault else "refused" if t.plan.needs is None else f"{t.plan.needs / 2**30:.2f} GiB"
     return f"{what}: {needs}" + ("" if t.plan.clocks is None else f", {t.plan.clocks.bound:.3f} to {t.plan.clocks.exposed:.3f} s")
 
 
@@ -295,7 +296,7 @@ def show(found: Search) -> Group:
         mesh = " × ".join(f"{axis} {c.changes['mesh.' + axis]}" for axis in AXES if c.changes["mesh." + axis] > 1)
         policy = ", ".join(map(str, c.policy))
         compiled = ("", "") if p.clocks is None else (f"{p.clocks.bound:.3f}", f"{p.clocks.exposed:.3f}")
-        verdict = "best" if t is found.best else "fits" if p.fits else "does not fit"
+        verdict = "best" if t is found.best else "fits" if p.fits else "the compiler failed" if p.fault else "does not fit"
         rows.append((mesh or "one device", policy, gib(c.needs()), f"{c.clocks.bound:.3f}", f"{c.clocks.exposed:.3f}",
                      gib(p.needs), *compiled, verdict + (" (as written)" if t is found.written else "")))
     policies = ", ".join(key.removeprefix("model.") for key in found.written.candidate.changes if not key.startswith("mesh."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 from run_samples import ROOT
@@ -123,6 +124,23 @@ def test_mistakes_of_the_command(words, message, capsys):
 def test_without_the_compiler(capsys):
     assert cli.main(["plan", "--config", str(ROOT / "tiny_run.py"), "--topology", "v5e:2x4"]) == 1
     assert "pip install 'mof_jax[plan]'" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_compiler_is_no_verdict_on_the_config(monkeypatch, capsys):
+    """It fails at a program now and then; the plan says so in its words, and stands in a table as unknown."""
+    def fail(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("INTERNAL: during context [post-optimization]: Bitcast cannot have [different] sizes\n…")
+
+    monkeypatch.setattr(program, "devices", lambda topology: jax.devices()[:8])
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    monkeypatch.setattr(program, "cached", lambda key, compute, folder: compute())
+    args = ["plan", "--config", str(ROOT / "tiny_run.py"), "--topology", "v5e:2x4"]
+    assert cli.main(args) == 0
+    out = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "NOT KNOWN" in out and "another mesh may do" in out and "cannot have [different] sizes" in out
+    assert cli.main([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fault"].startswith("INTERNAL") and not found["fits"] and found["needs"] is None
 
 
 def test_needs_of_a_refused_program():

@@ -20,7 +20,7 @@ from mof_jax.hardware import Chip, Topology
 from mof_jax.plan import search as searching
 from mof_jax.plan.memory import FACTOR, abstract
 from mof_jax.plan.report import ROOM
-from mof_jax.plan.search import candidates, meshes, off_by, remat_keys, replaced, search, value_at
+from mof_jax.plan.search import candidates, meshes, off_by, remat_keys, replaced, search, told, value_at
 
 SLICE = Topology.parse("v5e:2x4")
 
@@ -61,7 +61,7 @@ def compiler(known, log: list, hbm: float = SLICE.chip.hbm, factor: float = 1.0,
         clocks = dataclasses.replace(c.clocks, compute=c.clocks.compute * (slow if log else 1))
         fits = c.needs(factor) <= (1 - ROOM) * hbm
         log.append(config)
-        return types.SimpleNamespace(fits=fits, needs=c.needs(factor), clocks=clocks if fits else None)
+        return types.SimpleNamespace(fits=fits, needs=c.needs(factor), clocks=clocks if fits else None, fault="")
 
     return compile
 
@@ -177,6 +177,22 @@ def test_a_refusal_is_learned_from(careful):
     found = search("tiny", config, chips(hbm), 3, lambda *words: (double if log else exact)(*words))
     assert [t.plan.fits for t in found.tried[:2]] == [True, False], "the first candidate of the formula is too large"
     assert all(t.plan.fits for t in found.tried[2:]) and len(found.tried) > 2
+
+
+def test_a_fault_of_the_compiler_says_nothing_of_memory(careful):
+    """It fails at the first other candidate; the search goes on with what it knows, and tries a neighbour of that mesh."""
+    config, known = careful
+    log: list = []
+    works = compiler(known, log)
+
+    def compile(*words):
+        plan = works(*words)
+        return types.SimpleNamespace(fits=False, needs=None, clocks=None, fault="INTERNAL: …") if len(log) == 2 else plan
+
+    found = search("tiny", config, chips(), 2, compile)
+    assert [t.plan.fits for t in found.tried] == [True, False, True, True] and found.best.plan.fits
+    assert found.tried[1].candidate.policy == found.tried[2].candidate.policy, "the policy is not to blame"
+    assert "the compiler failed" in told(found.tried[1])
 
 
 def test_nothing_fits(careful):
