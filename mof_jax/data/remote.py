@@ -36,10 +36,9 @@ _CLIENTS = ("gcsfs", "google", "s3fs", "botocore", "aiobotocore", "aiohttp", "re
 _STATUS = re.compile("UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|"
                      "Permission denied")
 
-# Other processes write to the same store: what a listing said a minute ago is no answer. Orbax's paths (epath) get their file
-# systems from fsspec too, and would never see a step that was saved after the first look.
-for _store in ("gcs", "s3"):
-    fsspec.config.conf.setdefault(_store, {}).setdefault("use_listings_cache", False)
+# gcsfs remembers listings for ever. Orbax's paths (epath) take their file system from fsspec too, and would never see a step that
+# another process saves or deletes after the first look; ours below keeps them, and forgets where it is asked what there is.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 class Unavailable(UserError):
@@ -84,7 +83,7 @@ RETRY = Retry()
 
 def _explain(what: str, error: BaseException) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{what}: no such file")
+        return UserError(f"{what}: no such file{' or bucket' if is_remote(what) else ''}")
     if isinstance(error, ImportError):
         return UserError(f"{what}: this kind of address needs another package ({error}); pip install 'mof_jax[cloud]'")
     return UserError(f"{what}: {error or type(error).__name__}")
@@ -105,9 +104,10 @@ def failure(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of the innermost cause, without the details that TensorStore appends in brackets."""
+    """The first line of the innermost cause, both ends of a long one, without what TensorStore appends in brackets."""
     last = _causes(error)[-1]
-    return re.split(r" \[(?:http_|tensorstore_|source )", (str(last) or type(last).__name__).splitlines()[0])[0][:300]
+    line = re.split(r" \[(?:http_|tensorstore_|source )", (str(last) or type(last).__name__).splitlines()[0])[0]
+    return line if len(line) <= 300 else f"{line[:150]} … {line[-147:]}"
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -142,11 +142,15 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts]) if is_remote(root) else os.path.join(root, *parts)
 
 
-def _fs(path: str) -> tuple[Any, str]:
+def _fs(path: str, anew: bool = False) -> tuple[Any, str]:
+    """The file system and the path inside it; `anew` forgets what a listing said of the path before."""
     try:
-        return fsspec.core.url_to_fs(path)
+        fs, inner = fsspec.core.url_to_fs(path, **({"use_listings_cache": True} if path.startswith("gs://") else {}))
     except (ImportError, ValueError) as error:
         raise _explain(path, error) from None
+    if anew:
+        fs.invalidate_cache(inner)
+    return fs, inner
 
 
 def size(path: str, retry: Retry = RETRY) -> int:
@@ -163,7 +167,7 @@ def exists(path: str, retry: Retry = RETRY) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(path):
         return os.path.exists(path)
-    fs, inner = _fs(path)
+    fs, inner = _fs(path, anew=True)
     return bool(retry(lambda: fs.exists(inner), path))
 
 
@@ -186,7 +190,7 @@ def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
         return [pattern]
     if not is_remote(pattern):
         return sorted(local_glob.glob(pattern))
-    fs, inner = _fs(pattern)
+    fs, inner = _fs(pattern, anew=True)
     return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(inner), pattern))
 
 
@@ -199,7 +203,7 @@ def find(folder: str, retry: Retry = RETRY) -> dict[str, int]:
       UserError: a store that keeps failing.
     """
     if is_remote(folder):
-        fs, inner = _fs(folder)
+        fs, inner = _fs(folder, anew=True)
         found = retry(lambda: fs.find(inner, detail=True), folder)
         return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())
                 if not path.endswith("/")}

@@ -19,7 +19,7 @@ import gcs_emulator
 import jax
 import numpy as np
 import pytest
-from run_samples import ROOT, finish, mof
+from run_samples import ROOT, finish, mof, start_two
 from test_checkpoint import abstract, equal, later, state
 from tiny_run import losses
 
@@ -158,7 +158,7 @@ def test_a_damaged_step_is_passed_over_and_can_be_had_again(store, bucket, how, 
 
 
 def test_a_reader_sees_what_another_process_saves_and_deletes(store, bucket):
-    """gcsfs remembers listings for ever unless told otherwise."""
+    """gcsfs remembers listings for ever unless told otherwise; the sizes of listed data are still not asked for again."""
     save(bucket, 1, 2)
     reader = Checkpointer(f"gs://{bucket}/run/checkpoints", read_only=True)
     assert reader.steps() == [2, 1] and not remote.exists(f"{reader.directory}/3")
@@ -167,6 +167,10 @@ def test_a_reader_sees_what_another_process_saves_and_deletes(store, bucket):
         store.delete(name)
     assert reader.steps() == [3, 1] and reader.newest() == 3
     assert remote.exists(f"{reader.directory}/3") and not remote.exists(f"{reader.directory}/2")
+    assert set(remote.glob(f"{reader.directory}/*")) == {f"{reader.directory}/{step}" for step in (1, 3)}
+    files, asked = remote.glob(f"{reader.directory}/3/*.json"), len(store.log)
+    assert [remote.size(file) for file in files] == [len(store.objects[file.removeprefix("gs://")].data) for file in files] != []
+    assert len(store.log) == asked
 
 
 def test_listings_of_many_pages(store, bucket):
@@ -270,6 +274,39 @@ def test_files_large_and_small(store, bucket):
         remote.read(f"gs://{bucket}/a/none")
 
 
+def test_the_emulator_answers_google_s_client_as_the_store_does(store, bucket):
+    """Preconditions, pages, ranges, uploads in pieces, copies and batches."""
+    from google.api_core import exceptions
+    from google.cloud.storage import Client
+
+    there = Client().bucket(bucket)
+    blob = there.blob("a/x")
+    blob.upload_from_string(b"0123456789", if_generation_match=0)
+    first = blob.generation
+    with pytest.raises(exceptions.PreconditionFailed):
+        blob.upload_from_string(b"again", if_generation_match=0)
+    with pytest.raises(exceptions.PreconditionFailed):
+        blob.delete(if_generation_match=first + 1)
+    with pytest.raises(exceptions.NotFound):
+        there.blob("a/none").reload()
+    assert blob.download_as_bytes(start=2, end=4) == b"234" and blob.download_as_bytes(start=8) == b"89"
+    blob.upload_from_string(b"b" * 10, if_generation_match=first)
+    assert blob.generation > first and blob.size == 10
+    large = there.blob("a/large", chunk_size=1 << 18)
+    large.upload_from_string(bytes(range(256)) * 3000)
+    assert store.objects[f"{bucket}/a/large"].data == bytes(range(256)) * 3000
+    there.copy_blob(blob, there, "b/copy")
+    store.page = 2
+    assert [found.name for found in there.list_blobs()] == ["a/large", "a/x", "b/copy"]
+    assert [found.name for found in there.list_blobs(start_offset="a/m", end_offset="b/copy")] == ["a/x"]
+    listing = there.list_blobs(delimiter="/")
+    assert list(listing) == [] and listing.prefixes == {"a/", "b/"}
+    with there.client.batch():
+        for name in ("a/x", "b/copy"):
+            there.blob(name).delete()
+    assert store.names(f"{bucket}/") == [f"{bucket}/a/large"]
+
+
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """A tiny run, but for its work dir."""
@@ -291,22 +328,54 @@ def test_the_whole_work_dir_is_in_the_store(store, whole):
     assert open_checkpoint(f"gs://{whole}")[2] == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_stopped_while_it_saves_goes_on_as_if_it_had_not(store, bucket, whole, command, number):
-    """The signal comes with the first array of step 8; SIGKILL leaves it half-written."""
+def test_a_run_killed_while_it_saves_goes_on_as_if_it_had_not(store, bucket, whole, command):
+    """At the first array of step 8, which stays half-written."""
     workdir = f"{bucket}/runs/tiny"
     started = []
-    store.fail("write", f"{workdir}/checkpoints/8/state/.*/d/", status=None, action=lambda _: started[0].send_signal(number))
+    store.fail("write", f"{workdir}/checkpoints/8/state/.*/d/", status=None, action=lambda _: started[0].kill())
     started.append(mof(*command, f"gs://{workdir}"))
     code, _, err = finish(started[0])
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), err
-    assert (f"{workdir}/checkpoints/8/manifest.json" in store.objects) == (number == signal.SIGTERM)
+    assert code == -signal.SIGKILL, err
+    assert store.names(f"{workdir}/checkpoints/8/") and f"{workdir}/checkpoints/8/manifest.json" not in store.objects
     assert f"{workdir}/checkpoints/4/manifest.json" in store.objects and f"{workdir}/summary.json" not in store.objects
     code, out, err = finish(mof(*command, f"gs://{workdir}"))
-    assert code == 0 and "resuming after step" in out, err
+    assert code == 0 and "resuming after step 4" in out, err
     ours, theirs = (losses(metrics.read_lines(f"gs://{folder}/metrics.jsonl")) for folder in (workdir, whole))
     assert ours == theirs and [line["step"] for line in ours] == list(range(1, 13))
     for name in ("summary.json", "config.json", "parameters.txt"):
         assert store.objects[f"{workdir}/{name}"].data == store.objects[f"{whole}/{name}"].data, name
     prints = [open_checkpoint(f"gs://{folder}")[1]["fingerprints"] for folder in (workdir, whole)]
     assert prints[0] == prints[1]
+
+
+@pytest.mark.slow
+def test_two_hosts_of_which_one_is_killed_while_it_saves(store, bucket, command):
+    """Both write arrays; the other one says who is gone, and together they go on."""
+    started = []
+    store.fail("write", f"{bucket}/killed/checkpoints/8/state/.*/d/", status=None, action=lambda _: started[1].kill())
+    started += start_two(*command, f"gs://{bucket}/killed")
+    assert [finish(process)[0] for process in started] == [79, -signal.SIGKILL]
+    for workdir in ("killed", "whole"):
+        ends = [finish(process) for process in start_two(*command, f"gs://{bucket}/{workdir}")]
+        assert [code for code, _, _ in ends] == [0, 0], ends
+        assert ("resuming after step 4" in ends[0][1]) == (workdir == "killed")
+    killed, whole = (losses(metrics.read_lines(f"gs://{bucket}/{workdir}/metrics.jsonl")) for workdir in ("killed", "whole"))
+    assert killed == whole and [line["step"] for line in killed] == list(range(1, 13))
+    for process in (0, 1):
+        assert store.names(f"{bucket}/killed/checkpoints/12/state/ocdbt.process_{process}/d/")
+
+
+def test_a_run_that_may_not_write_ends_with_one_line(store, bucket, command):
+    store.fail("write", f"{bucket}/run/checkpoints/8/.*/d/", status=403, times=None)
+    code, _, err = finish(mof(*command, f"gs://{bucket}/run"))
+    assert code == 1 and err.splitlines()[-1].startswith(f"error: gs://{bucket}/run/checkpoints: saving step 8 failed: ")
+    assert err.rstrip().endswith("Forbidden; the checkpoint of step 4 is intact")
+
+
+def test_a_bucket_that_is_not_there_is_named(store, bucket):
+    """A run meets this when it writes its config, before it compiles."""
+    for kind in ("bucket", "list", "stat", "read", "write", "delete"):
+        store.fail(kind, f"^{bucket}", status=404, times=None)
+    assert Checkpointer(f"gs://{bucket}/run/checkpoints").newest() is None
+    with pytest.raises(UserError, match=f"^gs://{bucket}/run/config.json: no such file or bucket$"):
+        remote.write_atomic(f"gs://{bucket}/run/config.json", [b"{}"])
