@@ -244,9 +244,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.store.meet("delete", f"{bucket}/{name}")
                 self.store.delete(f"{bucket}/{name}", query)
                 return Answer(status=204)
-            case "POST", ["storage", "v1", "b", source, "o", name, "rewriteTo", "b", bucket, "o", target]:
+            case "POST", ["storage", "v1", "b", source, "o", name, "rewriteTo" | "copyTo" as how, "b", bucket, "o", target]:
                 _known(query, "ifGenerationMatch", "ifGenerationNotMatch")
-                return self._copy(f"{source}/{name}", f"{bucket}/{target}", query)
+                copied = self._copy(f"{source}/{name}", f"{bucket}/{target}", query)
+                return Answer(copied if how == "rewriteTo" else copied["resource"])
             case "POST", ["upload", "storage", "v1", "b", bucket, "o"] if "upload_id" not in query:
                 return self._upload(bucket, query, body)
             case "PUT" | "POST", ["upload", "storage", "v1", "b", _, "o"]:
@@ -270,13 +271,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(416)
         return Answer(found.data[start:stop], 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{total}"})
 
-    def _copy(self, source: str, target: str, query: dict[str, str]) -> Answer:
+    def _copy(self, source: str, target: str, query: dict[str, str]) -> dict[str, Any]:
         self.store.meet("write", target)
         with self.store.lock:
             data = self.store.get(source).data
             resource = self.store.put(target, data, query)
-        return Answer({"kind": "storage#rewriteResponse", "done": True, "totalBytesRewritten": str(len(data)),
-                       "objectSize": str(len(data)), "resource": resource})
+        return {"kind": "storage#rewriteResponse", "done": True, "totalBytesRewritten": str(len(data)),
+                "objectSize": str(len(data)), "resource": resource}
 
     def _upload(self, bucket: str, query: dict[str, str], body: bytes) -> Answer:
         _known(query, "uploadType", "name", "ifGenerationMatch", "ifGenerationNotMatch")
