@@ -162,12 +162,15 @@ def test_a_reader_sees_what_another_process_saves_and_deletes(store, bucket):
     save(bucket, 1, 2)
     reader = Checkpointer(f"gs://{bucket}/run/checkpoints", read_only=True)
     assert reader.steps() == [2, 1] and not remote.exists(f"{reader.directory}/3")
+    assert remote.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 2)]
+    assert {name.split("/")[0] for name in remote.find(reader.directory)} == {"1", "2"}
     for name in store.names(f"{bucket}/run/checkpoints/2/"):
         store.put(name.replace("/2/", "/3/", 1), store.objects[name].data)
         store.delete(name)
     assert reader.steps() == [3, 1] and reader.newest() == 3
     assert remote.exists(f"{reader.directory}/3") and not remote.exists(f"{reader.directory}/2")
-    assert set(remote.glob(f"{reader.directory}/*")) == {f"{reader.directory}/{step}" for step in (1, 3)}
+    assert remote.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 3)]
+    assert {name.split("/")[0] for name in remote.find(reader.directory)} == {"1", "3"}
     files, asked = remote.glob(f"{reader.directory}/3/*.json"), len(store.log)
     assert [remote.size(file) for file in files] == [len(store.objects[file.removeprefix("gs://")].data) for file in files] != []
     assert len(store.log) == asked
