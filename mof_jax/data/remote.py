@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob as local_glob
 import hashlib
 import io
 import os
 import random
+import re
 import tempfile
 import time
 from typing import Any, TypeVar
@@ -27,6 +29,20 @@ T = TypeVar("T")
 
 _CHUNK = 8 << 20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError)
+
+# Where the clients of stores come from, for their errors have no class in common; TensorStore's and XLA's are plain ones whose
+# messages name the status.
+_CLIENTS = ("gcsfs", "google", "s3fs", "botocore", "aiobotocore", "aiohttp", "requests")
+_STATUS = re.compile("UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|"
+                     "Permission denied")
+
+# gcsfs remembers listings for ever. Orbax's paths (epath) take their file system from fsspec too, and would never see a step that
+# another process saves or deletes after the first look; ours below keeps them, and forgets where it is asked what there is.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+
+class Unavailable(UserError):
+    """A store that does not answer, or refuses; what lies there may be whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Retry:
                 raise _explain(what, error) from None
             except Exception as error:  # object stores raise classes of their own; all but the above may pass
                 if attempt + 1 == self.attempts:
-                    raise UserError(f"{what}: still failing after {self.attempts} attempts: {error}") from error
+                    raise Unavailable(f"{what}: still failing after {self.attempts} attempts: {reason(error)}") from error
                 pause = min(self.longest, self.pause * 2**attempt)
                 time.sleep(pause * (1 + 0.25 * random.random()))
         raise AssertionError("attempts must be positive")
@@ -67,10 +83,53 @@ RETRY = Retry()
 
 def _explain(what: str, error: BaseException) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{what}: no such file")
+        return UserError(f"{what}: no such file{' or bucket' if is_remote(what) else ''}")
     if isinstance(error, ImportError):
         return UserError(f"{what}: this kind of address needs another package ({error}); pip install 'mof_jax[cloud]'")
     return UserError(f"{what}: {error or type(error).__name__}")
+
+
+def failure(error: BaseException) -> str:
+    """Why a disk or a store does not do what it was asked, in one line; "" if the error is of another kind."""
+    chain = _causes(error)
+    text, last = "\n".join(map(str, chain)), chain[-1]
+    if "No space left" in text or "ENOSPC" in text:
+        return "no space left on the disk"
+    if isinstance(last, ImportError):
+        return f"this kind of address needs another package ({last}); pip install 'mof_jax[cloud]'"
+    if isinstance(last, FileNotFoundError) and last.errno is None:  # of a store: its text is an address
+        return f"no such bucket or object ({last})"
+    known = any(isinstance(e, (OSError, Unavailable)) or type(e).__module__.partition(".")[0] in _CLIENTS for e in chain)
+    return reason(last) if known or _STATUS.search(text) else ""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the innermost cause, both ends of a long one, without what TensorStore appends in brackets."""
+    last = _causes(error)[-1]
+    line = re.split(r" \[(?:http_|tensorstore_|source )", (str(last) or type(last).__name__).splitlines()[0])[0]
+    return line if len(line) <= 300 else f"{line[:150]} … {line[-147:]}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """For calls of other libraries: where they fail for the sake of a store, the error is one line. Does nothing for local paths.
+
+    Raises:
+      Unavailable: the store does not answer, or refuses.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_remote(path) or not (why := failure(error)):
+            raise
+        raise Unavailable(f"{path}: {why}") from None
 
 
 def is_remote(path: str) -> bool:
@@ -83,11 +142,15 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts]) if is_remote(root) else os.path.join(root, *parts)
 
 
-def _fs(path: str) -> tuple[Any, str]:
+def _fs(path: str, anew: bool = False) -> tuple[Any, str]:
+    """The file system and the path inside it; `anew` forgets what a listing said of the path before."""
     try:
-        return fsspec.core.url_to_fs(path)
+        fs, inner = fsspec.core.url_to_fs(path, **({"use_listings_cache": True} if path.startswith("gs://") else {}))
     except (ImportError, ValueError) as error:
         raise _explain(path, error) from None
+    if anew:
+        fs.invalidate_cache(inner)
+    return fs, inner
 
 
 def size(path: str, retry: Retry = RETRY) -> int:
@@ -104,7 +167,7 @@ def exists(path: str, retry: Retry = RETRY) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(path):
         return os.path.exists(path)
-    fs, inner = _fs(path)
+    fs, inner = _fs(path, anew=True)
     return bool(retry(lambda: fs.exists(inner), path))
 
 
@@ -127,20 +190,23 @@ def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
         return [pattern]
     if not is_remote(pattern):
         return sorted(local_glob.glob(pattern))
-    fs, inner = _fs(pattern)
+    fs, inner = _fs(pattern, anew=True)
     return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(inner), pattern))
 
 
 def find(folder: str, retry: Retry = RETRY) -> dict[str, int]:
     """Every file below a folder as `a/b.png` -> bytes, sorted; folders that are links are not entered.
 
+    Empty objects named like a folder (`a/`), as consoles and mounts leave them, are no files.
+
     Raises:
       UserError: a store that keeps failing.
     """
     if is_remote(folder):
-        fs, inner = _fs(folder)
+        fs, inner = _fs(folder, anew=True)
         found = retry(lambda: fs.find(inner, detail=True), folder)
-        return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())}
+        return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())
+                if not path.endswith("/")}
     files = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
     return {os.path.relpath(file, folder).replace(os.sep, "/"): os.lstat(file).st_size for file in sorted(files)}
 

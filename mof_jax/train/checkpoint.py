@@ -80,15 +80,17 @@ class Checkpointer:
         if remote.is_remote(directory) and not directory.startswith("gs://"):
             raise UserError(f"{directory}: checkpoints go to a local or mounted folder or to gs:// (Orbax writes no others)")
         self.directory = directory if remote.is_remote(directory) else os.path.abspath(directory)
-        if read_only and not remote.is_remote(directory) and not os.path.isdir(directory):
+        if read_only and not remote.exists(directory):
             raise UserError(f"{directory}: no such checkpoint directory")
         # What to keep is our choice: Orbax would count an empty folder as the newest step and delete a whole one for it.
         self._options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
             create=True, enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=jax.process_count() == 1)  # what a kill left half-written
         self._config = config
-        self._manager = self._open()
+        with remote.explained(directory):
+            self._opened: ocp.CheckpointManager | None = self._open()
         self._pending: int | None = None
+        self._whole: int | None = None  # the newest step that was seen whole
         self._sealing = ThreadPoolExecutor(1)
         self._sealed: Future[None] | None = None
         self._seen: dict[int, str] = {}  # what `newest` found wrong with a step, for the restore that follows
@@ -105,7 +107,7 @@ class Checkpointer:
         meta = {**meta, **_own(step, state), "fingerprints": prints}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
-        self._clear(step)
+        self._guard(lambda: self._clear(step))
         self._guard(lambda: self._manager.save(step, args=args, force=True))
         self._sealed = self._sealing.submit(self._seal, step)
         if not self._config.asynchronous:
@@ -116,7 +118,7 @@ class Checkpointer:
         sealed, self._sealed = self._sealed, None
         if sealed is not None:
             self._guard(sealed.result)
-            self._pending = None
+            self._whole, self._pending = self._pending, None
 
     def steps(self) -> list[int]:
         """Steps that look complete, newest first (an empty or half-written directory does not)."""
@@ -128,12 +130,13 @@ class Checkpointer:
         Every process of a job has to call, and they share the reading.
 
         Raises:
-          UserError: there are checkpoints, and none is whole.
+          UserError: there are checkpoints, and none is whole; or the store does not answer, which says nothing about a step.
         """
         steps = self._all_steps()
         for step in steps:
             self._seen[step] = self.damage(step)
             if not self._seen[step]:
+                self._whole = step
                 return step
             self._pass_over(step, self._seen[step])
         self._nothing_left(steps)
@@ -148,10 +151,12 @@ class Checkpointer:
         if not self._complete(step):
             return "not complete (half-written or empty)"
         folder = str(self._root(step))
-        if not (self._root(step) / manifest.NAME).exists():
+        if not self._holds(step, manifest.NAME):
             return ""  # an old one: its fingerprints have to do
         try:
             found = manifest.read(folder)
+        except remote.Unavailable:
+            raise
         except UserError as error:
             return str(error)
         wanted = lambda names: [name for name in names if arrays or "/d/" not in name]
@@ -166,7 +171,8 @@ class Checkpointer:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        with remote.explained(f"{self.directory}/{step}"):
+            restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         meta = dict(restored.meta)
         if meta.get("schema", 0) > SCHEMA:
             raise UserError(f"{self.directory}/{step}: written by a newer version (schema {meta['schema']} > {SCHEMA})")
@@ -188,11 +194,12 @@ class Checkpointer:
                 meta = self.meta(candidate)
                 _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                state = self._manager.restore(candidate, args=args).state
+                with remote.explained(f"{self.directory}/{candidate}"):
+                    state = self._manager.restore(candidate, args=args).state
             except UserError:
                 raise
             except Exception as error:  # Orbax wraps what it met while reading in plain Exceptions
-                self._pass_over(candidate, _reason(error))
+                self._pass_over(candidate, remote.reason(error))
                 continue
             prints = jax.device_get(fingerprints(state))
             wrong = [name for name, value in prints.items() if int(value) != meta["fingerprints"].get(name)]
@@ -229,12 +236,13 @@ class Checkpointer:
         wanted = {name: parts.get(name, {}) for name in names}
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
             wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True))
-        with ocp.CheckpointManager(self.directory, item_handlers={"state": ocp.PyTreeCheckpointHandler()},
-                                   options=ocp.CheckpointManagerOptions(read_only=True)) as reader:
+        handlers, options = {"state": ocp.PyTreeCheckpointHandler()}, ocp.CheckpointManagerOptions(read_only=True)
+        with remote.explained(self.directory), \
+                ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options) as reader:
             try:
                 state = reader.restore(step, args=args).state
             except Exception as error:  # as in `restore`
-                raise UserError(f"{self.directory}/{step}: cannot be read: {_reason(error)}; take another step") from None
+                raise UserError(f"{self.directory}/{step}: cannot be read: {remote.reason(error)}; take another step") from None
         for part in wanted:
             prints = jax.device_get(fingerprints(state[part]))
             for path, value in prints.items():
@@ -246,14 +254,31 @@ class Checkpointer:
         """Waits for the save in progress, and lets go."""
         self.wait()
         self._sealing.shutdown()
-        self._manager.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's: a new one if the last has been let go."""
+        if self._opened is None:
+            with remote.explained(self.directory):
+                self._opened = self._open()
+        return self._opened
 
     def _open(self) -> ocp.CheckpointManager:
         return _Manager(self.directory, options=self._options, item_names=("state", "meta"))
 
+    def _let_go(self) -> None:
+        """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
+        opened, self._opened = self._opened, None
+        with contextlib.suppress(Exception):
+            if opened is not None:
+                opened.close()
+
     def _all_steps(self) -> list[int]:
-        self._manager.reload()
-        return sorted(self._manager.all_steps(), reverse=True)
+        with remote.explained(self.directory):
+            self._manager.reload()
+            return sorted(self._manager.all_steps(), reverse=True)
 
     def _clear(self, step: int) -> None:
         """Makes room for a step where something that is no checkpoint stands: what a kill or a damage left behind."""
@@ -282,21 +307,17 @@ class Checkpointer:
                 (roots[step] / manifest.NAME).unlink()  # first: a folder half deleted must not look whole
                 roots[step].rmtree()
 
-    def _reopen(self) -> None:
-        """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
-        with contextlib.suppress(Exception):
-            self._manager.close()
-        self._manager = self._open()
-
     def _complete(self, step: int) -> bool:
-        root = self._root(step)
-        if not all((root / item).exists() for item in ("state", "meta")):
+        if not (self._holds(step, "state") and self._holds(step, "meta")):
             return False
-        if (root / manifest.NAME).exists():
+        if self._holds(step, manifest.NAME):
             return True
-        with contextlib.suppress(Exception):
+        try:
             return self.meta(step)["schema"] < 2
-        return False
+        except remote.Unavailable:
+            raise
+        except Exception:  # Orbax's, of many kinds
+            return False
 
     def _nothing_left(self, tried: Sequence[int]) -> None:
         """Refuses to begin from nothing where something is that once was whole."""
@@ -308,6 +329,9 @@ class Checkpointer:
         """The folder of a step, there or not."""
         return epath.Path(self.directory) / str(step)
 
+    def _holds(self, step: int, name: str) -> bool:
+        return remote.exists(remote.join(self.directory, str(step), name))
+
     def _pass_over(self, step: int, reason: str) -> None:
         if jax.process_index() == 0 and (step, reason) not in self._told:
             logger.warning("checkpoint %s/%d passed over: %s", self.directory, step, reason)
@@ -318,17 +342,21 @@ class Checkpointer:
         try:
             action()
         except Exception as error:  # Orbax re-raises whatever its writers met: OSError, ValueError, XlaRuntimeError
-            text = str(error)
-            storage = isinstance(error, OSError) or any(s in text for s in ("No space left", "ENOSPC", "Permission denied",
-                                                                            "RESOURCE_EXHAUSTED"))
-            if not storage:
+            reason = remote.failure(error)
+            if not reason:
                 raise
-            self._reopen()
-            good = [s for s in self.steps() if s != self._pending]
-            intact = f"; the checkpoint of step {good[0]} is intact" if good else "; there is no earlier checkpoint"
+            self._let_go()
+            good = self._still_good()
+            intact = "; there is no earlier checkpoint" if good is None else f"; the checkpoint of step {good} is intact"
             failed, self._pending = self._pending, None
-            reason = "no space left on the disk" if "space" in text or "ENOSPC" in text else _reason(error)
             raise UserError(f"{self.directory}: saving step {failed} failed: {reason}{intact}") from None
+
+    def _still_good(self) -> int | None:
+        """The newest whole step but the one being saved; what was seen last if the store does not even say that."""
+        try:
+            return next((step for step in self.steps() if step != self._pending), None)
+        except remote.Unavailable:
+            return self._whole
 
 
 class Streamer(Checkpointer):
@@ -347,7 +375,7 @@ class Streamer(Checkpointer):
           UserError: the disk is full or not writable.
         """
         self._pending = step
-        self._clear(step)
+        self._guard(lambda: self._clear(step))
         self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
         self._pending = None
 
@@ -424,13 +452,6 @@ def _named(tree: Any) -> dict[str, Array]:
 def _own(step: int, state: Any) -> dict[str, Any]:
     """What `meta` says of a state itself, but for its fingerprints."""
     return {"schema": SCHEMA, "step": step, "leaves": {name: [list(x.shape), str(x.dtype)] for name, x in _named(state).items()}}
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _check_leaves(saved: Mapping[str, Any], abstract: Any, where: str) -> None:

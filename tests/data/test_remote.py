@@ -77,6 +77,32 @@ def test_a_missing_file_is_not_retried(store):
     assert Flaky.calls == 1
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(("error", "line"), [
+    (OSError(28, "No space left on device"), "no space left on the disk"),
+    (caused(Exception("wrapped"), OSError("write: ENOSPC")), "no space left on the disk"),
+    (ValueError("PERMISSION_DENIED: Error writing \"x\": Forbidden [http_response_code='403'] [tensorstore_spec='…']"),
+     'PERMISSION_DENIED: Error writing "x": Forbidden'),
+    (ValueError("ABORTED: " + "x" * 400 + ": Service Unavailable\nmore"),
+     "ABORTED: " + "x" * 141 + " … " + "x" * 126 + ": Service Unavailable"),
+    (FileNotFoundError("b/nowhere/o"), "no such bucket or object (b/nowhere/o)"),
+    (caused(Exception("wrapped"), ModuleNotFoundError("No module named 'gcsfs'")),
+     "this kind of address needs another package (No module named 'gcsfs'); pip install 'mof_jax[cloud]'"),
+    (remote.Unavailable("gs://x: still failing"), "gs://x: still failing"),
+    (ValueError("no such axis in the workspace"), ""),
+    (UserError("config.x: wrong"), "")])
+def test_failures_of_stores_and_disks_are_told_from_others(error, line):
+    assert remote.failure(error) == line
+    for path in ("gs://bucket/x", "/local/x"):
+        with pytest.raises(remote.Unavailable if line and path[0] == "g" and not isinstance(error, UserError) else type(error)):
+            with remote.explained(path):
+                raise error
+
+
 def test_pauses_grow_and_are_bounded(monkeypatch):
     pauses = []
     monkeypatch.setattr(remote.time, "sleep", pauses.append)
