@@ -34,12 +34,23 @@ class Ledger:
           before: lines of `metrics.jsonl`, also those beyond `start`: they will be done again, their time is lost.
           start: the step that the run goes on from. begun: `time.perf_counter()` at the start of this process's work.
         """
-        ledgers = [(line["step"], line[KEY]) for line in before if KEY in line]
-        kept = next((seconds for step, seconds in reversed(ledgers) if step <= start), {})
-        self._seconds = {kind: float(kept.get(kind, 0.0)) for kind in KINDS}
-        if ledgers:
-            self._seconds["lost"] += max(0.0, sum(ledgers[-1][1].values()) - sum(kept.values()))
+        ledgers = [line[KEY] for line in before if KEY in line]
+        self._keep(before, start, ledgers[-1] if ledgers else {})
         self._mark = time.perf_counter() if begun is None else begun
+
+    def back(self, before: Sequence[Mapping[str, Any]], start: int) -> None:
+        """The run goes back to step `start`: what has gone by since is lost, and what follows is a start again.
+
+        Args:
+          before: as above.
+        """
+        self._keep(before, start, self.read())
+
+    def _keep(self, before: Sequence[Mapping[str, Any]], start: int, spent: Mapping[str, float]) -> None:
+        """Stands where the lines until `start` do; the rest of the seconds that were `spent` is lost."""
+        kept = next((line[KEY] for line in reversed(before) if KEY in line and line["step"] <= start), {})
+        self._seconds = {kind: float(kept.get(kind, 0.0)) for kind in KINDS}
+        self._seconds["lost"] += max(0.0, sum(spent.values()) - sum(kept.values()))
         self._starting = True
 
     def started(self) -> None:
