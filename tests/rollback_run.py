@@ -8,6 +8,7 @@ import pathlib
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
+import tiny_mllm
 import tiny_run
 
 BATCH = 8
@@ -28,6 +29,29 @@ def write(folder: pathlib.Path, bad: range = BAD, batches: int = 64) -> str:
             for i in range(BATCH):
                 f.write(json.dumps({"id": f"{batch}-{i}", "image": f"{i}.png", "alt": NAMES[(i + shift) % BATCH]}) + "\n")
     return str(folder)
+
+
+def write_words(folder: pathlib.Path, bad: range = range(640, 960), documents: int = 2000) -> str:
+    """`words.jsonl`: one sentence over and over, 32 a batch; letters in the bad documents."""
+    rng = np.random.default_rng(0)
+    letters = lambda: "".join(rng.choice(list("bcfjlmpqvwxz"), 8))
+    with open(folder / "words.jsonl", "w") as f:
+        for i in range(documents):
+            f.write(json.dumps({"id": str(i), "text": letters() if i in bad else " ".join(NAMES)}) + "\n")
+    return str(folder)
+
+
+def packed(arg: str) -> ConfigDict:
+    """The same with a language model on `words.jsonl`: its data pipeline packs, and stands where its cursor says."""
+    c = get_config(arg)
+    words = tiny_mllm.get_config("words")
+    c.task, c.model, c.objective = words.task, words.model, {}
+    source = dict(kind="jsonl", path=f"{arg}/words.jsonl")
+    c.data = dict(kinds=dict(text=dict(weight=1.0, sources=[source])), context_length=40, rows_per_stream=1, shuffle=False,
+                  threads=1)
+    c.tokenizer = dict(kind="bpe", vocab_size=300)
+    c.optimizer.lr = 5e-2
+    return c
 
 
 def get_config(arg: str) -> ConfigDict:

@@ -120,8 +120,9 @@ def choose(
     number = 1 + (history[-1].number if history else 0)
     seen = behind(history, spike.last)
     if number > config.max_rollbacks:
-        raise Diverged(f"step {spike.last}: {spike.why}, after {config.max_rollbacks} rollbacks (config.spikes.max_rollbacks); "
-                       f"lower the learning rate, or look at the data from batch {behind(history, spike.first) - 1} on")
+        raise Diverged(f"step {spike.last}: {spike.why}, and the run has rolled back config.spikes.max_rollbacks "
+                       f"({config.max_rollbacks}) times; lower the learning rate, or look at its data from batch "
+                       f"{behind(history, spike.first) - 1} (counted from 0) on")
     checkpointer.settle()
     step = checkpointer.newest(lambda step: step <= spike.first - config.back and due(step))
     if step is None:
