@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import json
@@ -42,9 +43,9 @@ from mof_jax.mesh import (
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import display, rollback
+from mof_jax.train import display, goodput, rollback
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
-from mof_jax.train.goodput import KEY, Ledger, report
+from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
@@ -277,8 +278,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
-    log = f"{workdir}/metrics.jsonl"
-    before = read_lines(log) if remote.exists(log) else []
+    before = goodput.lines(workdir)
     newest, history = rollback.resume(checkpointer, before)
     branches = newest is None and config.branch_from is not None
     origin, step = trunk(config.branch_from, workdir, config.steps) if branches else (checkpointer, newest)
@@ -312,6 +312,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     finally:
         checkpointer.close()
         if start < config.steps:
+            training.leave_word()
             display.show(report(training.ledger.read()))
 
 
@@ -321,6 +322,7 @@ class Training:
 
     Attributes:
       flops: of one step, by part. meta: of every checkpoint. measures: evaluators. others: see their classes.
+      done: the last step done, once no step is under way.
     """
 
     run: Run
@@ -334,6 +336,7 @@ class Training:
     measures: Sequence[Any]
     ledger: Ledger
     preemption: Preemption
+    done: int = 0
 
     def to_the_end(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
         """Trains from a state to the last step; returns the last evaluation.
@@ -380,7 +383,10 @@ class Training:
             schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
             preemption=self.preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=self.ledger,
             spikes=Spikes(config.spikes, saved.get("spikes")))
-        state = loop.run()
+        try:
+            state = loop.run()
+        finally:
+            self.done = loop.done
         seen = self.pipeline.seen(config.steps, cursor(state), behind(config.steps) - config.steps)
         write_summary(workdir, summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results))
         return results
@@ -391,12 +397,18 @@ class Training:
         back = rollback.choose(spike, history, config.spikes, self.checkpointer, config.checkpoint.due)
         display.show(f"step {spike.last}: {back.why}; back to the checkpoint of step {back.step}, without the batches "
                      f"{back.first} to {back.until - 1} (rollback {back.number} of {config.spikes.max_rollbacks})")
-        self.ledger.back(read_lines(log), back.step)
+        self.ledger.back(goodput.lines(self.workdir), back.step)
         lines = JsonLines(log)
-        lines.write({"step": back.step, rollback.KEY: dataclasses.asdict(back), KEY: self.ledger.read()})
+        lines.write({"step": back.step, rollback.KEY: dataclasses.asdict(back), **self.ledger.line()})
         lines.flush()
         self.checkpointer.drop_after(back.step)
         return [*rollback.still(back.step, history), back]
+
+    def leave_word(self) -> None:
+        """For the ledger of the next process. It must not hide why this one ends."""
+        if jax.process_index() == 0:
+            with contextlib.suppress(UserError, OSError):
+                self.ledger.end(self.workdir, self.done)
 
 
 def cursor(state: TrainState) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from mof_jax.errors import NonFinite, Preempted, UserError
 from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.display import Display
-from mof_jax.train.goodput import KEY, Ledger
+from mof_jax.train.goodput import Ledger
 from mof_jax.train.metrics import Clock, JsonLines, TensorBoard
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig, Spiked, Spikes
@@ -159,7 +159,7 @@ class Loop:
         self._check(step, values)
         del values["bad_step"]
         line = {"step": step, "examples": step * self.batch_size, "lr": self.schedule(step - 1), **values,
-                **self.clock.read(), "skipped_examples": self.skipped, KEY: self.ledger.read()}
+                **self.clock.read(), "skipped_examples": self.skipped, **self.ledger.line()}
         slow = hosts.slow(line)
         if self._logged(step):  # the first step after a restart is shown, but no line that the whole run would not have
             self.lines.write(line)
