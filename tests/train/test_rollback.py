@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import rollback_run
@@ -154,10 +155,19 @@ def test_one_bad_batch_is_no_reason(cache, tmp_path, capsys):
     assert "step 21: the loss jumped" in capsys.readouterr().err
 
 
-def test_a_second_rollback_may_undo_the_first(cache, tmp_path):
-    """More bad data where the first one lands: back to before it, and over all that was skipped then."""
+def test_a_second_rollback_may_undo_the_first(cache, tmp_path, monkeypatch):
+    """More bad data where the first one lands: back to before it, and over all that was skipped then. No state is in memory as
+    another is restored."""
+    held, first_state = [], run.first_state
+
+    def watched(*args):
+        held.append(sum(x.nbytes for x in jax.live_arrays()))
+        return first_state(*args)
+
+    monkeypatch.setattr(run, "first_state", watched)
     pairs = rollback_run.write(tmp_path / "pairs", range(20, 40))
     run.train(config(pairs, cache), str(tmp_path / "w"))
+    assert len(held) == 3 and max(held[1:]) < held[0] + 100_000, "a state has 218,908 bytes"
     found = computed(tmp_path / "w")
     assert [line["step"] for line in found] == [1, 5, 10, 12, 15, 20, 25, 30, 35, 40] and found[-1]["loss"] < 0.01
     assert found[3]["rollback"] | dict(why="") == dict(number=2, step=12, first=12, until=44, why=""), "it had read 32 to 35"
