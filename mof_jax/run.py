@@ -305,7 +305,7 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     introduce(run, pipeline, flops, start)
     measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
     training = Training(run, workdir, checkpointer, pipeline, program, flops, meta, run.face(), measures,
-                        Ledger(before, start, begun), Preemption())
+                        Ledger(before, start, begun), Preemption(), start)
     try:
         with training.preemption:
             return training.to_the_end(state, saved or {}, history)
@@ -336,7 +336,7 @@ class Training:
     measures: Sequence[Any]
     ledger: Ledger
     preemption: Preemption
-    done: int = 0
+    done: int
 
     def to_the_end(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
         """Trains from a state to the last step; returns the last evaluation.
@@ -386,7 +386,7 @@ class Training:
         try:
             state = loop.run()
         finally:
-            self.done = loop.done
+            self.done = max(start, loop.done)
         seen = self.pipeline.seen(config.steps, cursor(state), behind(config.steps) - config.steps)
         write_summary(workdir, summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results))
         return results

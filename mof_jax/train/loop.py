@@ -81,7 +81,7 @@ class Loop:
     watchdog: Watchdog
     ledger: Ledger
     spikes: Spikes = dataclasses.field(default_factory=lambda: Spikes(SpikeConfig()))
-    done: int = dataclasses.field(init=False)
+    done: int = dataclasses.field(default=0, init=False)
 
     def run(self) -> TrainState:
         """Trains to the last step; returns the final state, saved.
