@@ -27,7 +27,7 @@ class ExitCode(enum.IntEnum):
     INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
     PREEMPTED = 75  # EX_TEMPFAIL: asked to stop, the state was saved
     HANG = 76  # the watchdog gave up; the stacks are in WORKDIR/stacks-*.txt
-    NON_FINITE = 77  # the loss is not finite and the policy says stop
+    NON_FINITE = 77  # the loss is not finite, or has jumped once too often, and the policy says stop
     OUT_OF_MEMORY = 78  # of a device
     PEER_LOST = 79  # another host of the job is gone
 
@@ -40,6 +40,12 @@ class UserError(Exception):
 
 class NonFinite(UserError):
     """A loss, gradient or update is not finite, and the run's policy is to stop."""
+
+    code = ExitCode.NON_FINITE
+
+
+class Diverged(UserError):
+    """A loss jumped and stayed up, and there is no rollback left, or no checkpoint to go back to."""
 
     code = ExitCode.NON_FINITE
 

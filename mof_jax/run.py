@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -41,15 +43,16 @@ from mof_jax.mesh import (
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import display
+from mof_jax.train import display, goodput, rollback
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
 from mof_jax.train.preemption import Preemption
+from mof_jax.train.rollback import Rollback
 from mof_jax.train.schedule import make_schedule
-from mof_jax.train.spikes import SpikeConfig
+from mof_jax.train.spikes import Spike, SpikeConfig, Spiked, Spikes
 from mof_jax.train.start import (
     STAGES,
     InitConfig,
@@ -106,6 +109,9 @@ class RunConfig:
     watchdog: WatchdogConfig = WatchdogConfig()
     precision: str | None = None
     compilation_cache: str | None = "~/.cache/mof_jax/xla"
+
+    def __post_init__(self):
+        rollback.check(self.spikes, self.checkpoint, self.log_every)
 
 
 def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -272,10 +278,13 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
-    newest = checkpointer.newest()
+    before = goodput.lines(workdir)
+    newest, history = rollback.resume(checkpointer, before)
     branches = newest is None and config.branch_from is not None
     origin, step = trunk(config.branch_from, workdir, config.steps) if branches else (checkpointer, newest)
     saved = None if step is None else origin.meta(step)
+    if branches:
+        history = rollback.saved(saved)
     tokenizer = None
     if kind.texts is not None:
         tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
@@ -286,49 +295,125 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     state = first_state(origin, program.init, program.state, program.shardings, config.seed,
                         lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
                         step if branches else None)
+    start = int(state.step)
+    if step and start != step:  # restoring showed a damage that the files did not, and took an older one
+        saved = origin.meta(start) if start else None
+        history = rollback.saved(saved)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
     meta = run.meta() | ({} if travel is None else {"interop": travel})
     flops = run.flops()
-    start = int(state.step)
     introduce(run, pipeline, flops, start)
-    results: dict[str, dict[str, float]] = {}
-    face, measures = run.face(), [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
-    again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
-    lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
-    preemption, before = Preemption(), f"{workdir}/metrics.jsonl"
-    ledger = Ledger(read_lines(before) if remote.exists(before) else (), start, begun)
-    face.between = preemption.check
-
-    def evaluate(step: int, state: TrainState) -> None:
-        params = state.model_params(ema=config.eval_ema)
-        results.update(run_evaluators(measures, face.bind(params), step, lines, board))
-
-    schedule = make_schedule(config.optimizer.schedule, config.steps)
-    loop = Loop(
-        config=rhythm,
-        state=state,
-        step_fn=program.step,
-        batches=((put_batch(run.mesh, batch), info.replaced) for batch, info in
-                 pipeline.batches(start, None if state.cursor is None else fetch(state.cursor))),
-        batch_size=config.batch_size, flops=sum(flops.values()), workdir=workdir, checkpointer=checkpointer,
-        saves=config.checkpoint.due, meta=meta, examples=pipeline.ids,
-        schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
-        preemption=preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=ledger,
-        spikes=config.spikes)
+    measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
+    training = Training(run, workdir, checkpointer, pipeline, program, flops, meta, run.face(), measures,
+                        Ledger(before, start, begun), Preemption(), start)
     try:
-        with preemption:
-            if again:  # stopped before it was done, or a finished run that is to show its table
-                with ledger.spent("eval"):
-                    evaluate(start, state)
-            state = loop.run()
-            seen = pipeline.seen(config.steps, None if state.cursor is None else fetch(state.cursor))
-            write_summary(workdir, summarise(config, run.skeleton, run.decisions, flops, seen, results))
+        with training.preemption:
+            return training.to_the_end(state, saved or {}, history)
     finally:
         checkpointer.close()
         if start < config.steps:
-            display.show(report(ledger.read()))
-    return results
+            training.leave_word()
+            display.show(report(training.ledger.read()))
+
+
+@dataclasses.dataclass
+class Training:
+    """A run once everything is there: what stays the same when it rolls back.
+
+    Attributes:
+      flops: of one step, by part. meta: of every checkpoint. measures: evaluators. others: see their classes.
+      done: the last step done, once no step is under way.
+    """
+
+    run: Run
+    workdir: str
+    checkpointer: Checkpointer
+    pipeline: Pipeline
+    program: Program
+    flops: Mapping[str, float]
+    meta: Mapping[str, Any]
+    face: Encoder | Responder
+    measures: Sequence[Any]
+    ledger: Ledger
+    preemption: Preemption
+    done: int
+
+    def to_the_end(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
+        """Trains from a state to the last step; returns the last evaluation.
+
+        Args:
+          saved: what the state's checkpoint says beside it. history: the rollbacks before it.
+        """
+        while True:
+            try:
+                return self._go_on(state, saved, history)
+            except Spiked as spiked:
+                history = self._roll_back(spiked.spike, history)
+            # Out here nothing holds the state that is left behind: two would not fit into memory.
+            state, saved = first_state(self.checkpointer, self.program.init, self.program.state, self.program.shardings,
+                                       self.run.config.seed, dict, history[-1].step), self.checkpointer.meta(history[-1].step)
+
+    def _go_on(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
+        """To the last step, or until a loss jumps and stays up (`Spiked`)."""
+        config, workdir, measures, start = self.run.config, self.workdir, self.measures, int(state.step)
+        results: dict[str, dict[str, float]] = {}
+        rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
+        again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
+        lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
+        self.face.between = self.preemption.check
+
+        def evaluate(step: int, state: TrainState) -> None:
+            params = state.model_params(ema=config.eval_ema)
+            results.update(run_evaluators(measures, self.face.bind(params), step, lines, board))
+
+        if again:  # stopped before it was done, or a finished run that is to show its table
+            with self.ledger.spent("eval"):
+                evaluate(start, state)
+        schedule = make_schedule(config.optimizer.schedule, config.steps)
+        behind = functools.partial(rollback.behind, history)
+        loop = Loop(
+            config=rhythm,
+            state=state,
+            step_fn=self.program.step,
+            batches=((put_batch(self.run.mesh, batch), info.replaced) for batch, info in
+                     self.pipeline.batches(behind(start), cursor(state), rollback.to_skip(history, start))),
+            batch_size=config.batch_size, flops=sum(self.flops.values()), workdir=workdir, checkpointer=self.checkpointer,
+            saves=config.checkpoint.due, meta={**self.meta, "rollbacks": [dataclasses.asdict(back) for back in history]},
+            examples=lambda step: self.pipeline.ids(behind(step + 1) - 1),
+            schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
+            preemption=self.preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=self.ledger,
+            spikes=Spikes(config.spikes, saved.get("spikes")))
+        try:
+            state = loop.run()
+        finally:
+            self.done = max(start, loop.done)
+        seen = self.pipeline.seen(config.steps, cursor(state), behind(config.steps) - config.steps)
+        write_summary(workdir, summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results))
+        return results
+
+    def _roll_back(self, spike: Spike, history: Sequence[Rollback]) -> list[Rollback]:
+        """Decides where to go back to, and makes it last, see `train.rollback`; returns the rollbacks with this one."""
+        config, log = self.run.config, f"{self.workdir}/metrics.jsonl"
+        back = rollback.choose(spike, history, config.spikes, self.checkpointer, config.checkpoint.due)
+        display.show(f"step {spike.last}: {back.why}; back to the checkpoint of step {back.step}, without the batches "
+                     f"{back.first} to {back.until - 1} (rollback {back.number} of {config.spikes.max_rollbacks})")
+        self.ledger.back(goodput.lines(self.workdir), back.step)
+        lines = JsonLines(log)
+        lines.write({"step": back.step, rollback.KEY: dataclasses.asdict(back), **self.ledger.line()})
+        lines.flush()
+        self.checkpointer.drop_after(back.step)
+        return [*rollback.still(back.step, history), back]
+
+    def leave_word(self) -> None:
+        """For the ledger of the next process. It must not hide why this one ends."""
+        if jax.process_index() == 0:
+            with contextlib.suppress(UserError, OSError):
+                self.ledger.end(self.workdir, self.done)
+
+
+def cursor(state: TrainState) -> np.ndarray | None:
+    """Where a data pipeline that packs stands after a state."""
+    return None if state.cursor is None else fetch(state.cursor)
 
 
 def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:

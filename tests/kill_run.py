@@ -30,8 +30,8 @@ def watch(path: str) -> None:
     """Lets every batch that the loop takes leave a line: its step, its first row and a checksum of each row."""
     batches = Pipeline.batches
 
-    def watched(self, start_step=0, cursor=None):
-        for step, (arrays, info) in enumerate(batches(self, start_step, cursor), start_step + 1):
+    def watched(self, start_step=0, cursor=None, skip=0):
+        for step, (arrays, info) in enumerate(batches(self, start_step, cursor, skip), start_step + 1):
             sums = [zlib.crc32(b"".join(arrays[key][row].tobytes() for key in sorted(arrays))) for row in range(self.host.rows)]
             line = json.dumps({"step": step, "first": self.host.first, "processes": jax.process_count(), "rows": sums}) + "\n"
             with open(path, "ab", buffering=0) as f:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 CLOCK = ("time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
-         "seconds", "step_s", "host_s")
+         "seconds", "unix_time", "step_s", "host_s")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

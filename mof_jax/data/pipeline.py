@@ -100,9 +100,9 @@ class Pipeline:
             found["text"] = jax.ShapeDtypeStruct((batch_size, config.captions, context), np.int32)
         return found
 
-    def batches(self, start_step: int = 0, cursor: np.ndarray | None = None) -> Batches:
-        """This process's rows of step `start_step` and all later ones; `Loader.rows` says what a batch holds."""
-        chunks = self._chunks_per_step
+    def batches(self, start_step: int = 0, cursor: np.ndarray | None = None, skip: int = 0) -> Batches:
+        """This process's rows of step `start_step + skip` and all later ones; `Loader.rows` says what a batch holds."""
+        chunks, start_step = self._chunks_per_step, start_step + skip
         dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(self._chunk)
         ahead = self.config.prefetch * chunks
         threads = min(self.config.threads, ahead)
@@ -135,9 +135,10 @@ class Pipeline:
             for source, whole, kept, share in rows
         ]
 
-    def seen(self, steps: int, cursor: np.ndarray | None = None) -> dict[str, int]:
+    def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
         """`examples` of so many steps, and `unique_examples` among them: a source gives each record once before it gives one
-        again, and of a mixture what the shares say."""
+        again, and of a mixture what the shares say. (Of `skipped` batches between them it is not asked which come back in a
+        later epoch.)"""
         examples = steps * self.batch_size
         unique = sum(min(round(examples * share), len(kept)) for share, kept in zip(self.stream.shares, self.loader.sources))
         return {"examples": examples, "unique_examples": unique}

@@ -328,11 +328,14 @@ class SequencePipeline:
             ("loss_weight", "fill_tokens", "fill_images", "kind_tokens"), np.float32)
         return {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, np.int32)) for name, shape in shapes.items()}
 
-    def batches(self, start_step: int = 0, cursor: Int32[np.ndarray, "streams state"] | None = None) -> Batches:
-        """This process's rows of step `start_step` and all later ones.
+    def batches(
+        self, start_step: int = 0, cursor: Int32[np.ndarray, "streams state"] | None = None, skip: int = 0
+    ) -> Batches:
+        """This process's rows of step `start_step + skip` and all later ones.
 
         Args:
-          cursor: state of all streams before that step, as the batch before it said; None for step 0.
+          cursor: state of all streams before step `start_step`, as the batch before it said; None for step 0.
+          skip: batches that are made and dropped: what is in the next one depends on what found room in them.
 
         Raises:
           UserError: a later step without its cursor, or the cursor of another packing.
@@ -341,7 +344,10 @@ class SequencePipeline:
             raise UserError(f"data: step {start_step} of packed documents needs its cursor, which the checkpoint lacks")
         cursor = self.cursor if cursor is None else np.asarray(cursor)
         check_cursor(cursor, *self.cursor.shape)
-        return Batches(self, [self._packer(v, cursor[v]) for v in self._mine], start_step)
+        made = Batches(self, [self._packer(v, cursor[v]) for v in self._mine], start_step)
+        for _ in range(skip):
+            next(made)
+        return made
 
     def batch(self, step: int = 0, cursor: Int32[np.ndarray, "streams state"] | None = None) -> dict[str, np.ndarray]:
         """This process's rows of one step, given the state of all streams before it."""
@@ -363,16 +369,21 @@ class SequencePipeline:
         tokens = [sum(state.tokens[k] for state in states) for k in range(len(self.kinds))]
         return {name: n / max(1, sum(tokens)) for name, n in zip(self.kinds, tokens)}
 
-    def seen(self, steps: int, cursor: Int32[np.ndarray, "streams state"]) -> dict[str, int]:
+    def seen(self, steps: int, cursor: Int32[np.ndarray, "streams state"], skipped: int = 0) -> dict[str, int]:
         """`examples` (rows) of so many steps, the `documents` drawn for them, their `tokens` (supervised and pictures'), and
-        `unique_tokens`, those of documents drawn for the first time (once a kind repeats itself, its mean document's)."""
+        `unique_tokens`, those of documents drawn for the first time (once a kind repeats itself, its mean document's).
+
+        `skipped` batches between them were made too, and are taken to be like the others.
+        """
         states = [State.unpack(row, len(self.kinds)) for row in np.asarray(cursor)]
         documents, tokens, unique = 0, 0, 0
         for k, (stream, kept) in enumerate(zip(self.reader.streams, self.reader.sources)):
             drawn, size = sum(state.draws[k] for state in states), sum(state.tokens[k] for state in states)
             new = sum(min(round(drawn * share), len(source)) for share, source in zip(stream.shares, kept))
             documents, tokens, unique = documents + drawn, tokens + size, unique + round(size * new / max(1, drawn))
-        return {"examples": steps * self.batch_size, "documents": documents, "tokens": tokens, "unique_tokens": unique}
+        done = lambda made: made * steps // max(1, steps + skipped)
+        return {"examples": steps * self.batch_size, "documents": done(documents), "tokens": done(tokens),
+                "unique_tokens": done(unique)}
 
     def describe(self) -> list[dict[str, object]]:
         """One row a source: name, records it has and keeps, weight, and its share of the mixture (a kind's by tokens, a

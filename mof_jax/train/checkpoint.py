@@ -38,7 +38,8 @@ class CheckpointConfig:
 
     Attributes:
       every: steps between checkpoints, 0 for the last step only.
-      keep: newest whole checkpoints kept. keep_every: steps whose multiples are kept forever, None for none.
+      keep: newest whole checkpoints kept, and as many of the multiples of `every`: what a signal had saved between them takes
+        no place of theirs. keep_every: steps whose multiples are kept forever, None for none.
       at: further steps that are saved and kept forever, for others to start from (`branch_from`).
       asynchronous: write in the background while training goes on.
     """
@@ -124,15 +125,16 @@ class Checkpointer:
         """Steps that look complete, newest first (an empty or half-written directory does not)."""
         return [step for step in self._all_steps() if self._complete(step)]
 
-    def newest(self) -> int | None:
-        """The newest step whose files are what was written, None if there is none at all; says which it passes over, and why.
+    def newest(self, among: Callable[[int], bool] = lambda step: True) -> int | None:
+        """The newest step (`among` those) whose files are what was written, None if there is none at all; says which it passes
+        over, and why.
 
         Every process of a job has to call, and they share the reading.
 
         Raises:
           UserError: there are checkpoints, and none is whole; or the store does not answer, which says nothing about a step.
         """
-        steps = self._all_steps()
+        steps = list(filter(among, self._all_steps()))
         for step in steps:
             self._seen[step] = self.damage(step)
             if not self._seen[step]:
@@ -250,6 +252,21 @@ class Checkpointer:
                     raise UserError(f"{self.directory}/{step}: {path} does not match its fingerprint (damaged file)")
         return {path: x for part in wanted for path, x in state[part].items()}
 
+    def settle(self) -> None:
+        """Waits until the save in progress is on disk and sealed, and every process sees it. All have to call."""
+        self.wait()
+        _together("settle")
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps, which the run will do again. Every process of a job has to call."""
+        self.settle()
+        if jax.process_index() == 0:
+            for later in filter(lambda s: s > step, self._all_steps()):
+                _remove(self._root(later))
+        _together("drop")
+        self._seen = {s: reason for s, reason in self._seen.items() if s <= step}
+        self._manager.reload()
+
     def close(self) -> None:
         """Waits for the save in progress, and lets go."""
         self.wait()
@@ -284,10 +301,7 @@ class Checkpointer:
         """Makes room for a step where something that is no checkpoint stands: what a kill or a damage left behind."""
         if jax.process_index() == 0 and self._root(step).exists():
             self._root(step).rmtree()
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("checkpoint: clear")
+        _together("clear")
         self._seen.pop(step, None)
         self._manager.reload()
 
@@ -302,10 +316,10 @@ class Checkpointer:
         """Deletes what the policy does not keep. Steps that are not whole count for nothing, and stay for whoever looks."""
         roots = {int(path.name): path for path in epath.Path(self.directory).iterdir() if path.name.isdigit()}
         whole = sorted((step for step, path in roots.items() if (path / manifest.NAME).exists()), reverse=True)
+        rhythm = [step for step in whole if self._config.every and step % self._config.every == 0]
         for step in whole[self._config.keep:]:
-            if not self._config.forever(step):
-                (roots[step] / manifest.NAME).unlink()  # first: a folder half deleted must not look whole
-                roots[step].rmtree()
+            if step not in rhythm[: self._config.keep] and not self._config.forever(step):
+                _remove(roots[step])
 
     def _complete(self, step: int) -> bool:
         if not (self._holds(step, "state") and self._holds(step, "meta")):
@@ -357,6 +371,20 @@ class Checkpointer:
             return next((step for step in self.steps() if step != self._pending), None)
         except remote.Unavailable:
             return self._whole
+
+
+def _remove(root: epath.Path) -> None:
+    """Deletes a step."""
+    (root / manifest.NAME).unlink(missing_ok=True)  # first: a folder half deleted must not look whole
+    root.rmtree()
+
+
+def _together(what: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"checkpoint: {what}")
 
 
 class Streamer(Checkpointer):

@@ -1,9 +1,10 @@
-"""Where the time of a run went, over all of its restarts."""
+"""Where the time of a run went, over all of its restarts and between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import json
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ from mof_jax.data import remote
 from mof_jax.train import display
 from mof_jax.train.metrics import read_lines
 
-KEY = "seconds"  # of a line of metrics.jsonl: the ledger so far
+KEY, WHEN = "seconds", "unix_time"  # of a line of metrics.jsonl: the ledger so far, and the time of day
+ENDED = "ended.json"  # in the work dir: the last step of the process before, and the same two; a kill leaves none
 KINDS = {
     "step": "steps",
     "data": "devices without a batch",
@@ -21,6 +23,7 @@ KINDS = {
     "eval": "evaluation",
     "start": "start: data, compiling, restoring",
     "lost": "done again, or for nothing, after a stop",
+    "down": "no process ran: waiting for machines, or stopped on purpose",
 }
 
 
@@ -28,18 +31,33 @@ class Ledger:
     """Wall seconds by kind. What is not spent on anything else is spent on steps."""
 
     def __init__(self, before: Sequence[Mapping[str, Any]] = (), start: int = 0, begun: float | None = None):
-        """Goes on where the lines of the run so far stand.
+        """Goes on where the lines of the run so far stand. From the last of them to `begun` it was down; a clock that was set
+        back in between counts as no time.
 
         Args:
-          before: lines of `metrics.jsonl`, also those beyond `start`: they will be done again, their time is lost.
+          before: of the run so far, see `lines`; also those beyond `start`: they will be done again, their time is lost.
           start: the step that the run goes on from. begun: `time.perf_counter()` at the start of this process's work.
         """
-        ledgers = [(line["step"], line[KEY]) for line in before if KEY in line]
-        kept = next((seconds for step, seconds in reversed(ledgers) if step <= start), {})
-        self._seconds = {kind: float(kept.get(kind, 0.0)) for kind in KINDS}
-        if ledgers:
-            self._seconds["lost"] += max(0.0, sum(ledgers[-1][1].values()) - sum(kept.values()))
+        ledgers = [line[KEY] for line in before if KEY in line]
+        self._keep(before, start, ledgers[-1] if ledgers else {})
         self._mark = time.perf_counter() if begun is None else begun
+        last = next((line[WHEN] for line in reversed(before) if WHEN in line), None)
+        if last is not None:
+            self._seconds["down"] += max(0.0, time.time() - (time.perf_counter() - self._mark) - last)
+
+    def back(self, before: Sequence[Mapping[str, Any]], start: int) -> None:
+        """The run goes back to step `start`: what has gone by since is lost, and what follows is a start again.
+
+        Args:
+          before: as above.
+        """
+        self._keep(before, start, self.read())
+
+    def _keep(self, before: Sequence[Mapping[str, Any]], start: int, spent: Mapping[str, float]) -> None:
+        """Stands where the lines until `start` do; the rest of the seconds that were `spent` is lost."""
+        kept = next((line[KEY] for line in reversed(before) if KEY in line and line["step"] <= start), {})
+        self._seconds = {kind: float(kept.get(kind, 0.0)) for kind in KINDS}
+        self._seconds["lost"] += max(0.0, sum(spent.values()) - sum(kept.values()))
         self._starting = True
 
     def started(self) -> None:
@@ -68,22 +86,44 @@ class Ledger:
         self._settle("start" if self._starting else "step")
         return {kind: round(seconds, 3) for kind, seconds in self._seconds.items()}
 
+    def line(self) -> dict[str, Any]:
+        """What a line of metrics says of the time."""
+        return {KEY: self.read(), WHEN: round(time.time(), 3)}
+
+    def end(self, workdir: str, step: int) -> None:
+        """Leaves word for the next process: this one ends, its last step was `step`."""
+        remote.write_atomic(remote.join(workdir, ENDED), [json.dumps({"step": step, **self.line()}).encode()])
+
     def _settle(self, kind: str) -> None:
         now = time.perf_counter()
         self._seconds[kind] += now - self._mark
         self._mark = now
 
 
+def lines(workdir: str) -> list[dict[str, Any]]:
+    """What a run has logged so far, empty for nothing: its lines of metrics and, at its place among them, how the process that
+    ended last without being killed left it."""
+    log, word = remote.join(workdir, "metrics.jsonl"), remote.join(workdir, ENDED)
+    found = read_lines(log) if remote.exists(log) else []
+    if found and remote.exists(word):
+        ended = json.loads(remote.read(word))
+        found.insert(next((i for i, line in enumerate(found) if line.get(WHEN, 0.0) > ended[WHEN]), len(found)), ended)
+    return found
+
+
 def read(workdir: str) -> dict[str, float]:
-    """The ledger of a run as its last line of metrics has it, empty for one that has logged nothing."""
-    path = remote.join(workdir, "metrics.jsonl")
-    found = [line[KEY] for line in read_lines(path) if KEY in line] if remote.exists(path) else []
-    return found[-1] if found else {}
+    """The ledger of a run as it was last written, empty for one that has logged nothing."""
+    return next((line[KEY] for line in reversed(lines(workdir)) if KEY in line), {})
 
 
 def report(seconds: Mapping[str, float]) -> Table:
-    """A table of a ledger, the largest share first; the share of `step` is the goodput."""
-    total = sum(seconds.values()) or 1.0
+    """A table of a ledger, the largest share first; the share of `step` is the goodput.
+
+    All shares are of the wall time since the run first began. Where it was down for a part of that, the goodput of its
+    processes stands beside.
+    """
+    total, step, down = sum(seconds.values()) or 1.0, seconds.get("step", 0.0), seconds.get("down", 0.0)
     rows = [(KINDS[kind], f"{value:,.1f}", f"{value / total:.1%}")
             for kind, value in sorted(seconds.items(), key=lambda item: -item[1]) if value]
-    return display.table(f"Goodput {seconds.get('step', 0.0) / total:.1%}", ("time went to", "seconds", "share"), rows)
+    running = f" of all time, {step / ((total - down) or 1.0):.1%} of the time that a process ran" if down else ""
+    return display.table(f"Goodput {step / total:.1%}{running}", ("time went to", "seconds", "share"), rows)

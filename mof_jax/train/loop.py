@@ -15,10 +15,10 @@ from mof_jax.errors import NonFinite, Preempted, UserError
 from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.display import Display
-from mof_jax.train.goodput import KEY, Ledger
+from mof_jax.train.goodput import Ledger
 from mof_jax.train.metrics import Clock, JsonLines, TensorBoard
 from mof_jax.train.preemption import Preemption
-from mof_jax.train.spikes import SpikeConfig, Spikes
+from mof_jax.train.spikes import SpikeConfig, Spiked, Spikes
 from mof_jax.train.state import TrainState
 from mof_jax.train.watchdog import Watchdog
 
@@ -61,6 +61,7 @@ class Loop:
       saves: whether a checkpoint follows a step; the last has one anyway. meta: JSON stored beside the state.
       evaluate: `(step, state) -> None`; may raise `Preempted` half-way.
       preemption, watchdog, ledger, spikes: whether to stop, whether it stands still, where time goes, what jumps.
+      done: the last step done.
     """
 
     config: LoopConfig
@@ -79,7 +80,8 @@ class Loop:
     preemption: Preemption
     watchdog: Watchdog
     ledger: Ledger
-    spikes: SpikeConfig = SpikeConfig()
+    spikes: Spikes = dataclasses.field(default_factory=lambda: Spikes(SpikeConfig()))
+    done: int = dataclasses.field(default=0, init=False)
 
     def run(self) -> TrainState:
         """Trains to the last step; returns the final state, saved.
@@ -87,19 +89,20 @@ class Loop:
         Raises:
           Preempted: a signal came; the state is saved.
           NonFinite: the loss is not finite. UserError: a checkpoint cannot be written.
+          Spiked: the loss has jumped and stays up; who called has the checkpoints, and the data, to go back.
         """
         config, start = self.config, int(self.state.step)
         self.display = Display(config.steps, start)
         self.lines = JsonLines(f"{self.workdir}/metrics.jsonl", keep_until=start)
         self.board = TensorBoard(f"{self.workdir}/tensorboard")
         self.clock = Clock(self.batch_size, self.flops)
-        self.skipped, self.saved = 0, start
-        self.seen, self.losses = Spikes(self.spikes), []
+        self.skipped, self.saved, self.done, self.losses, self.tracing = 0, start, start, [], False
         in_flight: deque[Any] = deque()
         with self.watchdog, contextlib.ExitStack() as cleanup:
             cleanup.callback(self.display.close)
             cleanup.callback(self.board.close)
             cleanup.callback(self.lines.flush)
+            cleanup.callback(self._end_trace)
             for step in range(start + 1, config.steps + 1):
                 profiling = self._profile(step)
                 batch, waited = self._next_batch(in_flight)
@@ -111,6 +114,7 @@ class Loop:
                 self.ledger.waited(waited)
                 self.watchdog.step()
                 self.display.advance(step)
+                self.done = step
                 last, stop = step == config.steps, self.preemption.reached()
                 if self._logged(step) or step == start + 1:
                     self._log(step, metrics)
@@ -151,11 +155,11 @@ class Loop:
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
         values = {k: v.item() for k, v in jax.device_get(dict(metrics)).items()}
         self.ledger.started()
-        self._check(step, values)
         self._look_for_spikes(step)
+        self._check(step, values)
         del values["bad_step"]
         line = {"step": step, "examples": step * self.batch_size, "lr": self.schedule(step - 1), **values,
-                **self.clock.read(), "skipped_examples": self.skipped, KEY: self.ledger.read()}
+                **self.clock.read(), "skipped_examples": self.skipped, **self.ledger.line()}
         slow = hosts.slow(line)
         if self._logged(step):  # the first step after a restart is shown, but no line that the whole run would not have
             self.lines.write(line)
@@ -168,16 +172,20 @@ class Loop:
             self.display.say(f"step {step}: {slow}")
 
     def _look_for_spikes(self, step: int) -> None:
-        """Says which losses since the last log line jumped. They are fetched here, together, not after each step."""
+        """Says which losses since the last look jumped. They are fetched here, together, not after each step."""
         losses, self.losses = [float(x) for x in jax.device_get(self.losses)], []
-        for at, loss, usual in self.seen.look(step - len(losses) + 1, losses):
+        for at, loss, usual in self.spikes.look(step - len(losses) + 1, losses):
             self.display.say(f"step {at}: the loss jumped to {loss:.4g} (median before it: {usual:.4g})")
+        if self.spikes.lasting is not None:
+            raise Spiked(self.spikes.lasting)
 
     def _save(self, step: int, metrics: Mapping[str, Any]) -> None:
         with self.ledger.spent("checkpoint"), self.watchdog.elsewhere("saving a checkpoint"):
+            self._look_for_spikes(step)  # what is saved must not forget a loss
             self._check(step, jax.device_get(dict(metrics)))
             self.lines.flush()  # a checkpoint must not be ahead of its lines
-            self.checkpointer.save(step, self.state, {**self.meta, "examples": step * self.batch_size})
+            meta = {**self.meta, "examples": step * self.batch_size, "spikes": self.spikes.save()}
+            self.checkpointer.save(step, self.state, meta)
         self.saved = step
 
     def _evaluate(self, step: int) -> bool:
@@ -200,9 +208,9 @@ class Loop:
     def _check(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Stops at a non-finite loss, where the state has stood still since the step before it, or at too many of them."""
         bad_step, dropped = int(metrics["bad_step"]), int(metrics.get("skipped_updates", 0))
-        if dropped > self.spikes.max_skips:
+        if dropped > self.spikes.config.max_skips:
             raise NonFinite(f"step {step}: {dropped} updates were not finite and dropped, more than config.spikes.max_skips "
-                            f"({self.spikes.max_skips}); {self._last_good()}")
+                            f"({self.spikes.config.max_skips}); {self._last_good()}")
         if bad_step < 0:
             return
         ids = self.examples(bad_step)
@@ -217,12 +225,17 @@ class Loop:
 
     def _profile(self, step: int) -> bool:
         """Starts and stops the trace; True while it runs."""
-        if self.config.profile is None:
-            return False
-        first, count = self.config.profile
+        first, count = self.config.profile or (0, 0)
         if step == first:
             jax.profiler.start_trace(f"{self.workdir}/profile")
+            self.tracing = True
         if step == first + count:
+            self._end_trace()
+        return self.tracing
+
+    def _end_trace(self) -> None:
+        """At its last step, or where the loop is left before."""
+        if self.tracing:
             jax.profiler.stop_trace()
-            self.display.say(f"trace of steps {first} to {step - 1} in {self.workdir}/profile (open with xprof or TensorBoard)")
-        return first <= step < first + count
+            self.tracing = False
+            self.display.say(f"trace until step {self.done} in {self.workdir}/profile (open with xprof or TensorBoard)")

@@ -18,7 +18,7 @@ from mof_jax.hardware import CHIPS
 # Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
 CLOCK_KEYS = (
     "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
-    "skipped_examples", "seconds", "step_s", "host_s")
+    "skipped_examples", "seconds", "unix_time", "step_s", "host_s")
 
 _FLUSH_S = 60.0  # seconds between two writes of a remote file of lines, saves and evaluations apart
 
@@ -125,7 +125,7 @@ class TensorBoard:
     def write(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
         if self._writer is not None:
             for key, value in values.items():
-                if isinstance(value, (int, float)) and key != "step":
+                if isinstance(value, (int, float)) and key not in ("step", "unix_time"):
                     self._writer.add_scalar(f"{prefix}/{key}", value, step)
 
     def close(self) -> None:

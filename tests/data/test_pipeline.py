@@ -71,6 +71,8 @@ def test_resume_anywhere_on_other_hosts_equals_uninterrupted():
         half = take(pipeline(index=1, count=2), 1, start)[0]
         assert half[1].step == start and np.array_equal(half[0]["image"], whole[start][0]["image"][12:])
     assert equal(pipeline().batch(7), whole[7][0])
+    arrays, info = next(pipeline().batches(2, skip=5))
+    assert equal(arrays, whole[7][0]) and info.step == 7
 
 
 def test_closing_or_dropping_the_iterator_stops_its_threads():

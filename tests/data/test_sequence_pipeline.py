@@ -96,6 +96,16 @@ def test_resume_from_the_cursor_on_any_number_of_hosts(whole, start):
             assert same(joined, whole[1][step][0]) and parts[0][step - start][1].step == step
 
 
+def test_batches_are_skipped_from_a_cursor(whole):
+    """They are those that would have come, on any number of hosts."""
+    for count in (1, 2):
+        parts = [pipeline(i, count).batches(3, whole[1][2][0]["cursor"], skip=4) for i in range(count)]
+        for step in (7, 8):
+            found = [next(part) for part in parts]
+            assert same({k: np.concatenate([arrays[k] for arrays, _ in found]) for k in whole[1][0][0]}, whole[1][step][0])
+            assert found[0][1].step == step
+
+
 def test_threads_change_nothing(whole):
     for threads, prefetch in ((0, 1), (1, 1), (5, 3)):
         assert all(same(a, b) for (a, _), (b, _) in zip(take(pipeline(threads=threads, prefetch=prefetch), 3), whole[1]))

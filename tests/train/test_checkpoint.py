@@ -62,6 +62,17 @@ def test_keep_policy(tmp_path):
     assert checkpointer.steps() == [7, 6, 4]
 
 
+def test_what_a_signal_had_saved_takes_no_place_of_the_rhythms(tmp_path):
+    checkpointer = Checkpointer(str(tmp_path), CheckpointConfig(every=4, keep=2))
+    for step in (4, 8, 9, 10, 12, 13, 14, 15):
+        checkpointer.save(step, state(step), {})
+    checkpointer.wait()
+    assert checkpointer.steps() == [15, 14, 12, 8]
+    assert checkpointer.newest(lambda step: step % 4 == 0) == 12
+    checkpointer.drop_after(12)
+    assert checkpointer.steps() == [12, 8] and checkpointer.newest() == 12
+
+
 def test_another_mesh(tmp_path):
     first, second = make_mesh(MeshConfig(data=2, fsdp=4)), make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
     checkpointer = Checkpointer(str(tmp_path))

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from run_samples import environment
 from test_step import rows, setup
+import tiny_run
 
-from mof_jax import cli
+from mof_jax import cli, run
 from mof_jax.data import remote
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
 from mof_jax.train import goodput, hosts, manifest
@@ -110,11 +111,15 @@ def test_limits_follow_the_median_and_never_undercut_the_least():
 # --- goodput ---
 
 
+NOON = 1_000_000.0  # where the time of day stands as `perf_counter` stands at 0
+
+
 @pytest.fixture
 def clock(monkeypatch):
-    """`time.perf_counter` of the ledger, set by hand."""
+    """`time.perf_counter` and the time of day of the ledger, set by hand."""
     now = [100.0]
     monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "time", lambda: NOON + now[0])
     return now
 
 
@@ -130,7 +135,7 @@ def test_every_second_is_booked_once(clock):
         clock[0] = 150.0
     clock[0] = 151.0
     found = ledger.read()
-    assert found == {"step": 27.0, "data": 4.0, "checkpoint": 7.0, "eval": 3.0, "start": 20.0, "lost": 0.0}
+    assert found == {"step": 27.0, "data": 4.0, "checkpoint": 7.0, "eval": 3.0, "start": 20.0, "lost": 0.0, "down": 0.0}
     assert sum(found.values()) == 151.0 - 90.0 and set(found) == set(KINDS)
 
 
@@ -146,6 +151,80 @@ def test_a_restart_adds_up_and_counts_what_was_lost(clock):
     assert Ledger([line(5, 40.0)], start=0).read()["lost"] == 50.0, "a run without a checkpoint begins anew"
 
 
+def test_the_time_between_two_processes_is_down(clock):
+    """From the last line to the beginning of the next process's work, whether that line is kept or not."""
+    line = lambda step, spent, when, down=0.0: {"step": step, "seconds": {"step": spent, "down": down}, "unix_time": NOON + when}
+    clock[0] = 103.0
+    for start in (10, 20):
+        found = Ledger([line(10, 30.0, 30.0), line(20, 40.0, 40.0, down=2.0)], start, begun=95.0).read()
+        assert found["down"] == (55.0 if start == 10 else 57.0) and found["start"] == 8.0
+        assert found["lost"] == (12.0 if start == 10 else 0.0) and sum(found.values()) == 42.0 + 55.0 + 8.0
+    assert Ledger([line(20, 40.0, 96.0)], 20, begun=95.0).read()["down"] == 0.0, "a clock that was set back"
+    assert Ledger([{"step": 20, "seconds": {"step": 40.0}}], 20).read()["down"] == 0.0, "a log without times of day"
+    assert Ledger([], 20).read()["down"] == 0.0, "the first start, also that of a branch: its trunk's lines are not its own"
+
+
+def test_going_back_loses_what_went_by(clock):
+    ledger = Ledger([{"step": 4, "seconds": {"step": 5.0, "down": 2.0}}], 4, begun=100.0)
+    clock[0] = 110.0
+    ledger.started()
+    clock[0] = 130.0
+    logged = {"step": 8, **ledger.line()}
+    assert logged["unix_time"] == NOON + 130.0
+    clock[0] = 145.0
+    ledger.back([logged, {"step": 12, **ledger.line()}], 8)
+    assert ledger.read() == dict.fromkeys(KINDS, 0.0) | {"step": 25.0, "start": 10.0, "down": 2.0, "lost": 15.0}
+    clock[0] = 150.0
+    ledger.started()
+    assert ledger.read()["start"] == 15.0, "restoring"
+
+
+def test_a_process_that_is_not_killed_leaves_word(clock):
+    """Between its last line and its end there are steps, saves and evaluations: they are no down time."""
+    path = "memory://left"
+    log = JsonLines(f"{path}/metrics.jsonl")
+    ledger = Ledger(begun=90.0)
+    ledger.started()
+    clock[0] = 120.0
+    ledger.end(path, 5)
+    assert goodput.lines(path) == [] and goodput.read(path) == {}, "word of a run whose log is gone is not this run's"
+    log.write({"step": 4, **ledger.line()})
+    log.flush()
+    with ledger.spent("checkpoint"):
+        clock[0] = 127.0
+    ledger.end(path, 5)
+    assert [line["step"] for line in goodput.lines(path)] == [4, 5]
+    assert goodput.read(path)["checkpoint"] == 7.0
+    clock[0] = 1127.0
+    again = Ledger(goodput.lines(path), 5, begun=1127.0)
+    assert again.read() == {**ledger.read(), "step": 20.0, "down": 1000.0, "lost": 0.0}
+    assert Ledger(goodput.lines(path), 4, begun=1127.0).read()["lost"] == 7.0, "the checkpoint of step 5 was damaged"
+    clock[0] = 1130.0
+    log.write({"step": 6, **again.line()})
+    log.flush()
+    assert [line["step"] for line in goodput.lines(path)] == [4, 5, 6], "at its place, also when the next one was killed"
+
+
+def test_a_week_between_two_processes(tmp_path, monkeypatch, capsys):
+    c, workdir = tiny_run.get_config(), str(tmp_path / "w")
+    c.steps, c.checkpoint, c.log_every, c.compilation_cache = 6, dict(every=0), 2, str(tmp_path / "xla")
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "reached", lambda self: True)
+        with pytest.raises(Preempted):
+            run.train(c, workdir)
+    left = json.loads((tmp_path / "w/ended.json").read_text())
+    assert left["step"] == 1 and left["seconds"]["checkpoint"] > 0 and left["seconds"]["down"] == 0.0
+    real, week = time.time, 7 * 86400.0
+    monkeypatch.setattr(goodput.time, "time", lambda: real() + week)
+    run.train(c, workdir)
+    found = goodput.read(workdir)
+    assert week <= found["down"] < week + 60 and found["lost"] == 0.0 and found["checkpoint"] > left["seconds"]["checkpoint"]
+    assert "of the time that a process ran" in capsys.readouterr().out
+    branch = dict(c.to_dict(), branch_from=f"{workdir}/checkpoints/6", steps=8)
+    run.train(branch, str(tmp_path / "branch"))
+    assert goodput.read(str(tmp_path / "branch"))["down"] == 0.0
+
+
 def test_the_report_reads_a_work_dir(tmp_path):
     assert goodput.read(str(tmp_path)) == {}
     last = {"step": 2, "seconds": {"step": 75.0, "start": 25.0, "lost": 0.0}}
@@ -153,6 +232,13 @@ def test_the_report_reads_a_work_dir(tmp_path):
     table = goodput.report(goodput.read(str(tmp_path)))
     assert table.title == "Goodput 75.0%" and table.row_count == 2
     assert list(table.columns[2].cells) == ["75.0%", "25.0%"]
+
+
+def test_the_report_has_both_goodputs_of_a_run_that_was_down():
+    table = goodput.report({"step": 75.0, "start": 25.0, "down": 100.0})
+    assert table.title == "Goodput 37.5% of all time, 75.0% of the time that a process ran"
+    assert list(table.columns[0].cells)[0] == "no process ran: waiting for machines, or stopped on purpose"
+    assert list(table.columns[2].cells) == ["50.0%", "37.5%", "12.5%"]
 
 
 # --- losses ---
