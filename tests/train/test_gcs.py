@@ -329,7 +329,7 @@ def whole(store, command):
 
 def test_the_whole_work_dir_is_in_the_store(store, whole):
     names = {name.removeprefix(f"{whole}/").split("/")[0] for name in store.names(f"{whole}/")}
-    assert names == {"checkpoints", "config.json", "metrics.jsonl", "parameters.txt", "summary.json", "tensorboard"}
+    assert names == {"checkpoints", "config.json", "ended.json", "metrics.jsonl", "parameters.txt", "summary.json", "tensorboard"}
     assert open_checkpoint(f"gs://{whole}")[2] == 12
 
 

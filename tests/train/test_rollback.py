@@ -12,7 +12,7 @@ from run_samples import ROOT, finish, lines
 from test_resume import start_two, wait_for_step
 from tiny_run import losses
 
-from mof_jax import run
+from mof_jax import run, training
 from mof_jax.errors import Diverged, ExitCode, Preempted, UserError
 from mof_jax.train import goodput
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -158,13 +158,14 @@ def test_one_bad_batch_is_no_reason(cache, tmp_path, capsys):
 def test_a_second_rollback_may_undo_the_first(cache, tmp_path, monkeypatch):
     """More bad data where the first one lands: back to before it, and over all that was skipped then. What was evaluated is done
     again, and no state is in memory as another is restored."""
-    held, first_state = [], run.first_state
+    held, first_state = [], training.first_state
 
     def watched(*args):
         held.append(sum(x.nbytes for x in jax.live_arrays()))
         return first_state(*args)
 
-    monkeypatch.setattr(run, "first_state", watched)
+    for module in (run, training):  # the first start, and the rollbacks
+        monkeypatch.setattr(module, "first_state", watched)
     c = config(rollback_run.write(tmp_path / "pairs", range(20, 40)), cache)
     c.evals, c.eval_every = [dict(kind="retrieval", name="pairs", source=dict(c.data.sources[0]))], 14
     run.train(c, str(tmp_path / "w"))
@@ -229,17 +230,21 @@ KILLS = {
     "a signal in the spike, which is saved": lambda patch: asked_in(patch, 22),
     "a signal as the rollback is decided": lambda patch: asked_in(patch, 24),
     "before the checkpoints after it are gone": lambda patch: patch.setattr(Checkpointer, "drop_after", die),
-    "before it went on": lambda patch: patch.setattr(run, "cursor", cursor_once()),
+    "before it went on": lambda patch: patch.setattr(training, "cursor", cursor_once()),
 }
 
 
 def cursor_once():
-    """`run.cursor`, the second time that an attempt begins a kill."""
-    calls, real = [], run.cursor
+    """`training.cursor`, the second time that an attempt begins a kill."""
+    calls, real = [], training.cursor
     return lambda state: die() if calls.append(0) or len(calls) == 2 else real(state)
 
 
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+QUICK = ("a signal as the rollback is decided", "before the checkpoints after it are gone")  # ten seconds each
+
+
+@pytest.mark.parametrize("kill", [pytest.param(kill, id=name, marks=() if name in QUICK else pytest.mark.slow)
+                                  for name, kill in KILLS.items()])
 def test_killed_and_resumed_it_computes_the_same(kill, pairs, cache, whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         kill(patch)
@@ -276,12 +281,12 @@ def test_packed_documents_are_skipped_and_a_rollback_is_decided_once(cache, tmp_
 def test_two_hosts_go_back_together(killed, pairs, cache, whole, tmp_path):
     args = ("train", "--config", f"{ROOT}/rollback_run.py:{pairs}", "--workdir", tmp_path, f"--config.compilation_cache={cache}")
     if killed:
-        processes = start_two(args)
+        processes = start_two(*args)
         wait_for_step(processes[0], tmp_path, 25)  # which only the run that has gone back reaches
         processes[1].kill()
         for process in processes:
             finish(process)
-    ends = [finish(process) for process in start_two(args)]
+    ends = [finish(process) for process in start_two(*args)]
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert killed == ("resuming after step" in ends[0][1]) == ("back to the checkpoint of step 16" not in ends[0][1])
     ours, theirs = computed(tmp_path), computed(whole)
