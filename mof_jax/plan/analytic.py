@@ -6,7 +6,8 @@ What is sent, in bytes of one device, by ring algorithms:
               contrastive loss runs its towers in micro-batches), for every micro-batch; gradients scattered in float32, or
               reduced in bfloat16 where the compiler prefers an all-reduce, which is as much
     tensor    two all-reduces of the residual stream a layer and pass (forward, recomputed, backward)
-    data      gradients in float32, all-reduced once; between slices it is this that crosses the network
+    data      gradients, all-reduced once, in the dtype of the computation, as the compiler mostly does it (in float32 where two
+              passes add to one first, as DINO's); between slices it is this that crosses the network
 
 Left out: features of a contrastive loss, norms and scalars.
 """
@@ -55,8 +56,8 @@ def bytes_sent(run: Run) -> dict[str, float]:
             whole = local * sizes["fsdp"]
             sent["fsdp"] += share["fsdp"] * whole * parts * (item * _gathers(run, owner[path], trained) + 4 * trained)
         elif trained:  # whole on every device of `fsdp`
-            sent["fsdp"] += 2 * share["fsdp"] * 4 * local
-        sent["data"] += 2 * share["data"] * 4 * local * trained
+            sent["fsdp"] += 2 * share["fsdp"] * item * local
+        sent["data"] += 2 * share["data"] * item * local * trained
     for tower in found:
         rows = tower.sequences / batch_shards(run.mesh)
         again = tower.remat == "full" or _twice(run)

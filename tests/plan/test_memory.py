@@ -26,8 +26,10 @@ TOWER = Tower("llm", 64, 128, 32, 4, 160, 8, 8, 1e6, "full", True, True)
 
 def recorded(p: dict) -> run.RunConfig:
     """The config that a recorded plan is of; its layout is the recorded one."""
-    spec, _, stage = p["name"].partition(", stage ")
-    config = stages(configs.load(f"{REPOSITORY}/{spec}"))[stage or "run"]
+    command, _, stage = p["name"].partition(", stage ")
+    spec, *words = command.split()
+    changes = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
+    config = stages(configs.override(configs.load(f"{REPOSITORY}/{spec}"), changes))[stage or "run"]
     return dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **p["mesh"]))
 
 
