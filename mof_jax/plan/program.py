@@ -6,6 +6,8 @@ compiler, and no TPU: `pip install mof_jax[plan]`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -28,6 +30,7 @@ from mof_jax.run import Program, Run, RunConfig
 from mof_jax.tasks import TASKS
 
 _OOM = re.compile(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b")
+_PLACE = r"^.*(site-packages/|(?=mof_jax/))"
 _QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -106,7 +109,19 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     rows = batch_sharding(mesh)
     batch = {name: place(x, rows) for name, x in shapes.items()}
-    return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
+    with _placeless():
+        return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
+
+
+@contextlib.contextmanager
+def _placeless() -> Iterator[None]:
+    """Kernels carry the path of their source in the program: the same one in another environment would be another program."""
+    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", _PLACE)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_hlo_source_file_canonicalization_regex", before)
 
 
 def compile_step(config: RunConfig, topology: Topology, cache: str | None = FOLDER, quick: bool = False) -> Compiled:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import importlib.util
 import json
+import re
 
 import pytest
 from run_samples import ROOT
@@ -157,3 +159,14 @@ def test_json_there_and_back():
     x = json.loads(json.dumps(dataclasses.asdict(c)))
     assert Checked(**x | {"memory": Estimate(**x["memory"])}) == c
     assert c.memory.used == 6.0 * GIB
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install -e .[plan]")
+def test_a_program_has_one_name_in_every_environment():
+    """Kernels carry where their source lies; a record made elsewhere would be of another program."""
+    small, slices = shrink(shipped("clip/vit_l14.py")["run"], Topology.parse("v5e:16x16"))
+    text = program.lower(small, make_mesh(small.mesh, program.devices(slices)))[2].as_text()
+    kernels = [base64.b64decode(body) for body in re.findall(r"body\\22: \\22([\w+/=]+)\\22", text)]
+    assert any(b"splash_attention_kernel.py" in kernel for kernel in kernels)
+    assert not any(b"/" + part in kernel for kernel in kernels for part in (b"site-packages", b"mof_jax/"))
