@@ -20,7 +20,8 @@ from mof_jax.train import display as shown
 
 WORKDIR = "../docs/plans.jsonl"  # or an address: gs://bucket/plans.jsonl
 PRICES = {"v5e": 1.2, "v5p": 4.2, "v6e": 2.7}  # dollars a chip-hour: an assumption, put in your contract's
-records = read(WORKDIR)
+everything = read(WORKDIR)
+records = [r for r in everything if ":topology=" not in r["name"] and "px=336,topology=" not in r["name"]]  # on their first slices
 
 # %% [markdown]
 # ## Memory
@@ -32,16 +33,17 @@ plans.memory(records)
 # %% [markdown]
 # ## Four clocks
 # What the multiplications, HBM, the links and the network between slices would take, each alone. No step is faster than the
-# slowest (`mof_jax/plan/roofline.py` says what is assumed); the diamond is where a run at the config's MFU ends up.
+# slowest (`mof_jax/plan/roofline.py` says what is assumed); the diamond is where a run at the config's MFU ends up. MM1, on all
+# slices that it names.
 
 # %%
-plans.clocks(records)
+plans.clocks([r for r in everything if "/mm1/" in r["name"]])
 
 # %% [markdown]
 # ## Chips × days × dollars
 
 # %%
-plans.costs(records, PRICES)
+plans.costs(everything, PRICES)
 
 # %% [markdown]
 # ## The same run elsewhere

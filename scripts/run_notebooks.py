@@ -63,7 +63,8 @@ def _tidy(output: nbformat.NotebookNode, path: pathlib.Path) -> None:
 def _small(png: str) -> str:
     """The picture with a palette of its own."""
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    picture.quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    # Maximum coverage: by area alone, a colour that only the legend has would become its neighbour.
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode() + "\n"
 
 

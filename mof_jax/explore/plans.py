@@ -56,10 +56,11 @@ def memory(records: Sequence[Mapping[str, Any]]) -> Figure:
             left = record["needs"] * share
             axes.barh(y, left, color="white", edgecolor=VERMILION, hatch="//", height=0.62)
         needs = "refused" if record["needs"] is None else f"{record['needs'] / 2**30:.1f} of {record['hbm'] / 2**30:.1f} GiB"
-        axes.text(left, y, f"  {needs}" + ("" if record["fits"] else ", does not fit"), va="center", fontsize=8)
-    axes.axvline(100, color="black", linewidth=1.5)
+        axes.text(left + 2, y, needs + ("" if record["fits"] else ", does not fit"), va="center", fontsize=8,
+                  bbox=dict(color="white", pad=0.5))
+    axes.axvline(100, color="black", linewidth=1.5, zorder=2)
     axes.set_yticks(range(len(records)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(records) - 0.5, -0.5)
     axes.set(xlabel="% of one device's HBM", xlim=(0, 1.05 * max(115.0, *(100 * (r["needs"] or 0) / r["hbm"] for r in records))))
     axes.grid(axis="y", visible=False)
     handles = [axes.barh(0, 0, color=shade) for shade in shades.values()]
@@ -83,7 +84,7 @@ def clocks(records: Sequence[Mapping[str, Any]]) -> Figure:
         axes.text(record["seconds"], y, f"   bound by {_SAID[record['limit']]}, MFU at most {record['mfu_bound']:.0%}",
                   va="center", fontsize=8)
     axes.set_yticks(range(len(timed)), [_label(record) for record in timed])
-    axes.invert_yaxis()
+    axes.set_ylim(len(timed) - 0.5, -0.5)
     axes.set(xscale="log", xlabel="seconds of a step; ◆ expected at the config's MFU")
     axes.set_xlim(lowest / 3, 40 * max(record["seconds"] for record in timed))
     axes.grid(axis="y", visible=False)
@@ -148,5 +149,10 @@ def _name(config: str) -> str:
 
 
 def _label(record: Mapping[str, Any]) -> str:
-    """The config without its folder and the stage, and the slice."""
-    return f"{_name(record['name'].replace(', stage ', ':'))}\n{record['topology']}"
+    """The config without its folder, what it was changed by, the stage, and the slice."""
+    command, _, stage = record["name"].partition(", stage ")
+    spec, *words = command.split()
+    topology = record["topology"]
+    spec = spec.replace(f"topology={topology}", "").rstrip(":,")  # said below
+    changes = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
+    return ", ".join([_name(spec) + (stage and f":{stage}"), *changes]) + f"\n{topology}"

@@ -7,7 +7,7 @@ What is sent, in bytes of one device, by ring algorithms:
               reduced in bfloat16 where the compiler prefers an all-reduce, which is as much
     tensor    two all-reduces of the residual stream a layer and pass (forward, recomputed, backward)
     data      gradients, all-reduced once, in the dtype of the computation, as the compiler mostly does it (in float32 where two
-              passes add to one first, as DINO's); between slices it is this that crosses the network
+              passes add to one first, as DINO's); of several slices inside each first, and then, each device its part, across the network
 
 Left out: features of a contrastive loss, norms and scalars.
 """
@@ -37,9 +37,18 @@ def clocks(run: Run, topology: Topology, memory: Estimate, flops: Mapping[str, f
     model, again = sum(flops.values()), recomputed(run, flops)
     chip, each = topology.chip, topology.chip.devices
     peak, sent = topology.chips * chip.flops, bytes_sent(run)
-    crossing = sent.pop("data") if topology.slices > 1 else 0.0
+    crossing = 0.0
+    if topology.slices > 1:
+        sent["data"], crossing = _between(sent["data"], run.mesh.shape["data"], topology.slices)
     return Roofline((model + again) / peak, (2 * memory.state + memory.batch) / (chip.hbm_bandwidth / each),
                     sum(sent.values()) / (chip.ici / each), crossing / (chip.dcn / each), model, again, peak)
+
+
+def _between(sent: float, replicas: int, slices: int) -> tuple[float, float]:
+    """Of a reduction over replicas, what goes inside a slice and what between slices: each device of a slice carries its part of
+    the slice's sum to the others."""
+    each, size = replicas // slices, sent / (2 * (replicas - 1) / replicas)
+    return 2 * (each - 1) / each * size, 2 * (slices - 1) / slices * size / each
 
 
 def bytes_sent(run: Run) -> dict[str, float]:

@@ -8,6 +8,9 @@ runs once for each caller.
 
 The TPU's compiler lets one run beside other work by writing it into several fusions, which start it, carry it on (in a loop of
 their own, perhaps) and end it. They share a channel, and are counted once.
+
+The text is of one slice. What crosses to others it prints as a `send` to the runtime of the network, with the kind of collective
+that it is for beside it; the other parts of a collective over several slices stay inside one, as collectives of their own.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ _LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 # A mesh of its own, its devices in an order of their own, and the axes of it that a group runs along.
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_NETWORK = re.compile(r'_xla_host_transfer_handler_name="xla_megascale_runtime".*_xla_megascale_transfer_type="(\w+)"')
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
 
 
@@ -64,8 +68,8 @@ class Collective(NamedTuple):
         return self.times * self.bytes * factor
 
 
-def read(text: str, devices: int) -> list[Collective]:
-    """All collectives of `compiled.as_text()` for a program on so many devices.
+def read(text: str, devices: int, slices: int = 1) -> list[Collective]:
+    """All collectives of `compiled.as_text()` for a program on so many devices, an equal part of them in each slice.
 
     Raises:
       ValueError: the text has no entry computation.
@@ -79,7 +83,10 @@ def read(text: str, devices: int) -> list[Collective]:
         for line in computations[name]:
             match = _INSTRUCTION.match(line)
             kind = match and match["op"].removesuffix("-start")
-            if kind == "all-reduce" and name.lstrip("%").startswith("all-reduce-scatter"):
+            if kind == "send":
+                if said := _NETWORK.search(match["rest"]):
+                    found.append(_across(said[1], times, _array_sizes(match["type"])[0], devices, slices, name))
+            elif kind == "all-reduce" and name.lstrip("%").startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"  # the TPU's compiler fuses one of a reduction and the slice that is wanted of it
                 found.append(Collective(kind, times, sum(_array_sizes(match["type"])), _groups(match["rest"], devices), name))
             elif kind in KINDS:
@@ -90,6 +97,14 @@ def read(text: str, devices: int) -> list[Collective]:
                 groups = _groups(match["rest"], devices)
                 found.append(Collective(kind, times, _payload(kind, match["type"], match["op"], groups), groups, name))
     return found
+
+
+def _across(transfer: str, times: int, size: int, devices: int, slices: int, computation: str) -> Collective:
+    """What crosses slices: each device exchanges with those in its place of the others."""
+    kind = transfer.lower().replace("_", "-")
+    kind = kind if kind in KINDS else "collective-permute"  # ONE_TO_ONE
+    places = np.arange(devices).reshape(slices, -1).T
+    return Collective(kind, times, size * (slices if kind == "all-gather" else 1), places, computation)
 
 
 def axes_of(groups: Int[np.ndarray, "groups size"] | None, sizes: dict[str, int]) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def plan(name: str, config: RunConfig, topology: Topology) -> Plan:
     step = compile_step(config, topology)
     if step.memory is None:
         return Plan(name, config, topology, step, [], None)
-    sent = read(step.text, topology.devices)
+    sent = read(step.text, topology.devices, topology.slices)
     return Plan(name, config, topology, step, sent, roofline(step.run, topology, step.memory, sent))
 
 

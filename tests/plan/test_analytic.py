@@ -67,6 +67,16 @@ def test_only_replicas_talk_between_slices():
     assert found.compute == pytest.approx(sum(planned.flops().values()) / (8 * pods.chip.flops))
 
 
+def test_replicas_of_a_slice_share_what_crosses():
+    """Four replicas in two slices: a reduction inside each, and then half of the sum from each device to the other slice."""
+    pods = Topology.parse("2*v5e:1x4")
+    planned, program = laid_out(pods, data=4, fsdp=2)
+    found, sent = clocks(planned, pods, estimate(planned, program)), bytes_sent(planned)
+    size = sent["data"] / (2 * 3 / 4)
+    assert found.dcn == pytest.approx(size / 2 / pods.chip.dcn)
+    assert found.ici == pytest.approx((sent["fsdp"] + 2 / 2 * size) / pods.chip.ici)
+
+
 def test_what_keeps_its_matrices_repeats_attention_alone():
     planned, _ = laid_out(remat="dots", data=8)
     again = sum(t.sequences * t.attention for t in towers(planned) if t.through)

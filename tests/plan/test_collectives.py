@@ -9,8 +9,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from mof_jax.hardware import Topology
 from mof_jax.mesh import MeshConfig, make_mesh
 from mof_jax.plan.collectives import Collective, axes_of, read
+from mof_jax.plan.roofline import crosses
 
 LAYERS, ROWS, WIDTH = 6, 16, 32
 
@@ -150,3 +152,36 @@ ENTRY %main (p: bf16[8,256]) -> bf16[64,256] {
 def test_one_that_runs_beside_other_work_counts_once():
     """It is begun in one fusion, carried on in a loop of sixteen, and ended in a third."""
     assert [(x.kind, x.times, x.bytes) for x in read(FUSED, 32)] == [("all-gather", 1, 2 * 64 * 256)] * 2
+
+
+SLICES = """HloModule jit_step
+
+body {
+  %x = f32[] parameter(0)
+  %send.1 = (bf16[8,128]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%x, %t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.5_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[8,128]{1,0:T(8,128)(2,1)}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+
+cond {
+  %i = s32[] parameter(0)
+}
+
+ENTRY main {
+  %p = f32[64]{0} parameter(0)
+  %w = f32[] while(%p), condition=cond, body=body, backend_config={"known_trip_count":{"n":"3"}}
+  %send.2 = (f32[64]{0}, u32[], token[]) send(%p, %t), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}
+  %send.3 = (f32[64]{0}, u32[], token[]) send(%p, %t), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target={{100->200}},_xla_megascale_transfer_type="ONE_TO_ONE"}
+  %send.4 = (f32[64]{0}, u32[], token[]) send(%p, %t), channel_id=5, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="debug"}
+}
+"""  # noqa: E501  as the compiler prints it
+
+
+def test_what_crosses_slices_is_sent_to_the_network():
+    """Two slices of four: a reduction in a loop, a gather, an exchange; what a host is sent for another reason is none."""
+    found = {c.kind: c for c in read(SLICES, 8, 2)}
+    assert {kind: (c.times, c.bytes, c.sent) for kind, c in found.items()} == {
+        "all-reduce": (3, 8 * 128 * 2, 3 * 8 * 128 * 2), "all-gather": (1, 2 * 64 * 4, 64 * 4),
+        "collective-permute": (1, 64 * 4, 64 * 4)}
+    for c in found.values():
+        assert crosses(c, Topology.parse("2*v5e:2x2")) and axes_of(c.groups, dict(data=4, fsdp=2)) == ("data",)
+        assert c.groups.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
