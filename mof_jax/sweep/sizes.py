@@ -37,7 +37,7 @@ def size_of(run: RunConfig) -> Size:
 
 @functools.lru_cache(maxsize=1024)
 def _size(text: str) -> Size:
-    plan = cost.plan(resolve(json.loads(text) | {"steps": 1}))
+    plan = cost.sketch(resolve(json.loads(text) | {"steps": 1}))
     return Size(parameter_counts(plan.skeleton, plan.decisions), sum(plan.flops.values()))
 
 

@@ -166,6 +166,7 @@ def test_a_killed_sweep_writes_the_same_points(tmp_path, kills, seed):
 def test_a_signal_is_passed_down_and_the_sweep_goes_on_later(tmp_path, number):
     process = fake_sweep.start(tmp_path, 3, 100, 2)
     while not (tmp_path / "trace").exists() or len(trace(tmp_path)) < 2:
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(number)
@@ -184,6 +185,7 @@ def test_a_second_signal_kills(tmp_path):
     tell(tmp_path, {runner.sweep.points[0].id: ["hang"]})
     process = fake_sweep.start(tmp_path, 1, 1, 1)
     while not list(tmp_path.glob("runs/*/steps")):
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     (pid,) = (pid for _, _, pid in trace(tmp_path))
     os.kill(pid, signal.SIGSTOP)  # it hears nothing
