@@ -7,8 +7,8 @@ What is sent, in bytes of one device, by ring algorithms:
               reduced in bfloat16 where the compiler prefers an all-reduce, which is as much
     tensor    two all-reduces of the residual stream a layer and pass (forward, recomputed, backward)
     data      gradients, all-reduced once, in the dtype of the computation, as the compiler mostly does it (in float32 where two
-              passes add to one first, as DINO's); with several slices inside each first, and then, each device its part, across the
-              network
+              passes add to one first, as DINO's); with several slices inside each first, and then, each device its part,
+              across the network
 
 Left out: features of a contrastive loss, norms and scalars.
 """
