@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Group
 
+from mof_jax.hardware import Throughput
 from mof_jax.scaling.frontier import Cost, cost
 from mof_jax.sweep.points import Point, Sweep
 from mof_jax.train import display
@@ -21,7 +22,7 @@ def price(sweep: Sweep, topology: str | None = None) -> Cost | None:
     """Of the whole sweep on a topology, by default the one that its first point names; None if there is none."""
     hardware = sweep.points[0].run.hardware
     where = topology or hardware.topology
-    return None if where is None else cost(total(sweep), where, hardware.mfu, hardware.price)
+    return None if where is None else cost(total(sweep), Throughput(where, hardware.mfu), hardware.price)
 
 
 def show(sweep: Sweep, topology: str | None = None) -> Group:

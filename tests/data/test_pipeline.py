@@ -76,18 +76,19 @@ def test_resume_anywhere_on_other_hosts_equals_uninterrupted():
 
 
 def test_closing_or_dropping_the_iterator_stops_its_threads():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for end in (lambda b: b.close(), lambda b: None):
         batches = pipeline().batches(3)
         next(batches)
-        assert threading.active_count() > before
+        started = set(threading.enumerate()) - before
+        assert started
         end(batches)
         del batches
         gc.collect()
         deadline = time.monotonic() + 10
-        while threading.active_count() > before and time.monotonic() < deadline:
+        while any(thread.is_alive() for thread in started) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert threading.active_count() <= before
+        assert not any(thread.is_alive() for thread in started)
 
 
 @pytest.mark.slow
