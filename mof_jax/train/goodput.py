@@ -102,12 +102,14 @@ class Ledger:
 
 def lines(workdir: str) -> list[dict[str, Any]]:
     """What a run has logged so far, empty for nothing: its lines of metrics and, at its place among them, how the process that
-    ended last without being killed left it."""
+    ended last without being killed left it. A word of that process that cannot be read is as good as none."""
     log, word = remote.join(workdir, "metrics.jsonl"), remote.join(workdir, ENDED)
     found = read_lines(log) if remote.exists(log) else []
     if found and remote.exists(word):
-        ended = json.loads(remote.read(word))
-        found.insert(next((i for i, line in enumerate(found) if line.get(WHEN, 0.0) > ended[WHEN]), len(found)), ended)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            ended = json.loads(remote.read(word))
+            place = next((i for i, line in enumerate(found) if line.get(WHEN, 0.0) > ended[WHEN]), len(found))
+            found.insert(place, {"step": ended["step"], KEY: ended[KEY], WHEN: ended[WHEN]})
     return found
 
 

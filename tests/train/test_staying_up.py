@@ -203,6 +203,9 @@ def test_a_process_that_is_not_killed_leaves_word(clock):
     log.write({"step": 6, **again.line()})
     log.flush()
     assert [line["step"] for line in goodput.lines(path)] == [4, 5, 6], "at its place, also when the next one was killed"
+    for word in (b'{"step": 5', b"[]", b'{"step": 5}'):
+        remote.write_atomic(remote.join(path, goodput.ENDED), [word])
+        assert [line["step"] for line in goodput.lines(path)] == [4, 6], "it cannot be read"
 
 
 def test_a_week_between_two_processes(tmp_path, monkeypatch, capsys):
