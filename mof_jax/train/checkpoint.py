@@ -18,14 +18,14 @@ from typing import Any
 
 from etils import epath
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, UInt32
+from jaxtyping import Array
 import numpy as np
 import orbax.checkpoint as ocp
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.train import manifest
+from mof_jax.train.fingerprints import fingerprints, named
 
 SCHEMA = 2  # 1 had no manifest
 
@@ -59,21 +59,6 @@ class CheckpointConfig:
         return step in self.at or bool(self.keep_every and step % self.keep_every == 0)
 
 
-@dataclasses.dataclass
-class Later:
-    """A leaf that is read when it is written, see `Streamer`.
-
-    Attributes:
-      shape, dtype: of what `read` gives; its memory may be taken over.
-      fingerprint: of what was written.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], np.ndarray]
-    fingerprint: int | None = None
-
-
 class Checkpointer:
     """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
@@ -105,7 +90,7 @@ class Checkpointer:
         """
         self.wait()
         prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
-        meta = {**meta, **_own(step, state), "fingerprints": prints}
+        meta = {**meta, **about(step, state), "fingerprints": prints}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
         self._guard(lambda: self._clear(step))
@@ -283,7 +268,7 @@ class Checkpointer:
         return self._opened
 
     def _open(self) -> ocp.CheckpointManager:
-        return _Manager(self.directory, options=self._options, item_names=("state", "meta"))
+        return Manager(self.directory, options=self._options, item_names=("state", "meta"))
 
     def _let_go(self) -> None:
         """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
@@ -387,43 +372,7 @@ def _together(what: str) -> None:
         multihost_utils.sync_global_devices(f"checkpoint: {what}")
 
 
-class Streamer(Checkpointer):
-    """Saves a state that does not fit into memory, or should not: its leaves are `Later`, read and written one after the other.
-
-    What it wrote is restored by a `Checkpointer`. A step killed half-way is not complete: what it holds is told last.
-    """
-
-    def __init__(self, directory: str):
-        super().__init__(directory, CheckpointConfig(asynchronous=False))
-
-    def save(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
-        """Saves `state`.
-
-        Raises:
-          UserError: the disk is full or not writable.
-        """
-        self._pending = step
-        self._guard(lambda: self._clear(step))
-        self._guard(lambda: self._stream(step, state, {**meta, **_own(step, state)}))
-        self._pending = None
-
-    def _stream(self, step: int, state: Mapping[str, Mapping[str, Later]], meta: Mapping[str, Any]) -> None:
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
-        folder = self._root(step) / "meta"
-        folder.mkdir()
-        prints = {name: leaf.fingerprint for name, leaf in _named(state).items()}  # known only now
-        ocp.JsonCheckpointHandler().save(folder, args=ocp.args.JsonSave({**meta, "fingerprints": prints}))
-        self._seal(step)
-
-    def _open(self) -> ocp.CheckpointManager:
-        # Arrays have a handler too because Orbax asks theirs about the list that `_OneByOne` leaves out.
-        registry = ocp.type_handlers.create_type_handler_registry(
-            (Later, _OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None)))
-        handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry)}
-        return _Manager(self.directory, options=self._options, item_handlers=handlers)
-
-
-class _Manager(ocp.CheckpointManager):
+class Manager(ocp.CheckpointManager):
     """One that leaves the preemption service alone.
 
     Orbax asks it about each step it saves, from threads of its own; the numbers of those calls would mix with the polls of
@@ -435,56 +384,14 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-class _OneByOne(ocp.type_handlers.ArrayHandler):
-    """Writes leaves as arrays, each before the next is read: Orbax holds all of those it is given, compressed as well.
-
-    The list of how arrays are laid out, which Orbax writes with every batch and would write for the last leaf alone, is left out.
-    """
-
-    def __init__(self):
-        super().__init__(array_metadata_store=None)
-
-    async def serialize(self, values: Sequence[Later], infos: Sequence[Any], args: Sequence[Any] | None = None) -> Sequence[Any]:
-        for i, leaf in enumerate(values):
-            # Taken over where it is: on a CPU a copy would double the largest one.
-            array = jax.device_put(leaf.read(), may_alias=True)
-            leaf.fingerprint = int(fingerprints({"": array})[""])
-            for written in await super().serialize([array], infos[i : i + 1], args and args[i : i + 1]):
-                written.result()
-        return []
-
-
-@jax.jit
-def fingerprints(tree: Any) -> dict[str, UInt32[Array, ""]]:
-    """One integer a leaf: Σ bits·(2·index + 1) mod 2³². Order-free, so equal on every mesh; any flipped bit changes it."""
-    return {name: _fingerprint(x) for name, x in _named(tree).items()}
-
-
-def _fingerprint(x: Array) -> UInt32[Array, ""]:
-    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
-    bits = x.astype(jnp.uint32) if x.dtype == bool else jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-    index, stride = jnp.zeros(x.shape, jnp.uint32), 1
-    for axis in reversed(range(x.ndim)):  # an index from iotas: a reshape would gather a sharded array
-        index = index + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= x.shape[axis]
-    return jnp.sum(bits * (2 * index + 1), dtype=jnp.uint32)
-
-
-def _named(tree: Any) -> dict[str, Array]:
-    """Leaves by a readable name: `params:image/patch_embed/kernel`, `opt:0:mu:text/embed`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    label = lambda k: str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
-    return {":".join(label(k) for k in keys): leaf for keys, leaf in leaves}
-
-
-def _own(step: int, state: Any) -> dict[str, Any]:
+def about(step: int, state: Any) -> dict[str, Any]:
     """What `meta` says of a state itself, but for its fingerprints."""
-    return {"schema": SCHEMA, "step": step, "leaves": {name: [list(x.shape), str(x.dtype)] for name, x in _named(state).items()}}
+    return {"schema": SCHEMA, "step": step, "leaves": {name: [list(x.shape), str(x.dtype)] for name, x in named(state).items()}}
 
 
 def _check_leaves(saved: Mapping[str, Any], abstract: Any, where: str) -> None:
     """Same leaves, shapes and dtypes, or a line naming the first that differs (Orbax would cast dtypes silently)."""
-    wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named(abstract).items()}
+    wanted = {name: [list(x.shape), str(x.dtype)] for name, x in named(abstract).items()}
     for name in sorted(set(saved) | set(wanted)):
         if saved.get(name) != wanted.get(name):
             show = lambda v: "absent" if v is None else f"{v[1]}{v[0]}"

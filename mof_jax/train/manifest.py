@@ -1,7 +1,7 @@
 """The last file of a checkpoint: size and SHA-256 of all the others, so that one look tells whether it is whole.
 
 `STEP/manifest.json` appears in one piece, once everything else is on disk. A step without it is half-written; one that differs
-from it is damaged. The fingerprints of the arrays (see `checkpoint`) are checked besides, on the devices: the manifest vouches
+from it is damaged. The fingerprints of the arrays (see `fingerprints`) are checked besides, on the devices: the manifest vouches
 for the bytes on disk, the fingerprints for what came out of them.
 """
 

@@ -26,8 +26,9 @@ from tiny_run import losses
 from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.train import metrics
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer, Streamer
+from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.start import open_checkpoint
+from mof_jax.train.streamer import Streamer
 
 gcsfs = pytest.importorskip("gcsfs")
 
