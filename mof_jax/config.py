@@ -60,7 +60,8 @@ def arguments(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
             raise UserError(f"config argument {pair!r}{nearest(name, defaults) if eq else ''}: write {known}")
         default = defaults[name]
         value = text if isinstance(default, str) else literal(text)
-        found[name] = value if default is None else _convert(type(default), value, f"config argument {name}")
+        kind = Any | None if default is None else type(default)
+        found[name] = _convert(kind, value, f"config argument {name}")
     return types.SimpleNamespace(**found)
 
 
@@ -110,11 +111,12 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> m
 
 
 def literal(text: str) -> Any:
-    """`text` as a Python literal (`1e-3`, `True`, `(1, 2)`, `None`), else `text` itself."""
+    """`text` as a Python literal (`1e-3`, `True`, `(1, 2)`, `None`), else `text` itself; `none` is a word until `build` knows
+    what the key takes."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config") -> C:
@@ -155,7 +157,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
+        if type(None) in args and (value is None or _means_none(value, args)):
             return None
         errors = []
         for option in _of_kind([a for a in args if a is not type(None)], value, where):
@@ -191,6 +193,12 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _means_none(value: Any, options: Sequence[Any]) -> bool:
+    """Whether `none` was written where it is no choice of its own (as a rematerialisation is)."""
+    choices = (choice for option in options if typing.get_origin(option) is typing.Literal for choice in typing.get_args(option))
+    return isinstance(value, str) and value.lower() == "none" and value not in choices
 
 
 def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:

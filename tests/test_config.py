@@ -30,6 +30,7 @@ class Outer:
     fast: bool = False
     words: Sequence[str] = ()
     anything: Any = None
+    keep: Literal["none", "all"] | None = "all"
 
     def __post_init__(self):
         if self.steps < 0:
@@ -42,6 +43,15 @@ def test_values_become_typed():
     assert built.limit == 3.0 and isinstance(built.limit, float)
     assert built.inner == Inner(1.0, (3, 4)) and built.parts == (Inner(2.0),) and built.words == ("p", "q")
     assert C.build(Outer, {"name": "a", "limit": None}).limit is None
+
+
+def test_none_is_what_the_key_takes_it_for():
+    """In a command `none` is a choice where there is one of that name, and the absence of a value elsewhere."""
+    built = C.build(Outer, C.override(ml_collections.ConfigDict({"name": "a"}), ["limit=none", "keep=none"]).to_dict())
+    assert built.limit is None and built.keep == "none"
+    assert C.build(Outer, {"name": "a", "keep": None}).keep is None
+    with pytest.raises(UserError, match="config.steps: expected int, got 'none'"):
+        C.build(Outer, {"name": "a", "steps": "none"})
 
 
 @pytest.mark.parametrize("values, message", [
@@ -70,9 +80,9 @@ def test_mistakes_are_named(values, message):
 def test_overrides():
     base = ml_collections.ConfigDict({"steps": 1, "inner": {"rate": 0.1}, "list": [{"weight": 1.0}, {"weight": 2.0}]})
     got = C.override(base, ["steps=7", "inner.rate=1e-3", "new.key=(1, 2)", "list.1.weight=5", "name=a=b", "fast=true",
-                            "none=None"])
+                            "none=None", "remat=none"])
     assert got.steps == 7 and got.inner.rate == 1e-3 and got.new.key == (1, 2) and got.list[1]["weight"] == 5
-    assert got.name == "a=b" and got.fast is True and got.none is None
+    assert got.name == "a=b" and got.fast is True and got.none is None and got.remat == "none"
     assert base.steps == 1 and base.list[1]["weight"] == 2.0, "the base is not touched"
 
 
@@ -115,6 +125,7 @@ def test_the_argument_of_a_config_file():
     assert read(None) == read("") == dict(px=224, scale=1.0, parity=True, data="", width=None)
     assert read("data=gs://b/x:1, px=336,scale=2,parity=False,width=3") == dict(
         px=336, scale=2.0, parity=False, data="gs://b/x:1", width=3)
+    assert read("width=none")["width"] is None
     assert read("data=1e3")["data"] == "1e3", "what defaults to a text stays one"
     for arg, says in (("pix=3", "did you mean 'px'"), ("336", "write px=…, scale=…"), ("px=big", "px: expected int, got 'big'")):
         with pytest.raises(UserError, match=says):

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import copy
 import dataclasses
 import itertools
-import json
 import shlex
 from typing import Any
 
 from rich.console import Group
 
-from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, MeshConfig, abstract_mesh, check_batch, param_shardings
@@ -103,9 +101,7 @@ class Search:
 
     def overrides(self, t: Tried) -> list[str]:
         """What a command needs to make the config that plan; nothing for the config as it is."""
-        # `none` would be read as None.
-        text = lambda value: str(value) if configs.literal(str(value)) == value else json.dumps(value)
-        return [f"--config.{key}={text(x)}" for key, x in t.candidate.changes.items() if value_at(self.config, key) != x]
+        return [f"--config.{key}={x}" for key, x in t.candidate.changes.items() if value_at(self.config, key) != x]
 
 
 def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[Candidate], Counter[str]]:
