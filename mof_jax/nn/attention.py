@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -81,7 +82,10 @@ def attention(
         dense = None if dense is None else dense[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=dense, is_causal=causal, implementation="cudnn")
     if kernel == "splash" and mask.prefix is None and mask.dense is None and (not mask.causal or q.shape[1] == k.shape[1]):
-        return jax.lax.platform_dependent(q, k, v, mask, tpu=_splash_on_mesh, default=_reference)
+        # Mosaic refuses a precision of products that are not float32's.
+        usual = q.dtype == jnp.float32 or jax.config.jax_default_matmul_precision is None
+        on_tpu = _splash_on_mesh if usual else at_usual_precision(_splash_on_mesh)
+        return jax.lax.platform_dependent(q, k, v, mask, tpu=on_tpu, default=_reference)
     return _reference(q, k, v, mask)
 
 
@@ -110,6 +114,27 @@ def _splash_on_mesh(q: Array, k: Array, v: Array, mask: Mask, *, interpret: bool
     heads = P(rows, None, "tensor" if k.shape[2] % mesh.shape["tensor"] == 0 else None)
     specs = jax.tree.map(lambda _: P(rows), mask)
     return jax.shard_map(run, in_specs=(heads, heads, heads, specs), out_specs=heads, check_vma=False)(q, k, v, mask)
+
+
+def at_usual_precision(f: Callable[..., Array]) -> Callable[..., Array]:
+    """`f` whose products, forward and backward, know nothing of `jax.default_matmul_precision`."""
+    here = functools.partial(jax.default_matmul_precision, None)
+
+    @jax.custom_vjp
+    def wrapped(*args):
+        with here():
+            return f(*args)
+
+    def forward(*args):
+        with here():
+            return jax.vjp(f, *args)
+
+    def backward(pull_back, gradient):
+        with here():  # a backward pass is traced when it is asked for
+            return pull_back(gradient)
+
+    wrapped.defvjp(forward, backward)
+    return wrapped
 
 
 def splash(

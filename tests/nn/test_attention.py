@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mof_jax.mesh import MeshConfig, make_mesh
-from mof_jax.nn.attention import Mask, _splash_on_mesh, attention, splash
+from mof_jax.nn.attention import Mask, _splash_on_mesh, at_usual_precision, attention, splash
 
 B, Q, K, H, D = 2, 5, 5, 3, 4
 
@@ -100,6 +100,21 @@ def test_the_splash_kernel_is_the_reference_away_from_tpus(qkv):
                                   jax.jit(lambda *x: attention(*x, mask))(*qkv))
     prefix = Mask(True, prefix=jnp.ones((B, K), bool))  # a rule that splash does not know
     np.testing.assert_array_equal(attention(*qkv, prefix, kernel="splash"), attention(*qkv, prefix))
+
+
+def test_the_kernel_can_be_kept_from_a_precision():
+    """Forward and backward: what is traced under `highest` is what is traced without it, and gives the same."""
+    rng = np.random.default_rng(5)
+    qkv = rng.standard_normal((3, 2, 20, 2, 64)).astype(np.float32)
+    ids = np.sort(rng.integers(0, 3, (2, 20)), axis=1).astype(np.int32)
+    step = lambda fn: jax.value_and_grad(lambda *x: (fn(*x, Mask.packed(ids)) ** 2).sum(), (0, 1, 2))
+    kernel = functools.partial(splash, interpret=True)
+    want = step(kernel)(*qkv)
+    with jax.default_matmul_precision("highest"):
+        exact, usual = step(kernel), step(at_usual_precision(kernel))
+        assert "HIGHEST" in str(jax.make_jaxpr(exact)(*qkv)) and "HIGHEST" not in str(jax.make_jaxpr(usual)(*qkv))
+        got = usual(*qkv)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 @pytest.mark.parametrize("rows, heads, kv_heads", [(4, 4, 2), (4, 4, 1), (3, 3, 3)])

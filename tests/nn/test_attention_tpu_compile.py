@@ -65,6 +65,13 @@ def test_the_program_has_the_kernel_and_no_scores(mesh, tokens, dim, packed):
     assert any(re.search(rf"s32\[[\d,]*{padded}", call) for call in calls)
 
 
+def test_a_run_may_want_exact_float32(mesh):
+    """`config.precision` says how float32 is multiplied; the kernel's bfloat16 has no such choice, and Mosaic refuses one."""
+    with jax.default_matmul_precision("highest"):
+        text = compiled(mesh, 257, 64, True, "splash").as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
+
+
 def test_it_saves_the_scores(mesh):
     """4,096 packed tokens: two rows a device of four heads are 2 · 4 · 4096² scores, 512 MiB in float32."""
     splash, plain = (compiled(mesh, 4096, 128, True, kernel).memory_analysis().temp_size_in_bytes for kernel in ("splash", "xla"))
