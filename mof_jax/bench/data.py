@@ -23,6 +23,7 @@ from rich.table import Table
 
 from mof_jax.config import build
 from mof_jax.data.pipeline import DataConfig, Pipeline
+from mof_jax.train import display
 
 
 def run(
@@ -73,7 +74,7 @@ def run(
     )
     for row in rows:
         table.add_row(row["name"], f"{row['images_per_s']:.0f}", f"{row['ratio']:.2f}")
-    (console or Console()).print(table)
+    (console or display.console()).print(table)
     return rows
 
 

@@ -19,7 +19,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mof_jax.config import build
@@ -32,6 +31,7 @@ from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.train import display
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn
 from mof_jax.train.step import make_step
@@ -150,4 +150,4 @@ def show(rows: list[dict]) -> None:
     for r in rows:
         table.add_row(r["name"], f"{r['fill_rows']:.1%}", str(r["pictures"]), f"{r['fill_pictures']:.1%}",
                       f"{r['tokens_per_s']:,.0f}", f"{r['ratio']:.2f}")
-    Console().print(table)
+    display.console().print(table)

@@ -44,11 +44,11 @@ def add(commands) -> None:
 
 def fit(args: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and a fit is too small for an accelerator
-    from rich.console import Console
 
     from mof_jax.scaling import fit as fits
     from mof_jax.scaling import frontier, plots, report, table
     from mof_jax.scaling.registry import LAWS
+    from mof_jax.train import display
 
     _check(args)
     law = lookup(LAWS, args.law, "law")
@@ -72,7 +72,7 @@ def fit(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(written))
         return
-    console = Console()
+    console = display.console()
     console.print(report.show(found, planned), highlight=False)
     if args.out:
         console.print(f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}", highlight=False)

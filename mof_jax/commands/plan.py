@@ -36,6 +36,7 @@ def plan(args: argparse.Namespace) -> None:
     from mof_jax.hardware import Topology
     from mof_jax.plan import report, search
     from mof_jax.plan.cost import stages
+    from mof_jax.train import display
 
     runs = stages(configs.override(configs.load(args.config), args.overrides))
     if args.stage is not None:
@@ -61,4 +62,4 @@ def plan(args: argparse.Namespace) -> None:
         if args.json:
             print(json.dumps(written))
         else:
-            Console().print(shown(found))
+            display.console().print(shown(found), crop=False)

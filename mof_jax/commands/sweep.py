@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError
@@ -34,15 +33,15 @@ def sweep(args: argparse.Namespace) -> None:
 
     # Not by the environment, which the runs inherit: they compute on what there is, and we only count.
     jax.config.update("jax_platforms", "cpu")
-    from rich.console import Console
 
     from mof_jax.sweep import points, show, table
     from mof_jax.sweep.emit import emit
     from mof_jax.sweep.runner import Runner, reopen_failed, trainer
+    from mof_jax.train import display
 
     found = points.expand(args.config, args.overrides)
     table.check_loss(found, args.loss)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = display.console()
     if args.dry_run:
         console.print(show.show(found, args.topology), highlight=False)
     elif args.emit:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from jax.sharding import AbstractMesh
 import ml_collections
-from rich.console import Console
 from rich.table import Table
 
 from mof_jax import config as configs
@@ -23,6 +22,7 @@ from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, step_flops
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
+from mof_jax.train import display
 from mof_jax.train.optim import Decision, decide
 
 
@@ -112,7 +112,7 @@ def main(paths: list[str]) -> None:
     for path in paths:
         for row in rows(path):
             table.add_row(*row)
-    Console(width=160).print(table)
+    display.console().print(table)
 
 
 if __name__ == "__main__":

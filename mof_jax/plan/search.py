@@ -286,18 +286,17 @@ def to_json(found: Search) -> dict[str, Any]:
 def show(found: Search) -> Group:
     """The candidates that were compiled, why others were not, and what to write to get the best."""
     gib = lambda x: "?" if x is None else f"{x / 2**30:.2f}"
+    seconds = lambda clocks: "" if clocks is None else f"{clocks.bound:.3f} to {clocks.exposed:.3f}"
     rows = []
     for t in found.tried:
         c, p = t.candidate, t.plan
         mesh = " × ".join(f"{axis} {c.changes['mesh.' + axis]}" for axis in AXES if c.changes["mesh." + axis] > 1)
-        policy = ", ".join(map(str, c.policy))
-        compiled = ("", "") if p.clocks is None else (f"{p.clocks.bound:.3f}", f"{p.clocks.exposed:.3f}")
         verdict = "best" if t is found.best else "fits" if p.fits else "the compiler failed" if p.fault else "does not fit"
-        rows.append((mesh or "one device", policy, gib(c.needs()), f"{c.clocks.bound:.3f}", f"{c.clocks.exposed:.3f}",
-                     gib(p.needs), *compiled, verdict + (" (as written)" if t is found.written else "")))
+        rows.append((mesh or "one device", ", ".join(map(str, c.policy)), gib(c.needs()), seconds(c.clocks), gib(p.needs),
+                     seconds(p.clocks), verdict + (" (as written)" if t is found.written else "")))
     policies = ", ".join(key.removeprefix("model.") for key in found.written.candidate.changes if not key.startswith("mesh."))
-    table = display.table(f"{found.name} on {found.topology}", (
-        "mesh", policies, "GiB by formula", "bound, s", "exposed, s", "GiB compiled", "bound, s", "exposed, s", ""), rows)
+    table = display.table(f"{found.name} on {found.topology}; s: at best, and with nothing hidden; policies: {policies}", (
+        "mesh", "policies", "GiB by formula", "s", "GiB compiled", "s", ""), rows)
     pruned = "; ".join(f"{n:,} {why}" for why, n in found.pruned.items() if n) or "none"
     lines = [f"Not compiled: {found.left:,} slower by formula or like those. Pruned: {pruned}."]
     if found.best is None:
@@ -306,4 +305,4 @@ def show(found: Search) -> Group:
         lines.append("The config as it is written is the best of them.")
     else:
         lines.append("The best: " + shlex.join(found.overrides(found.best)))
-    return Group(table, *lines)
+    return Group(table, *map(display.line, lines))

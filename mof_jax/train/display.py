@@ -10,6 +10,7 @@ import jax
 from rich import progress
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Display:
@@ -70,7 +71,17 @@ def results(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     return table(title, ("evaluator", "metric", "value"), rows)
 
 
+def console() -> Console:
+    """For tables on stdout: as wide as the terminal, and wide enough for any of them where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def line(text: str) -> Text:
+    """Text that is not broken where the terminal ends, so that a command in it can be copied. Prints with `crop=False`."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
 def show(item: Any) -> None:
     """Prints a table or text on process 0."""
     if jax.process_index() == 0:
-        Console().print(item, highlight=False, soft_wrap=isinstance(item, str))
+        console().print(item, highlight=False, soft_wrap=isinstance(item, str))

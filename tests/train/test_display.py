@@ -1,0 +1,16 @@
+"""Tables in a log, and commands that can be copied from it."""
+
+from __future__ import annotations
+
+from rich.console import Group
+
+from mof_jax.train import display
+
+
+def test_a_log_gets_whole_tables_and_whole_lines(capsys):
+    """No terminal, no width to keep to: neither a cell nor a command is broken in two."""
+    command = "The best: " + " ".join(f"--config.key_{i}={i}" for i in range(20))
+    wide = display.table("t", [f"column {i}" for i in range(8)], [["a cell of words"] + [f"{i}23.4 to 567.8" for i in range(7)]])
+    display.console().print(Group(wide, display.line(command)), crop=False)
+    out = capsys.readouterr().out.splitlines()
+    assert command in out and sum("a cell of words" in line and "623.4 to 567.8" in line for line in out) == 1
