@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
+import sys
 import time
 
+from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import make_mesh
 from mof_jax.plan import program
@@ -128,10 +130,13 @@ def main() -> None:
     p.add_argument("--log", default="docs/plans.jsonl", help="plans of full forms")
     p.add_argument("--cache", default=None, help="folder of compiled programs")
     args = p.parse_args()
-    runs, records = stages(configs.load(args.config)), by_name(args.log)
-    for stage, config in runs.items():
-        found = check(args.config if len(runs) == 1 else f"{args.config}, stage {stage}", config, records, args.cache)
-        print(json.dumps(dataclasses.asdict(found)), flush=True)
+    try:
+        runs, records = stages(configs.load(args.config)), by_name(args.log)
+        for stage, config in runs.items():
+            found = check(args.config if len(runs) == 1 else f"{args.config}, stage {stage}", config, records, args.cache)
+            print(json.dumps(dataclasses.asdict(found)), flush=True)
+    except UserError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
