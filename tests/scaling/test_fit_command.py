@@ -69,7 +69,7 @@ def test_rates_of_one_fit_in_the_plan_of_another(path, tmp_path, capsys):
     assert again["params"] == json.loads((tmp_path / "lr/fit.json").read_text())["params"]
 
 
-def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, capsys):
+def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, monkeypatch, capsys):
     """Half of the chips' peak: 8 chips of v5e, 197 TFLOP/s each, so many FLOPs in two seconds."""
     record = {"name": "a.py", "topology": "v5e:2x4", "fits": True, "model_flops": 8 * 197e12, "seconds": 2.0,
               "roofline": {"bound": 1.25, "exposed": 1.6}}
@@ -80,7 +80,8 @@ def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, capsys):
     assert (cost["topology"], cost["chips"], cost["mfu"]) == ("v5e:2x4", 8, 0.5) and cost["source"] == f"{plans}#a.py"
     assert cost["chip_hours"] == pytest.approx(1e21 / 197e12 / 0.5 / 3600) == cost["dollars"] / 2
     assert (cost["least"], cost["exposed"]) == pytest.approx((cost["chip_hours"] * 1.25 / 2, cost["chip_hours"] * 1.6 / 2))
-    out = " ".join(run(capsys, *args, "--throughput", f"{plans}#a.py").split())
+    monkeypatch.chdir(tmp_path)  # a long name would break the line elsewhere
+    out = " ".join(run(capsys, *args, "--throughput", "plans.jsonl#a.py").split())
     assert "at 50% of the peak" in out and "at the best its step allows" in out
 
 
