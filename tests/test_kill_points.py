@@ -119,8 +119,8 @@ def rows(workdir: pathlib.Path) -> dict[tuple[int, int], int]:
 def test_two_hosts_killed_and_preempted(pool, cache, tmp_path):
     """One kill -9 while a checkpoint is being written, and one SIGTERM."""
     points = [("save", signal.SIGKILL), ("step", signal.SIGTERM)]
-    kill_on_the_way(2, 60, points, tmp_path / "killed", random.Random(0), pool, cache)
-    same(tmp_path / "killed", whole(2, 60, tmp_path, pool, cache), 60)
+    kill_on_the_way(2, 40, points, tmp_path / "killed", random.Random(0), pool, cache)
+    same(tmp_path / "killed", whole(2, 40, tmp_path, pool, cache), 40)
 
 
 @pytest.mark.slow

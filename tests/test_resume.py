@@ -125,8 +125,8 @@ def test_a_signal_at_one_of_two_processes_is_heard_in_an_evaluation(pool, cache,
     """JAX swallows it unless it is asked: both stop within the evaluation, which is done again, and the run goes on."""
     evals = "[{'kind': 'retrieval', 'name': 'long', 'source': {'kind': 'emoji5', 'split': 'twemoji'}}]"
     args = ("train", "--config", f"{CONFIG}:{pool}", "--workdir", tmp_path, cache, "--config.steps=6", "--config.eval_every=3",
-            f"--config.evals={evals}", "--config.eval_batch_size=8", "--config.checkpoint.every=0")
-    processes = start_two(*args)
+            f"--config.evals={evals}", "--config.checkpoint.every=0")
+    processes = start_two(*args, "--config.eval_batch_size=8")  # slow enough to be met
     wait_for_step(processes[0], tmp_path, 3)
     time.sleep(0.5)
     processes[1].send_signal(signal.SIGTERM)
@@ -134,7 +134,7 @@ def test_a_signal_at_one_of_two_processes_is_heard_in_an_evaluation(pool, cache,
     assert [code for code, _, _ in ends] == [75, 75], ends
     assert all("stopped after step 3 of 6; the state is saved" in err for _, _, err in ends)
     assert (tmp_path / "checkpoints" / "3").exists() and not (tmp_path / "evals.jsonl").exists()
-    ends = [finish(process) for process in start_two(*args)]
+    ends = [finish(process) for process in start_two(*args, "--config.eval_batch_size=128")]
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "resuming after step 3" in ends[0][1] and "Goodput" in ends[0][1]
     assert [(line["step"], line["name"]) for line in lines(tmp_path / "evals.jsonl")] == [(3, "long"), (6, "long")]
