@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 comma  := ,
-# Files in their order: xdist would keep those of few tests, which are the longest, for the end, where one core waits for the other.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: quickstart reproduce-mof notebooks test test-notebooks test-slow test-plan plan-check plan-all test-parity test-open-clip \
 	bench lint pack clean

@@ -95,6 +95,7 @@ def test_a_run_moves_from_one_process_to_another_mesh(whole, pool, cache, tmp_pa
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_teacher_resumes_with_its_student(cache, tmp_path):
     """Killed and resumed, a run of self-distillation ends with the same losses and, bit for bit, the same teacher."""
     args = ("train", "--config", ROOT / "tiny_dino.py", cache, "--workdir")

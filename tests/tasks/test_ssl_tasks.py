@@ -185,7 +185,7 @@ def test_no_gradient_reaches_the_teacher():
         assert path.startswith("student/") == bool(np.asarray(g).any()), path
 
 
-@pytest.mark.parametrize("make", [mae, dino])
+@pytest.mark.parametrize("make", [pytest.param(mae, marks=pytest.mark.slow), dino])
 def test_a_sharded_run_equals_one_device(make):
     """Three updates on data 2 × fsdp 2 × tensor 2."""
     states = []

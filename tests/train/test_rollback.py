@@ -277,7 +277,8 @@ def test_packed_documents_are_skipped_and_a_rollback_is_decided_once(cache, tmp_
     assert seen[0] == seen[1] and 1200 < seen[0]["documents"] < 1300, "32 a batch, without those of the batches skipped"
 
 
-@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "killed and resumed"])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed and resumed"])
 def test_two_hosts_go_back_together(killed, pairs, cache, whole, tmp_path):
     args = ("train", "--config", f"{ROOT}/rollback_run.py:{pairs}", "--workdir", tmp_path, f"--config.compilation_cache={cache}")
     if killed:
