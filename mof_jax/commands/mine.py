@@ -32,7 +32,6 @@ def add(commands) -> None:
 
 
 def mine(args: argparse.Namespace) -> None:
-
     join_processes(args)
     import jax
 

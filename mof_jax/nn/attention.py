@@ -83,8 +83,8 @@ def attention(
         return jax.nn.dot_product_attention(q, k, v, mask=dense, is_causal=causal, implementation="cudnn")
     if kernel == "splash" and mask.prefix is None and mask.dense is None and (not mask.causal or q.shape[1] == k.shape[1]):
         # Mosaic refuses a precision of products that are not float32's.
-        usual = q.dtype == jnp.float32 or jax.config.jax_default_matmul_precision is None
-        on_tpu = _splash_on_mesh if usual else at_usual_precision(_splash_on_mesh)
+        plain = q.dtype == jnp.float32 or jax.config.jax_default_matmul_precision is None
+        on_tpu = _splash_on_mesh if plain else at_default_precision(_splash_on_mesh)
         return jax.lax.platform_dependent(q, k, v, mask, tpu=on_tpu, default=_reference)
     return _reference(q, k, v, mask)
 
@@ -116,8 +116,9 @@ def _splash_on_mesh(q: Array, k: Array, v: Array, mask: Mask, *, interpret: bool
     return jax.shard_map(run, in_specs=(heads, heads, heads, specs), out_specs=heads, check_vma=False)(q, k, v, mask)
 
 
-def at_usual_precision(f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f` whose products, forward and backward, know nothing of `jax.default_matmul_precision`."""
+def at_default_precision(f: Callable[..., Array]) -> Callable[..., Array]:
+    """`f`, positional arguments to an array of floats, whose products know nothing of `jax.default_matmul_precision`, forward and
+    backward; reverse-mode gradients only, as the kernel's own."""
     here = functools.partial(jax.default_matmul_precision, None)
 
     @jax.custom_vjp

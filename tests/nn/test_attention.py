@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mof_jax.mesh import MeshConfig, make_mesh
-from mof_jax.nn.attention import Mask, _splash_on_mesh, at_usual_precision, attention, splash
+from mof_jax.nn.attention import Mask, _splash_on_mesh, at_default_precision, attention, splash
 
 B, Q, K, H, D = 2, 5, 5, 3, 4
 
@@ -111,9 +111,9 @@ def test_the_kernel_can_be_kept_from_a_precision():
     kernel = functools.partial(splash, interpret=True)
     want = step(kernel)(*qkv)
     with jax.default_matmul_precision("highest"):
-        exact, usual = step(kernel), step(at_usual_precision(kernel))
-        assert "HIGHEST" in str(jax.make_jaxpr(exact)(*qkv)) and "HIGHEST" not in str(jax.make_jaxpr(usual)(*qkv))
-        got = usual(*qkv)
+        exact, plain = step(kernel), step(at_default_precision(kernel))
+        assert "HIGHEST" in str(jax.make_jaxpr(exact)(*qkv)) and "HIGHEST" not in str(jax.make_jaxpr(plain)(*qkv))
+        got = plain(*qkv)
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
