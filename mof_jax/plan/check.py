@@ -1,28 +1,22 @@
 """Whether a config can be planned and fits, in seconds: by the record of its full form, or, where that is of another program, by
-compiling a small form and counting the full one.
-
-    python -m mof_jax.plan.check configs/mm1/pretrain_7b.py --log docs/plans.jsonl
-
-prints one JSON object a stage. `make plan-check` does it for every config (`scripts/plan_check.py`).
+compiling a small form and counting the full one. `make plan-check` does it for every config (`scripts/plan_check.py`).
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
-import os
-import sys
 import time
 
+from mof_jax import config as configs
 from mof_jax.errors import UserError
-from mof_jax.hardware import Topology
-from mof_jax.mesh import make_mesh
+from mof_jax.hardware import HardwareConfig, Topology
+from mof_jax.mesh import MeshConfig, abstract_mesh, make_mesh
 from mof_jax.plan import program
 from mof_jax.plan.cache import key_of
+from mof_jax.plan.cost import stages
 from mof_jax.plan.memory import FACTOR, Estimate, abstract, estimate
-from mof_jax.plan.records import Record, by_name
+from mof_jax.plan.records import Record
 from mof_jax.plan.report import ROOM
 from mof_jax.plan.shrink import shrink
 from mof_jax.run import RunConfig
@@ -33,8 +27,8 @@ class Checked:
     """What is known of a run.
 
     Attributes:
-      small: slices and mesh of the small form, empty where it was not needed. seconds: of everything. error: of its
-        compilation, None where there was none.
+      small: slices and mesh of the small form, or the run that was compiled in its place; empty where none was needed.
+        seconds: of everything. error: of its compilation, None where there was none.
       memory: of the full form. hbm: bytes that a program may use on one device.
       record: of the full form's last plan: `fresh` (it was of this very program), `stale` or `none`. recorded: bytes it needed.
     """
@@ -70,23 +64,74 @@ class Checked:
         return self.verdict.startswith("fits")
 
 
-def check(name: str, config: RunConfig, records: Mapping[str, Record], cache: str | None,
+def named(name: str) -> dict[str, RunConfig]:
+    """The runs of a config file by the names that their plans have.
+
+    Raises:
+      UserError: the config is wrong, names no slices, or has a mesh that does not cover them.
+    """
+    runs = stages(configs.load(name))
+    found = {name if len(runs) == 1 else f"{name}, stage {stage}": run for stage, run in runs.items()}
+    for run_name, run in found.items():
+        if run.hardware.topology is None:
+            raise UserError(f"{run_name}: no slices to plan for; set config.hardware.topology, e.g. v5e:16x16")
+        _split(run)
+    return found
+
+
+def covered(runs: Mapping[str, RunConfig]) -> dict[str, str]:
+    """Runs whose small form has nothing that another's has not: the same run on the same generation, with at least as many slices
+    and at least the same axes of the mesh split. Name -> the other's name.
+
+    Args:
+      runs: by name, as `named` gives them.
+    """
+    whole = {name: _split(config) for name, config in runs.items()}
+    found, kept = {}, []
+    for name in sorted(runs, key=lambda name: (-whole[name][0].slices, -len(whole[name][1]))):
+        topology, axes = whole[name]
+        over = (k for k in kept if _rest(runs[k]) == _rest(runs[name]) and whole[k][0].chip == topology.chip and
+                whole[k][0].slices >= topology.slices and whole[k][1] >= axes)
+        if (other := next(over, None)) is None:
+            kept.append(name)
+        else:
+            found[name] = other
+    return found
+
+
+def _split(config: RunConfig) -> tuple[Topology, frozenset[str]]:
+    """(slices, axes of the mesh that are split)."""
+    topology = Topology.parse(config.hardware.topology)
+    return topology, frozenset(axis for axis, size in abstract_mesh(config.mesh, topology.devices).shape.items() if size > 1)
+
+
+def _rest(config: RunConfig) -> RunConfig:
+    """A run but for where it runs and how it is split."""
+    return dataclasses.replace(config, hardware=HardwareConfig(), mesh=MeshConfig(rules=config.mesh.rules))
+
+
+def check(name: str, config: RunConfig, record: Record | None, cache: str | None, other: str | None = None,
           compile: Callable[..., program.Compiled] = program.compile_step) -> Checked:
     """Compiles the small form of a run for the topology that it names, and counts the full one. Where the full form's record is
     of this very program, by this very compiler, there is nothing left to compile.
 
     Args:
-      records: plans by name, see `plan.report.Plan.to_json`. cache: folder of compiled programs, None for none.
+      record: the last plan, see `plan.report.Plan.to_json`. cache: folder of compiled programs, None for none. other: the run
+        that is compiled in this one's place, see `covered`.
 
     Raises:
       UserError: the full form's mesh does not divide its batch or a dimension.
     """
     begun, topology = time.perf_counter(), Topology.parse(config.hardware.topology)
-    run, full = abstract(config, topology)
-    record = records.get(name)
+    if record is None:
+        known, (run, full) = "none", abstract(config, topology)
+    else:  # the program is traced, not compiled: a config may say other things than when it was planned, if that makes no other
+        run, full, lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))
+        known = "fresh" if record.get("program") == key_of(lowered.as_text(), topology) else "stale"
+    where, error = "", None
+    if known != "fresh":
+        where, error = _small(config, topology, cache, compile) if other is None else (f"as {other}", None)
     recorded = None if record is None or record["memory"] is None else record["needs"]
-    known = _known(record, config, topology)
-    where, error = ("", None) if known == "fresh" else _small(config, topology, cache, compile)
     return Checked(name, str(topology), where, time.perf_counter() - begun, error, estimate(run, full),
                    topology.chip.hbm / topology.chip.devices, known, recorded)
 
@@ -105,39 +150,6 @@ def _small(config: RunConfig, topology: Topology, cache: str | None, compile: Ca
     return _where(slices, small), error
 
 
-def _known(record: Record | None, config: RunConfig, topology: Topology) -> str:
-    """Whether a plan was made of the program that a run has today, of another, or never. The program is traced for it, not
-    compiled; a config may say other things than when it was planned, as long as that is the program it makes."""
-    if record is None:
-        return "none"
-    lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))[2]
-    return "fresh" if record.get("program") == key_of(lowered.as_text(), topology) else "stale"
-
-
 def _where(topology: Topology, config: RunConfig) -> str:
     sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
     return f"{topology} ({' × '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or 'one device'})"
-
-
-def main() -> None:
-    """Checks the stages of one config."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from mof_jax import config as configs
-    from mof_jax.plan.cost import stages
-
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("config")
-    p.add_argument("--log", default="docs/plans.jsonl", help="plans of full forms")
-    p.add_argument("--cache", default=None, help="folder of compiled programs")
-    args = p.parse_args()
-    try:
-        runs, records = stages(configs.load(args.config)), by_name(args.log)
-        for stage, config in runs.items():
-            found = check(args.config if len(runs) == 1 else f"{args.config}, stage {stage}", config, records, args.cache)
-            print(json.dumps(dataclasses.asdict(found)), flush=True)
-    except UserError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,10 @@ from mof_jax.tasks import TASKS
 
 _OOM = re.compile(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b")
 _PLACE = r"^.*(site-packages/|(?=mof_jax/))"
-_QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
+# The last four take up to a third of the rest (tpu7x): LLVM for what its SparseCores would do, and a search for better shuffles.
+_QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0, "xla_jf_xlu_optimizer": False,
+          **{f"xla_tpu_enable_sparse_core_collective_offload_{kind}": False
+             for kind in ("all_gather", "all_reduce", "reduce_scatter")}}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

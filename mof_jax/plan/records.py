@@ -25,8 +25,8 @@ def read(path: str) -> list[Record]:
 
 
 def by_name(path: str) -> dict[str, Record]:
-    """The plans of a file that is there, and none of one that is not."""
-    return {record["name"]: record for record in read(path)} if os.path.exists(path) else {}
+    """The plans of a file that is there, and none of one that is not, or is empty."""
+    return {record["name"]: record for record in read(path)} if os.path.exists(path) and os.path.getsize(path) else {}
 
 
 def throughput(text: str) -> Throughput:

@@ -1,8 +1,8 @@
 """A run made small enough to compile in seconds, that is still the same program on each device.
 
-What stays: widths, heads, sequence lengths, pictures, micro-batches, kernels, rematerialisation, the generation and the number of
-slices; the rows on a device, of packed rows one stream a micro-batch. What shrinks: towers to two layers, the slices to a few
-chips, each axis of the mesh that was split to a smaller split. The batch follows the mesh.
+What stays: widths, heads, sequence lengths, micro-batches, kernels, rematerialisation, the generation and the number of slices;
+the rows on a device, but of packed rows one a micro-batch, with one picture. What shrinks: towers to two layers, the slices to a
+few chips, each axis of the mesh that was split to a smaller split. The batch follows the mesh.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def shrink(config: RunConfig, topology: Topology) -> tuple[RunConfig, Topology]:
     small = small_topology(topology, max(DEVICES, 2 ** sum(size > 1 for size in full.values())))
     mesh = small_mesh(full, small.devices, topology.slices)
     shards = lambda sizes: math.prod(sizes[a] for a in BATCH_AXES)
-    rows = config.batch_size // shards(full)
-    if config.task == "mllm":  # long rows fill the memory, and a compiler that has to make room takes minutes
-        rows = min(rows, config.data.rows_per_stream * config.objective.microbatches)
-    return dataclasses.replace(
-        config, model=shallow(config.model), batch_size=rows * shards(mesh), mesh=dataclasses.replace(config.mesh, **mesh)), small
+    rows, data = config.batch_size // shards(full), config.data
+    if config.task == "mllm":  # long rows and many pictures fill the memory: a compiler that has to make room takes minutes
+        rows, pictures = min(rows, config.objective.microbatches), min(data.images_per_stream, 1)
+        data = dataclasses.replace(data, rows_per_stream=1, images_per_stream=pictures, max_images=pictures)
+    return dataclasses.replace(config, model=shallow(config.model), data=data, batch_size=rows * shards(mesh),
+                               mesh=dataclasses.replace(config.mesh, **mesh)), small
 
 
 def small_topology(topology: Topology, devices: int) -> Topology:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib.util
-import json
+import os
 import re
 
 import pytest
@@ -19,7 +19,7 @@ from mof_jax.mesh import batch_shards, make_mesh
 from mof_jax.models.mllm import EncoderConfig
 from mof_jax.plan import program
 from mof_jax.plan.cache import key_of
-from mof_jax.plan.check import Checked, check
+from mof_jax.plan.check import Checked, check, covered
 from mof_jax.plan.cost import stages
 from mof_jax.plan.memory import Estimate, abstract, estimate
 from mof_jax.plan.program import Compiled
@@ -63,9 +63,9 @@ def test_two_layers_are_left_of_every_stack():
     assert shallow(EncoderConfig("a", found.encoders[0].vit)).tower.depth == 2
 
 
-@pytest.mark.parametrize("spec, rows", [("mm1/pretrain_30b.py", 2), ("mof/llava15_7b.py", None), ("clip/siglip_so400m.py", None)])
+@pytest.mark.parametrize("spec, rows", [("mm1/pretrain_30b.py", 1), ("mof/llava15_7b.py", 1), ("clip/siglip_so400m.py", None)])
 def test_a_device_does_what_it_did(spec, rows):
-    """As many rows on a device (of long ones a stream), the same layers but for their number, the same rules."""
+    """As many rows on a device (of packed ones one, with one picture), the same layers but for their number and rules."""
     for config in shipped(spec).values():
         topology = Topology.parse(config.hardware.topology)
         small, slices = shrink(config, topology)
@@ -73,7 +73,9 @@ def test_a_device_does_what_it_did(spec, rows):
         assert there.mesh.size == slices.devices <= 8
         assert small.batch_size // batch_shards(there.mesh) == (rows or config.batch_size // batch_shards(full.mesh))
         assert {a for a, n in there.mesh.shape.items() if n > 1} == {a for a, n in full.mesh.shape.items() if n > 1}
-        assert small.objective == config.objective and small.data == config.data
+        assert small.objective == config.objective
+        fewer = {} if small.task != "mllm" else dict(rows_per_stream=1, images_per_stream=1, max_images=1)
+        assert small.data == dataclasses.replace(config.data, **fewer)
         stacked = lambda path: "/blocks/" in path or "/convs" in path
         for path, x in there.skeleton.shapes.items():
             whole = full.skeleton.shapes[path].shape
@@ -110,20 +112,69 @@ def test_failures_are_a_line_each(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
     import plan_check
 
-    results = {"a.py": "mof_jax.errors.UserError: config.mesh: …", "b.py": [checked(), checked(name="d", error="no such kernel")],
-               "c.py": [checked(name="e", record="fresh", recorded=1.0), checked(name="f", record="stale")]}
+    results = {"a": "config.mesh: …", "b": "b: no such config file", "c": checked(), "d": checked(name="d", error="no such kernel"),
+               "e": checked(name="e", record="fresh", recorded=1.0), "f": checked(name="f", record="stale")}
     assert plan_check.failures(results, strict=False) == [
-        "a.py: mof_jax.errors.UserError: config.mesh: …", "d: two layers on v5e:2x4 do not compile: no such kernel"]
-    assert [line.split(":")[0] for line in plan_check.failures(results, strict=True)] == ["a.py", "d", "c", "f"]
+        "a: config.mesh: …", "b: no such config file", "d: two layers on v5e:2x4 do not compile: no such kernel"]
+    assert [line.split(":")[0] for line in plan_check.failures(results, strict=True)] == ["a", "b", "d", "c", "f"]
     assert len(plan_check.row(checked())) == 10 and plan_check.row(checked(error="x"))[-1] == "FAILS"
 
 
-def test_a_process_says_what_went_wrong(tmp_path, monkeypatch):
-    """One line, whatever was printed before it."""
+def test_a_run_is_compiled_for_the_slices_that_have_all():
+    """Of the same run on the same generation: more slices, more axes. Another chip, batch or model is another run."""
+    specs = ["mm1/pretrain_3b.py", *(f"mm1/pretrain_3b.py:topology={t}" for t in (
+        "v5p:8x8x8", "v6e:16x16", "2*v6e:16x16", "tpu7x:4x8x8"))]
+    runs = {spec: shipped(spec)["run"] for spec in specs}
+    assert covered(runs) == {specs[0]: specs[1], specs[2]: specs[3]}
+    one = runs[specs[1]]
+    again = covered({"a": one, "b": one, "c": dataclasses.replace(one, batch_size=1024)})
+    assert again == {"b": "a"}
+    split = dataclasses.replace(one, mesh=dataclasses.replace(one.mesh, fsdp=1, tensor=2))
+    assert covered({"a": split, "b": one}) == {"a": "b"}
+    apart = dataclasses.replace(one, mesh=dataclasses.replace(one.mesh, data=1, fsdp=-1, tensor=2))
+    other = dataclasses.replace(one, mesh=dataclasses.replace(one.mesh, data=-1, fsdp=2, tensor=1))
+    assert covered({"a": apart, "b": other}) == {}, "each splits what the other does not"
+
+
+def test_a_run_that_another_covers_is_counted_and_not_compiled():
+    def refused(*args, **kwargs) -> Compiled:
+        raise AssertionError("compiled")
+
+    config = shipped("mm1/pretrain_3b.py")["run"]
+    found = check("3b", config, None, None, "the other", refused)
+    assert (found.small, found.verdict) == ("as the other", "fits by formula")
+    alone = check("3b", config, None, None, None, refused)
+    assert alone.verdict == "two layers on v5p:2x2x2 (data 2 × fsdp 4) do not compile: compiled"
+
+
+def test_a_worker_says_what_went_wrong(tmp_path, monkeypatch):
+    """One line for a config that is wrong and for a run that fails; a process that died is replaced."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
     import plan_check
 
-    assert "no such config file" in plan_check.checked("configs/none.py", str(tmp_path))
+    monkeypatch.chdir(REPOSITORY)
+    said = plan_check.checked(["configs/none.py", "configs/clip/quickstart.py"], 1, str(tmp_path))
+    assert "no such config file" in said["configs/none.py"] and "config.hardware.topology" in said["configs/clip/quickstart.py"]
+    config = shipped("mm1/pretrain_3b.py")["run"]
+    worker = plan_check.Worker(str(tmp_path))
+    try:
+        assert worker.check("a", dataclasses.replace(config, batch_size=100), None, "b").startswith("config.batch_size: 100")
+        assert worker.check("a", config, Gone(), "b") == "Check failed: no such kernel"
+        assert worker.check("a", config, None, "b").small == "as b"
+    finally:
+        worker.close()
+
+
+class Gone(dict):
+    """A record on which the process that unpacks it is gone, as the compiler would have it."""
+
+    def __reduce__(self):
+        return _abort, ()
+
+
+def _abort() -> None:
+    os.write(2, b"noise\nF1128 21:40:08 1 hlo.h:1] Check failed: no such kernel\nE1128 21:40:08 1 core.cc:1] dumping\n")
+    os.abort()
 
 
 @pytest.mark.slow
@@ -132,33 +183,25 @@ def test_a_shipped_config_is_checked_with_the_compiler(tmp_path):
     """Compiled once, known by its program the second time; a record is fresh if it is of the same program; a refusal is said."""
     config = shipped("clip/vit_b16.py")["run"]
     topology = Topology.parse("v5e:16x16")
-    found = check("b16", config, {}, str(tmp_path))
+    found = check("b16", config, None, str(tmp_path))
     assert found.error is None and found.record == "none" and found.small == "v5e:2x4 (data 8)"
     assert len(list(tmp_path.iterdir())) == 1
     *there, lowered = program.lower(config, make_mesh(config.mesh, program.devices(topology)))
     assert found.memory == estimate(*there), "the same shapes with and without the compiler's devices"
     record = dict(config=configs.digest(config), program=key_of(lowered.as_text(), topology), needs=5e9, memory={}, fits=True)
-    again = check("b16", config, {"b16": record}, str(tmp_path))
+    again = check("b16", config, record, str(tmp_path))
     assert (again.record, again.verdict) == ("fresh", "fits") and len(list(tmp_path.iterdir())) == 1
     other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, b2=0.99))
-    assert check("b16", other, {"b16": record}, str(tmp_path)).record == "stale"
-    assert check("b16", config, {"b16": record | {"program": "of older code"}}, str(tmp_path)).record == "stale"
-    assert check("b16", config, {"b16": dict(needs=5e9, memory={})}, str(tmp_path)).record == "stale", "an older file's"
+    assert check("b16", other, record, str(tmp_path)).record == "stale"
+    assert check("b16", config, record | {"program": "of older code"}, str(tmp_path)).record == "stale"
+    assert check("b16", config, dict(needs=5e9, memory={}), str(tmp_path)).record == "stale", "an older file's"
 
     def refused(*args, **kwargs) -> Compiled:
         raise RuntimeError("INTERNAL: the kernel\n does not lower")
 
-    assert check("b16", config, {"b16": record}, str(tmp_path), refused).verdict == "fits", "nothing is left to compile"
-    broken = check("b16", config, {}, str(tmp_path), refused)
+    assert check("b16", config, record, str(tmp_path), None, refused).verdict == "fits", "nothing is left to compile"
+    broken = check("b16", config, None, str(tmp_path), None, refused)
     assert broken.verdict == "two layers on v5e:2x4 (data 8) do not compile: INTERNAL: the kernel does not lower"
-
-
-def test_json_there_and_back():
-    """What a check's process prints is what the script reads."""
-    c = checked()
-    x = json.loads(json.dumps(dataclasses.asdict(c)))
-    assert Checked(**x | {"memory": Estimate(**x["memory"])}) == c
-    assert c.memory.used == 6.0 * GIB
 
 
 @pytest.mark.slow
