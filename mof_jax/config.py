@@ -1,8 +1,8 @@
 """From a config file and command-line overrides to typed, checked values.
 
-A config file is Python: `get_config(arg=None)` returns an `ml_collections.ConfigDict`. What a section may hold is
-written once, as a frozen dataclass next to the code that reads it; `build` turns the section into that dataclass and
-refuses unknown keys and wrong types, naming the nearest key.
+A config file is Python: `get_config(arg=None)`, or `get_config()`, returns an `ml_collections.ConfigDict`. What a section may hold
+is written once, as a frozen dataclass next to the code that reads it; `build` turns the section into that dataclass and refuses
+unknown keys and wrong types, naming the nearest key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import types
@@ -34,12 +35,14 @@ def load(spec: str) -> ml_collections.ConfigDict:
       spec: `path/to/file.py` or `path/to/file.py:arg`; `arg` is handed to `get_config` as a string.
 
     Raises:
-      UserError: the file is missing, has no `get_config`, or raises while it is read.
+      UserError: the file is missing, has no `get_config`, raises while it is read, or takes no argument and is given one.
     """
     path, _, arg = spec.partition(":")
     module = load_module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path}: a config file defines get_config(arg=None)")
+    if arg and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"{path}: takes no argument, but is given {arg!r}; write --config.key=value for a key of it")
     config = module.get_config(arg) if arg else module.get_config()
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not ml_collections.ConfigDict")

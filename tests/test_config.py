@@ -111,6 +111,10 @@ def test_load(tmp_path):
             C.load(str(bad))
     with pytest.raises(UserError, match="no such config file"):
         C.load(str(tmp_path / "absent.py"))
+    bad.write_text("import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict()\n")
+    assert not C.load(str(bad))
+    with pytest.raises(UserError, match="bad.py: takes no argument, but is given 'batch=1'"):
+        C.load(f"{bad}:batch=1")
 
 
 def test_resolved_config_is_json_and_its_digest_follows_the_values():

@@ -10,7 +10,7 @@ R@5 27 %, means of both directions and of seeds 0, 1, 2 (single seeds: 24 to 30 
 from ml_collections import ConfigDict
 
 
-def get_config(arg=None):
+def get_config():
     c = ConfigDict()
     c.task, c.seed, c.steps, c.batch_size = "contrastive", 0, 800, 128
     c.model = dict(

@@ -14,7 +14,7 @@ from mof_jax.config import load_module
 common = load_module(os.path.join(os.path.dirname(__file__), "common.py"))
 
 
-def get_config(arg=None):
+def get_config():
     c = common.clip(image=dict(variant="B/16"), text=dict(width=512, depth=12, heads=8, mlp_dim=2048), embed_dim=512,
                     samples=12.8e9, batch_size=32_768, lr=5e-4)
     c.hardware = dict(topology="v5e:16x16")

@@ -15,7 +15,7 @@ TOWER = dict(width=128, depth=3, heads=4, patch_size=12, image_size=48, activati
              mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), unroll=3)
 
 
-def get_config(arg=None):
+def get_config():
     towers = dict(clip=clip(0.25), stated=clip(1.0), random=untrained(), ssl=mae(), other=dino())
     optimizer = dict(name="muon", lr=3e-3, weight_decay=0.05, schedule=dict(warmup=60), freeze=[("encoders/.*", True)])
     return ConfigDict(dict(

@@ -23,7 +23,7 @@ from mof_jax.config import load_module
 mae = load_module(os.path.join(os.path.dirname(__file__), "mae_quickstart.py"))
 
 
-def get_config(arg=None):
+def get_config():
     c = mae.get_config()
     c.task, c.steps = "dino", 700
     encoder = c.model.encoder.copy_and_resolve_references()

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 EPOCH = 1250  # steps; the paper counts in epochs of this length
 
 
-def get_config(arg=None):
+def get_config():
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "dino", 500 * EPOCH, 3072
     c.model = dict(

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 PIXELS = 48
 
 
-def get_config(arg=None):
+def get_config():
     c = ConfigDict()
     c.task, c.seed, c.steps, c.batch_size = "mae", 0, 1000, 128
     c.model = dict(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 PICTURES, EPOCHS = 1_281_167, 800
 
 
-def get_config(arg=None):
+def get_config():
     c = ConfigDict()
     c.task, c.batch_size = "mae", 4096
     c.steps = int(EPOCHS * PICTURES / c.batch_size)

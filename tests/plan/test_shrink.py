@@ -112,10 +112,10 @@ def test_failures_are_a_line_each(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
     import plan_check
 
-    results = {"a": "config.mesh: …", "b": "b: no such config file", "c": checked(), "d": checked(name="d", error="no such kernel"),
+    results = {"a": "config.mesh: …", "b": "b: no such config", "c": checked(), "d": checked(name="d", error="no such kernel"),
                "e": checked(name="e", record="fresh", recorded=1.0), "f": checked(name="f", record="stale")}
     assert plan_check.failures(results, strict=False) == [
-        "a: config.mesh: …", "b: no such config file", "d: two layers on v5e:2x4 do not compile: no such kernel"]
+        "a: config.mesh: …", "b: no such config", "d: two layers on v5e:2x4 do not compile: no such kernel"]
     assert [line.split(":")[0] for line in plan_check.failures(results, strict=True)] == ["a", "b", "d", "c", "f"]
     assert len(plan_check.row(checked())) == 10 and plan_check.row(checked(error="x"))[-1] == "FAILS"
 
