@@ -1,8 +1,8 @@
 """From a config file and command-line overrides to typed, checked values.
 
-A config file is Python: `get_config(arg=None)`, or `get_config()`, returns an `ml_collections.ConfigDict`. What a section may hold
-is written once, as a frozen dataclass next to the code that reads it; `build` turns the section into that dataclass and refuses
-unknown keys and wrong types, naming the nearest key.
+A config file is Python: `get_config(arg=None)`, or `get_config()`, returns an `ml_collections.ConfigDict`. What a section may
+hold is written once, as a frozen dataclass next to the code that reads it; `build` turns the section into that dataclass and
+refuses unknown keys and wrong types, naming the nearest key.
 """
 
 from __future__ import annotations
