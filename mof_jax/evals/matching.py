@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mof_jax.evals.paired import group_scores, matchings, permutation_sums
 
@@ -40,6 +39,8 @@ def global_match(s: Float[np.ndarray, "items items"]) -> Bool[np.ndarray, "items
 
     s[i, j] scores picture i against text j. Nothing is known of groups but that each text belongs to one picture.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second, which a run that only trains does not wait for
+
     # The solver breaks ties by position, which would match equal scores along the diagonal, rightly: it sees shuffled texts.
     order = np.random.default_rng(0).permutation(len(s))
     pictures, texts = linear_sum_assignment(np.asarray(s, np.float64)[:, order], maximize=True)

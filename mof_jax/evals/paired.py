@@ -11,7 +11,6 @@ import itertools
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
-from scipy import stats
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.evals.baselines import paired_interval
@@ -37,6 +36,8 @@ def mcnemar(a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"]) -> float
 
     Only the items that one of them has right and the other wrong count; 1 if there are none.
     """
+    from scipy import stats  # half a second, which a run that only trains does not wait for
+
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
