@@ -116,9 +116,10 @@ def rows(workdir: pathlib.Path) -> dict[tuple[int, int], int]:
     return found
 
 
-def test_one_of_two_hosts_is_killed(pool, cache, tmp_path):
-    """While a checkpoint is being written."""
-    kill_on_the_way(2, 40, [("save", signal.SIGKILL)], tmp_path / "killed", random.Random(0), pool, cache)
+def test_two_hosts_killed_and_preempted(pool, cache, tmp_path):
+    """One kill -9 while a checkpoint is being written, and one SIGTERM between steps."""
+    points = [("save", signal.SIGKILL), ("step", signal.SIGTERM)]
+    kill_on_the_way(2, 40, points, tmp_path / "killed", random.Random(0), pool, cache)
     same(tmp_path / "killed", whole(2, 40, tmp_path, pool, cache), 40)
 
 
