@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 comma  := ,
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# The order is that of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart reproduce-mof notebooks test test-notebooks test-slow test-plan plan-check plan-all test-parity test-open-clip \
 	bench lint pack clean
