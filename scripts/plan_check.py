@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -66,7 +67,8 @@ class Worker:
 
 def begin(stderr: str) -> None:
     """What a worker's process does first: what the compiler writes goes to a file, to be read should it abort."""
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND | os.O_TRUNC), sys.stderr.fileno())
+    with open(stderr, "w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
 
 
 def last_words(path: str) -> str:
@@ -86,9 +88,7 @@ def checked(names: Sequence[str], jobs: int, cache: str) -> dict[str, Checked | 
             runs |= named(name)
         except UserError as error:
             found[name] = str(error)
-    others, workers, idle = covered(runs), [Worker(cache) for _ in range(jobs)], queue.SimpleQueue()
-    for worker in workers:
-        idle.put(worker)
+    others, idle = covered(runs), queue.SimpleQueue()
 
     def one(name: str) -> Checked | str:
         worker = idle.get()
@@ -100,10 +100,10 @@ def checked(names: Sequence[str], jobs: int, cache: str) -> dict[str, Checked | 
             print(f"{name}: {known.verdict} ({known.seconds:.0f} s)", file=sys.stderr, flush=True)
         return known
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with contextlib.ExitStack() as workers, ThreadPoolExecutor(jobs) as pool:
+        for _ in range(jobs):
+            idle.put(workers.enter_context(contextlib.closing(Worker(cache))))
         found |= zip(runs, pool.map(one, runs))
-    for worker in workers:
-        worker.close()
     return found
 
 
