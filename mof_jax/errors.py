@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 import difflib
 import enum
 import sys
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from mof_jax.parsing import one_line
 
 T = TypeVar("T")
 
@@ -33,9 +35,15 @@ class ExitCode(enum.IntEnum):
 
 
 class UserError(Exception):
-    """A mistake in the input (config, data, flags, paths) rather than in the program."""
+    """A mistake in the input (config, data, flags, paths) rather than in the program.
+
+    Its text is one printable line, whatever names and values of others it quotes.
+    """
 
     code: ClassVar[ExitCode] = ExitCode.USER_ERROR
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class NonFinite(UserError):
@@ -90,17 +98,17 @@ def out_of_memory(error: BaseException) -> str | None:
     return str(error).splitlines()[0] if known else None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: Any, known: Iterable[Any]) -> str:
     """` (did you mean 'x'?)` for the known word closest to `word`, or the short list of what there is."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     if close:
         return f" (did you mean {close[0]!r}?)"
     return f" (known: {', '.join(known)})" if len(known) <= 24 else ""
 
 
-def lookup(table: dict[str, T], name: str, what: str) -> T:
+def lookup(table: dict[str, T], name: Any, what: str) -> T:
     """`table[name]`, or a `UserError` that names the nearest entry."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UserError(f"unknown {what} {name!r}{nearest(name, table)}")
     return table[name]
