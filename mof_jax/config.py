@@ -2,13 +2,14 @@
 
 A config file is Python: `get_config(arg=None)`, or `get_config()`, returns an `ml_collections.ConfigDict`. What a section may
 hold is written once, as a frozen dataclass next to the code that reads it; `build` turns the section into that dataclass and
-refuses unknown keys and wrong types, naming the nearest key.
+refuses unknown keys, wrong types and numbers outside their range (`ranges`), naming the nearest key.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -16,7 +17,11 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import math
 import os
+import re
+import sys
+import traceback
 import types
 import typing
 from typing import Any, TypeVar
@@ -24,6 +29,8 @@ from typing import Any, TypeVar
 import ml_collections
 
 from mof_jax.errors import UserError, nearest
+from mof_jax.parsing import reason, show
+from mof_jax.ranges import Range
 
 C = TypeVar("C")
 
@@ -41,9 +48,11 @@ def load(spec: str) -> ml_collections.ConfigDict:
     module = load_module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path}: a config file defines get_config(arg=None)")
+    if not callable(module.get_config):
+        raise UserError(f"{path}: get_config is {show(module.get_config)}, not a function")
     if arg and not inspect.signature(module.get_config).parameters:
         raise UserError(f"{path}: takes no argument, but is given {arg!r}; write --config.key=value for a key of it")
-    config = module.get_config(arg) if arg else module.get_config()
+    config = call(path, module.get_config, *([arg] if arg else []))
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not ml_collections.ConfigDict")
     return config
@@ -69,48 +78,117 @@ def arguments(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
 
 
 def load_module(path: str) -> types.ModuleType:
-    """The Python module at `path`, outside `sys.modules`."""
+    """The Python module at `path`, outside `sys.modules`.
+
+    Raises:
+      UserError: no such file, or it fails; the line says where.
+    """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such config file")
-    name = "mof_config_" + hashlib.sha1(os.path.abspath(path).encode()).hexdigest()[:8]
+    name = "mof_config_" + hashlib.sha1(os.path.abspath(path).encode(errors="surrogateescape")).hexdigest()[:8]
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: a config file is Python, and ends in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    call(path, spec.loader.exec_module, module)
     return module
+
+
+def call(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)` of the config file at `path`.
+
+    Raises:
+      UserError: what it raised, with the file's line; one of its own passes as it is.
+    """
+    try:
+        return function(*arguments)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if os.path.abspath(frame.filename) == os.path.abspath(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == path else lines[-1] if lines else None
+        where = path if line is None else f"{path} line {line}"
+        raise UserError(f"{where}: {type(error).__name__}: {reason(error)}") from error
 
 
 def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> ml_collections.ConfigDict:
     """A copy of `config` with `key.sub.key=value` assignments applied.
 
     A value is read as a Python literal and otherwise kept as a string. Keys that the file did not set are allowed here:
-    `build` decides whether they exist. A list is indexed by number (`data.sources.0.weight=2`).
+    `build` decides whether they exist. A list is indexed by number (`data.sources.0.weight=2`). A section that the file has set
+    is changed key by key; one that it has not may be given as a whole.
+
+    Raises:
+      UserError: naming the assignment.
     """
     values = copy.deepcopy(config.to_dict())  # `to_dict` shares the lists, and what is in them, with the original
     for assignment in assignments:
         key, eq, text = assignment.partition("=")
         if not eq:
-            raise UserError(f"override {assignment!r}: write --config.key=value")
-        *parents, leaf = key.split(".")
-        node: Any = values
-        for i, part in enumerate(parents):
-            where = ".".join(parents[: i + 1])
-            if isinstance(node, dict):
-                node = node.setdefault(part, {})
-            elif isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
-                node = node[int(part)]
-            else:
-                raise UserError(f"override {key}: {where} does not exist")
-            if isinstance(node, tuple):
-                raise UserError(f"override {key}: {where} is a tuple; make it a list in the config file")
-        if isinstance(node, list):
-            if not leaf.isdigit() or int(leaf) >= len(node):
-                raise UserError(f"override {key}: no entry {leaf!r} in a list of {len(node)}")
-            node[int(leaf)] = literal(text)
-        elif isinstance(node, dict):
-            node[leaf] = literal(text)
-        else:
-            raise UserError(f"override {key}: {'.'.join(parents)} is a {type(node).__name__}, not a section")
+            raise UserError(f"override {show(assignment)}: write --config.key=value")
+        with _of_override(key):
+            _assign(values, key, _plain(literal(text)))
     return ml_collections.ConfigDict(values)
+
+
+@contextlib.contextmanager
+def _of_override(key: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"override {key}: {error}") from None
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key."""
+    *parents, leaf = key.split(".")
+    if not all((*parents, leaf)):
+        raise UserError("a name between dots is empty")
+    node: Any = values
+    for i, part in enumerate(parents):
+        where = ".".join(parents[: i + 1])
+        if isinstance(node, dict):
+            node = node.setdefault(part, {})
+        elif isinstance(node, (list, tuple)) and _index(part) < len(node):
+            node = node[_index(part)]
+        else:
+            raise UserError(f"{where} does not exist")
+        if isinstance(node, tuple):
+            raise UserError(f"{where} is a tuple; make it a list in the config file")
+    if isinstance(node, list):
+        if _index(leaf) >= len(node):
+            raise UserError(f"no entry {leaf!r} in a list of {len(node)}")
+        there = node[_index(leaf)]
+    elif isinstance(node, dict):
+        there = node.get(leaf)
+    else:
+        raise UserError(f"{'.'.join(parents)} is a {type(node).__name__}, not a section")
+    none = value is None or (isinstance(value, str) and value.lower() == "none")
+    if isinstance(there, dict) and there and not none and not (isinstance(value, dict) and value.keys() >= there.keys()):
+        name = next(iter(value if isinstance(value, dict) and value else there))
+        raise UserError(f"{show(value)} would take the place of a whole section and drop what the file says in it "
+                        f"({', '.join(map(str, there))}); set its keys one by one, as in {key}.{name}=…")
+    node[_index(leaf) if isinstance(node, list) else leaf] = value
+
+
+def _index(part: str) -> int:
+    """A place in a list; no list is as long as what anything else gives."""
+    return int(part) if re.fullmatch(r"[0-9]{1,9}", part) else sys.maxsize
+
+
+def _plain(value: Any) -> Any:
+    """A literal that a config can hold: names are text without dots, and nothing is a set, bytes or a complex number."""
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str) or "." in name or not name:
+                raise UserError(f"{show(name)} is no name of a key")
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(f"{show(value)} is of type {type(value).__name__}, which no key takes")
 
 
 def literal(text: str) -> Any:
@@ -118,8 +196,20 @@ def literal(text: str) -> Any:
     what the key takes."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def section(values: Mapping[str, Any], key: str, where: str = "config") -> dict[str, Any]:
+    """The section at `key` of one that is still as it was written, empty if there is none.
+
+    Raises:
+      UserError: something else stands there.
+    """
+    found = values.get(key)
+    if found is not None and not isinstance(found, Mapping):
+        raise UserError(f"{where}.{key}: expected a section, got {show(found)}")
+    return dict(found or {})
 
 
 def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config") -> C:
@@ -133,6 +223,8 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
     Raises:
       UserError: naming `where.key`.
     """
+    if values is not None and not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected a section, got {show(values)}")
     values = {} if values is None else dict(values)
     hints = _hints(cls)
     for key in values:
@@ -150,7 +242,7 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 
@@ -158,6 +250,12 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as `kind`, or a `UserError` that says what was expected."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
+        return value
+    if origin is typing.Annotated:
+        value = _convert(args[0], value, where)
+        for bounds in args[1:]:
+            if isinstance(bounds, Range) and not bounds.holds(value):
+                raise UserError(f"{where}: {value!r} is not {bounds}")
         return value
     if origin in (typing.Union, types.UnionType):
         if type(None) in args and (value is None or _means_none(value, args)):
@@ -177,11 +275,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected a section ({kind.__name__}), got {value!r}")
+            raise UserError(f"{where}: expected a section ({kind.__name__}), got {show(value)}")
         return build(kind, value, where)
     if origin in (tuple, Sequence):
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: expected a list, got {value!r}")
+            raise UserError(f"{where}: expected a list, got {show(value)}")
         if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
             if len(args) != len(value):
                 raise UserError(f"{where}: expected {len(args)} values, got {len(value)}")
@@ -189,13 +287,28 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return tuple(_convert(args[0], v, f"{where}.{i}") for i, v in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected a section, got {value!r}")
+            raise UserError(f"{where}: expected a section, got {show(value)}")
         return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise UserError(f"{where}: expected {kind.__name__}, got {value!r}")
+    if kind in (int, float):
+        return _number(kind, value, where)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        quoted = f"; on a command line, text that reads as something else is quoted twice: \"'{value}'\""
+        quoted = quoted if kind is str and isinstance(value, (bool, int, float)) else ""
+        raise UserError(f"{where}: expected {kind.__name__}, got {show(value)}{quoted}")
     return value
+
+
+def _number(kind: type, value: Any, where: str) -> Any:
+    """A finite number; NumPy's and JAX's scalars, as grids are often made of, become Python's."""
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        raise UserError(f"{where}: expected {kind.__name__}, got {show(value)}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise UserError(f"{where}: a number of {value.bit_length()} bits; whole numbers have at most 63 here")
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {value!r} is not finite")
+    return kind(value)
 
 
 def _means_none(value: Any, options: Sequence[Any]) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Annotated
 
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.ranges import Positive, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +137,12 @@ class HardwareConfig:
     """
 
     topology: str | None = None
-    price: float | None = None
-    mfu: float = 0.4
+    price: Positive | None = None
+    mfu: Annotated[float, Range(0, 1, above=True)] = 0.4
 
     def __post_init__(self):
         if self.topology is not None:
             Topology.parse(self.topology)
-        if not 0 < self.mfu <= 1:
-            raise ValueError(f"mfu {self.mfu} is no share of the peak")
 
 
 @dataclasses.dataclass(frozen=True)

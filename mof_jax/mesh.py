@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
-from typing import ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import jax
 from jax.experimental import mesh_utils
@@ -21,6 +21,7 @@ import numpy as np
 
 from mof_jax.errors import UserError
 from mof_jax.nn.module import Axes, Skeleton
+from mof_jax.ranges import Range
 
 Inputs, Output = ParamSpec("Inputs"), TypeVar("Output")
 
@@ -29,6 +30,9 @@ BATCH_AXES = ("data", "fsdp")
 
 # Logical dimension -> mesh axis. One table a submodule (by path prefix) can replace entries of it.
 LOGICAL = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "vocab": "tensor"}
+
+
+Size = Annotated[int, Range(-1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +44,9 @@ class MeshConfig:
         embedding dimension; the prefix "" is everything.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: Size = -1
+    fsdp: Size = 1
+    tensor: Size = 1
     rules: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
 
 

@@ -36,6 +36,8 @@ from mof_jax.mesh import (
     replicated,
 )
 from mof_jax.nn.module import Params, Skeleton
+from mof_jax.parsing import show
+from mof_jax.ranges import Count, Whole
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train import display, goodput, rollback
@@ -78,10 +80,10 @@ class RunConfig:
     """
 
     model: Any
-    steps: int
+    steps: Count
     task: str = "contrastive"
-    seed: int = 0
-    batch_size: int = 256
+    seed: Whole = 0
+    batch_size: Count = 256
     objective: Any = dataclasses.field(default_factory=dict)
     data: Any = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -92,11 +94,11 @@ class RunConfig:
     init_from: tuple[InitConfig, ...] = ()
     branch_from: str | None = None
     evals: tuple[Any, ...] = ()
-    eval_every: int | None = 0
+    eval_every: Whole | None = 0
     eval_ema: bool = True
-    eval_batch_size: int = 256
-    log_every: int = 50
-    profile: tuple[int, int] | None = None
+    eval_batch_size: Count = 256
+    log_every: Count = 50
+    profile: tuple[Count, Count] | None = None
     spikes: SpikeConfig = SpikeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     precision: str | None = None
@@ -114,8 +116,8 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     """
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
-    model = configs.build(kind.model, values.get("model"), "config.model")
-    data = kind.suggests(model) | dict(values.get("data") or {})
+    model = configs.build(kind.model, configs.section(values, "model"), "config.model")
+    data = kind.suggests(model) | configs.section(values, "data")
     for key, value in kind.decides(model).items():
         if data.setdefault(key, value) != value:
             raise UserError(f"config.data.{key}: {data[key]} differs from the model's {key}, {value}")
@@ -123,7 +125,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         given = values["init_from"]
         values["init_from"] = [_source(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
     run = configs.build(RunConfig, values)
-    objective = configs.build(kind.objective, run.objective, "config.objective")
+    objective = configs.build(kind.objective, configs.section(values, "objective"), "config.objective")
     for i, section in enumerate(run.evals):
         evaluators.build(section, f"config.evals.{i}", kind.face)
     return dataclasses.replace(run, model=model, objective=objective, data=configs.build(kind.data, data, "config.data"))
@@ -206,20 +208,33 @@ def train(config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, wor
     return train_stages(values, workdir) if "stages" in values else train_one(resolve(values), workdir)
 
 
-def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str, float]]:
-    """Every stage that is not done yet; all of their configs are checked before the first one starts."""
-    if set(values) != {"stages"} or not values["stages"]:
+def resolve_stages(values: Mapping[str, Any]) -> dict[str, RunConfig]:
+    """The typed configs of a staged config, by the names of its stages.
+
+    Raises:
+      UserError: naming the stage and the key.
+    """
+    listed = values.get("stages")
+    if set(values) != {"stages"} or not isinstance(listed, (list, tuple)) or not listed:
         raise UserError("config.stages: a staged config holds nothing else, and at least one stage")
     stages: dict[str, RunConfig] = {}
-    for i, stage in enumerate(values["stages"]):
-        stage = dict(stage)
-        name = stage.pop("name", "")
-        if not name.isidentifier() or name in stages:
-            raise UserError(f"config.stages.{i}.name: {name!r}; give each stage a name of its own (letters, digits, _)")
+    for i, stage in enumerate(listed):
+        if not isinstance(stage, Mapping):
+            raise UserError(f"config.stages.{i}: expected a section, got {show(stage)}")
+        name = stage.get("name", "")
+        if not isinstance(name, str) or not name.isidentifier() or name in stages:
+            raise UserError(f"config.stages.{i}.name: {show(name)}; give each stage a name of its own (letters, digits, _)")
         try:
-            run = resolve(stage)
+            stages[name] = resolve({key: value for key, value in stage.items() if key != "name"})
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from None
+    return stages
+
+
+def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str, float]]:
+    """Every stage that is not done yet; all of their configs are checked before the first one starts."""
+    stages: dict[str, RunConfig] = {}
+    for name, run in resolve_stages(values).items():
         find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
     remote.make_folder(workdir)

@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal
 
 import ml_collections
+import numpy as np
 import pytest
 
 from mof_jax import config as C
@@ -134,3 +135,89 @@ def test_the_argument_of_a_config_file():
     for arg, says in (("pix=3", "did you mean 'px'"), ("336", "write px=…, scale=…"), ("px=big", "px: expected int, got 'big'")):
         with pytest.raises(UserError, match=says):
             read(arg)
+
+
+def test_a_section_is_changed_key_by_key_and_never_replaced():
+    base = ml_collections.ConfigDict({"inner": {"rate": 0.1, "size": (1, 2)}, "list": [{"weight": 1.0, "name": "a"}]})
+    for assignment, message in [
+            ("inner={'rate': 0.5}", r"drop what the file says in it \(rate, size\); set its keys one by one, as in inner.rate="),
+            ("inner=3", "drop what the file says"), ("inner={}", "drop what the file says"),
+            ("list.0={'weight': 2.0}", r"override list.0: .*\(weight, name\).*list.0.weight=")]:
+        with pytest.raises(UserError, match=message):
+            C.override(base, [assignment])
+    assert C.override(base, ["inner={'rate': 0.5, 'size': (3, 4)}"]).inner.rate == 0.5, "nothing is dropped"
+    assert C.override(base, ["other={'rate': 0.5}"]).other.rate == 0.5, "the file says nothing there"
+    assert C.override(base, ["inner=None"]).inner is None and C.override(base, ["inner=none"]).inner == "none"
+
+
+@pytest.mark.parametrize("text", [
+    "a={[]: 1}", "a={1: 2}", "a={'b.c': 1}", "a={'': 1}", "a={1, 2}", "a=b'x'", "a=1j", "a=...", "a=[{'b': {3}}]", "a..b=1",
+    ".a=1", "=1", "list.²=1", f"list.{'9' * 5000}=1", f"list.{'9' * 5000}.b=1", f"a={'9' * 5000}", f"a={'[' * 5000}",
+    f"a={'-' * 100_000}1", "a=\0", "a=\ud83d"])
+def test_whatever_is_typed_is_a_value_or_a_line(text):
+    """Into a text, which the key then refuses; or refused here."""
+    base = ml_collections.ConfigDict({"list": [1]})
+    try:
+        found = C.override(base, [text])
+    except UserError as error:
+        assert str(error).startswith("override ") and str(error).isprintable()
+    else:
+        assert isinstance(found.a, str)
+
+
+def test_numbers_are_finite_whole_numbers_have_63_bits_and_numpy_s_are_python_s():
+    import jax.numpy as jnp
+
+    values = {"name": "a", "limit": np.float32(0.5), "steps": np.int64(3), "inner": {"size": [np.int8(1), jnp.int32(2)]}}
+    built = C.build(Outer, values)
+    assert (type(built.limit), type(built.steps), built.inner.size) == (float, int, (1, 2))
+    for wrong, message in [
+            ({"limit": float("inf")}, "limit: inf is not finite"), ({"limit": float("nan")}, "not finite"),
+            ({"limit": 10**400}, "limit: a number of 1329 bits"), ({"steps": 2**63}, "64 bits"),
+            ({"steps": np.float64(3)}, "expected int, got 3.0"), ({"steps": np.bool_(True)}, "expected int, got True")]:
+        with pytest.raises(UserError, match=message):
+            C.build(Outer, {"name": "a", **wrong})
+
+
+def test_text_that_looks_like_a_number_says_how_to_write_it():
+    config = C.override(ml_collections.ConfigDict(), ["name=2024"])
+    with pytest.raises(UserError, match=r"config.name: expected str, got 2024; on a command line, .*\"'2024'\""):
+        C.build(Outer, config.to_dict())
+    assert C.build(Outer, C.override(ml_collections.ConfigDict(), ["name='2024'"]).to_dict()).name == "2024"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("def get_config(:\n    pass", "bad.py line 1: SyntaxError"),
+    ("import no_such_package", "line 1: ModuleNotFoundError: No module"),
+    ("def get_config(arg=None):\n    return 1 / 0", r"line 2: ZeroDivisionError: division by zero"),
+    ("x = {}\ndef get_config(arg=None):\n    return [x][1]", "line 3: IndexError"),
+    ("raise SystemExit(3)", "line 1: SystemExit: 3"), ("get_config = 3", "get_config is 3, not a function"),
+    ("def get_config(arg=None):\n    raise KeyError('a\\nb')", "line 2: KeyError"),
+    ("from mof_jax.errors import UserError\ndef get_config(arg=None):\n    raise UserError('say this')", "^say this$"),
+    ("x = '\0'", "SyntaxError|ValueError")])
+def test_a_mistake_in_a_config_file_is_its_own(tmp_path, text, message):
+    bad = tmp_path / "bad.py"
+    bad.write_text(text)
+    with pytest.raises(UserError, match=message):
+        C.load(str(bad))
+
+
+@pytest.mark.parametrize("values", [
+    {"model": 1}, {"data": "x"}, {"objective": [1]}, {"task": 5}, {"task": ["mllm"]}, {"evals": [1]}, {"evals": 3},
+    {"optimizer": None}, {"tokenizer": 1}, {"evals": [{"kind": {}}]}])
+def test_a_section_that_is_none_is_named(values):
+    from mof_jax import run
+
+    whole = {"model": {"embed_dim": 8, "image": dict(width=8, depth=1, heads=1, patch_size=8, image_size=8),
+                       "text": dict(width=8, depth=1, heads=1)}, "steps": 1}
+    run.resolve(whole)
+    with pytest.raises(UserError, match=f"config.{next(iter(values))}"):
+        run.resolve({**whole, **values})
+
+
+@pytest.mark.parametrize("stages", [3, [], [1], [{}], [{"name": 3}], {"a": {}}, [{"name": "a", "steps": 1, "model": 2}]])
+def test_stages_that_are_none_are_named(stages):
+    from mof_jax import run
+
+    with pytest.raises(UserError, match="config.stages|stage a: config.model"):
+        run.resolve_stages({"stages": stages})

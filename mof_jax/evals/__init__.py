@@ -23,6 +23,7 @@ from mof_jax.evals.questions import Questions
 from mof_jax.evals.retrieval import Retrieval
 from mof_jax.evals.vqa import Vqa
 from mof_jax.evals.zeroshot import ZeroShot
+from mof_jax.parsing import show
 
 
 class Evaluator(Protocol):
@@ -57,6 +58,8 @@ def build(section: Mapping[str, Any], where: str, face: str = "encoder") -> Eval
     Raises:
       UserError: no such evaluator or field, or one that asks another `face` of a model than the task has.
     """
+    if not isinstance(section, Mapping):
+        raise UserError(f"{where}: expected a section with a kind, got {show(section)}")
     section = dict(section)
     kind = section.pop("kind", None)
     if kind is None:

@@ -19,6 +19,7 @@ from mof_jax.models.vit import ViT, ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import ACTIVATIONS, Linear, project
 from mof_jax.nn.module import Matrix, lecun, normal, param, zeros
+from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +34,14 @@ class DinoConfig:
     """
 
     encoder: ViTConfig
-    hidden: int = 2048
-    bottleneck: int = 256
-    prototypes: int = 65_536
+    hidden: Count = 2048
+    bottleneck: Count = 256
+    prototypes: Count = 65_536
     dtype: str = "float32"
 
     def __post_init__(self):
         if self.encoder.pool == "none":
             raise ValueError("encoder.pool: distillation needs a pooled feature")
-        if min(self.hidden, self.bottleneck, self.prototypes) < 1:
-            raise ValueError("hidden, bottleneck and prototypes must be positive")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {self.dtype!r} is not float32 or bfloat16")
 

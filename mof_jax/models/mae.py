@@ -18,6 +18,7 @@ from mof_jax.nn.flops import block_flops
 from mof_jax.nn.layers import Block, BlockConfig, LayerNorm, Linear
 from mof_jax.nn.module import normal, param, xavier
 from mof_jax.nn.stack import Stack
+from mof_jax.ranges import Count, PartOf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,10 @@ class MaeConfig:
     """
 
     encoder: ViTConfig
-    mask_ratio: float = 0.75
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    mask_ratio: PartOf = 0.75
+    decoder_width: Count = 512
+    decoder_depth: Count = 8
+    decoder_heads: Count = 16
     norm_targets: bool = True
     dtype: str = "float32"
 

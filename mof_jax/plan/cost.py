@@ -19,7 +19,7 @@ from mof_jax import config as configs
 from mof_jax.data.tokenizers import TokenizerConfig
 from mof_jax.mesh import MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
-from mof_jax.run import RunConfig, resolve, step_flops
+from mof_jax.run import RunConfig, resolve, resolve_stages, step_flops
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
 from mof_jax.train import display
@@ -62,9 +62,7 @@ class Sketch:
 def stages(values: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, RunConfig]:
     """The resolved runs of a config by name; one that is not staged is called `run`."""
     values = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else dict(values)
-    if "stages" not in values:
-        return {"run": resolve(values)}
-    return {s["name"]: resolve({key: x for key, x in s.items() if key != "name"}) for s in values["stages"]}
+    return resolve_stages(values) if "stages" in values else {"run": resolve(values)}
 
 
 def sketch(config: RunConfig) -> Sketch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flax import nnx
 import jax
@@ -20,6 +20,7 @@ from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import contrastive as objectives
+from mof_jax.ranges import Count, PartOf, Range
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss, Task
 
@@ -39,11 +40,15 @@ class ContrastiveConfig:
     """
 
     loss: Literal["softmax", "sigmoid", "dcl", "decoupled"] = "softmax"
-    label_smoothing: float = 0.0
+    label_smoothing: PartOf = 0.0
     multi_positive: bool = False
-    max_logit_scale: float | None = 100.0
-    microbatches: int = 1
-    strip: int = 512
+    max_logit_scale: Annotated[float, Range(1)] | None = 100.0
+    microbatches: Count = 1
+    strip: Count = 512
+
+    def __post_init__(self):
+        if self.label_smoothing and self.loss != "softmax":
+            raise ValueError(f"label_smoothing: the targets of loss={self.loss!r} are not smoothed; softmax's are")
 
 
 class ContrastiveTask(Task):

@@ -26,6 +26,7 @@ from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.nn.module import Params
 from mof_jax.objectives import distillation
+from mof_jax.ranges import Count, Positive, Share, Whole
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss, Task
 from mof_jax.tasks.contrastive import microbatched
@@ -46,21 +47,13 @@ class DinoObjective:
         1/microbatches of the rows at a time and is recomputed in the backward pass.
     """
 
-    student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    warmup: int = 0
-    sinkhorn: int = 3
-    momentum: float = 0.996
-    frozen_prototypes: int = 0
-    microbatches: int = 1
-
-    def __post_init__(self):
-        if min(self.student_temperature, *self.teacher_temperature) <= 0:
-            raise ValueError("temperatures must be positive")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum {self.momentum} is not in [0, 1]")
-        if min(self.sinkhorn, self.microbatches) < 1 or min(self.warmup, self.frozen_prototypes) < 0:
-            raise ValueError("sinkhorn and microbatches must be positive, warmup and frozen_prototypes not negative")
+    student_temperature: Positive = 0.1
+    teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07)
+    warmup: Whole = 0
+    sinkhorn: Count = 3
+    momentum: Share = 0.996
+    frozen_prototypes: Whole = 0
+    microbatches: Count = 1
 
 
 class DinoTask(Task):

@@ -16,6 +16,7 @@ from mof_jax.models.tower import embedding, patch_features
 from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
+from mof_jax.ranges import Count
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss, Task
 
@@ -28,11 +29,7 @@ class MaeObjective:
       microbatches: gradient accumulation; the loss is a sum over patches, so the gradient is that of the whole batch.
     """
 
-    microbatches: int = 1
-
-    def __post_init__(self):
-        if self.microbatches < 1:
-            raise ValueError("microbatches must be positive")
+    microbatches: Count = 1
 
 
 class MaeTask(Task):

@@ -19,6 +19,7 @@ from mof_jax.models.mllm import Mllm, MllmConfig, mllm_flops
 from mof_jax.models.vit import fit_positions, resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.objectives.language import cross_entropy
+from mof_jax.ranges import Count, NotNegative
 from mof_jax.rules import Rule
 from mof_jax.task import Batch, Loss, Task
 
@@ -36,9 +37,9 @@ class MllmObjective:
       microbatches: gradient accumulation; losses are sums, so the gradient is that of the whole batch.
     """
 
-    chunk: int = 2048
-    z_loss: float = 0.0
-    microbatches: int = 1
+    chunk: Count = 2048
+    z_loss: NotNegative = 0.0
+    microbatches: Count = 1
 
 
 class MllmTask(Task):

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.ranges import Count, Whole
 from mof_jax.train import manifest
 from mof_jax.train.fingerprints import fingerprints, named
 
@@ -44,10 +45,10 @@ class CheckpointConfig:
       asynchronous: write in the background while training goes on.
     """
 
-    every: int = 1000
-    keep: int = 3
-    keep_every: int | None = None
-    at: tuple[int, ...] = ()
+    every: Whole = 1000
+    keep: Count = 3
+    keep_every: Count | None = None
+    at: tuple[Count, ...] = ()
     asynchronous: bool = True
 
     def due(self, step: int) -> bool:

@@ -13,6 +13,7 @@ from optax import contrib
 
 from mof_jax.errors import UserError, lookup
 from mof_jax.nn.module import Matrix, Params, Skeleton
+from mof_jax.ranges import NotNegative, PartOf, Positive
 from mof_jax.rules import Rule, resolve, user_rules
 from mof_jax.train.schedule import ScheduleConfig, make_schedule
 
@@ -37,20 +38,19 @@ class OptimizerConfig:
     """
 
     name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-8
-    grad_clip: float | None = 1.0
-    ema: float | None = None
+    lr: NotNegative = 1e-3
+    weight_decay: NotNegative = 1e-4
+    b1: PartOf = 0.9
+    b2: PartOf = 0.98
+    eps: NotNegative = 1e-8
+    grad_clip: Positive | None = 1.0
+    ema: PartOf | None = None
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     freeze: tuple[Any, ...] = ()
     lr_factors: tuple[Any, ...] = ()
     decay: tuple[Any, ...] = ()
     bounds: tuple[Any, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
 
 
 @dataclasses.dataclass(frozen=True)

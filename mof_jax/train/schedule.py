@@ -9,6 +9,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mof_jax.ranges import Count, Share, Whole
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
@@ -24,10 +26,10 @@ class ScheduleConfig:
     """
 
     kind: Literal["cosine", "rsqrt", "wsd", "constant"] = "cosine"
-    warmup: int = 0
-    cooldown: int = 0
-    timescale: int = 10_000
-    final: float = 0.0
+    warmup: Whole = 0
+    cooldown: Whole = 0
+    timescale: Count = 10_000
+    final: Share = 0.0
 
 
 def make_schedule(config: ScheduleConfig, steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from mof_jax.errors import UserError
+from mof_jax.ranges import Count, NotNegative, Range, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +33,15 @@ class SpikeConfig:
     """
 
     nonfinite: Literal["stop", "skip"] = "stop"
-    max_skips: int = 100
-    deviations: float = 20.0
-    window: int = 200
-    rollback_after: int = 0
-    back: int = 100
-    past: int = 100
-    max_rollbacks: int = 3
+    max_skips: Whole = 100
+    deviations: NotNegative = 20.0
+    window: Annotated[int, Range(8)] = 200
+    rollback_after: Whole = 0
+    back: Count = 100
+    past: Whole = 100
+    max_rollbacks: Whole = 3
 
     def __post_init__(self):
-        if self.max_skips < 0 or self.deviations < 0 or self.window < 8:
-            raise UserError("config.spikes: max_skips and deviations must not be negative, window is at least 8 steps")
-        if min(self.rollback_after, self.past, self.max_rollbacks) < 0 or self.back < 1:
-            raise UserError("config.spikes: rollback_after, past and max_rollbacks must not be negative, back is at least 1 step")
         if self.rollback_after and not self.deviations:
             raise UserError("config.spikes.rollback_after: no loss counts as a jump with config.spikes.deviations=0; set both")
 

@@ -29,14 +29,10 @@ class WatchdogConfig:
       elsewhere_s: seconds for anything that is no step (compiling, an evaluation, a save): stacks after half of it.
     """
 
-    dump: float = 20.0
-    exit: float = 60.0
-    least_s: float = 300.0
-    elsewhere_s: float = 7200.0
-
-    def __post_init__(self):
-        if min(self.dump, self.exit) < 0 or min(self.least_s, self.elsewhere_s) <= 0:
-            raise UserError("config.watchdog: dump and exit must not be negative, the seconds above 0")
+    dump: NotNegative = 20.0
+    exit: NotNegative = 60.0
+    least_s: Positive = 300.0
+    elsewhere_s: Positive = 7200.0
 
 
 class Watchdog:

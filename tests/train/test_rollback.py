@@ -12,6 +12,7 @@ from run_samples import ROOT, finish, lines
 from test_resume import start_two, wait_for_step
 from tiny_run import losses
 
+from mof_jax import config as configs
 from mof_jax import run, training
 from mof_jax.errors import Diverged, ExitCode, Preempted, UserError
 from mof_jax.train import goodput
@@ -65,7 +66,7 @@ def test_what_was_seen_survives_a_restart(cut):
 def test_a_policy_that_cannot_work_is_refused():
     for wrong in (dict(back=0), dict(rollback_after=-1), dict(rollback_after=4, deviations=0.0)):
         with pytest.raises(UserError, match="config.spikes"):
-            SpikeConfig(**wrong)
+            configs.build(SpikeConfig, wrong, "config.spikes")
     policy = SpikeConfig(rollback_after=10, back=100)
     with pytest.raises(UserError, match="may go back 160 steps; config.checkpoint.keep must be at least 5 with .*every=50"):
         check(policy, CheckpointConfig(every=50, keep=4), log_every=60)

@@ -20,6 +20,7 @@ from test_step import rows, setup
 import tiny_run
 
 from mof_jax import cli, run
+from mof_jax import config as configs
 from mof_jax.data import remote
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
 from mof_jax.train import goodput, hosts, manifest
@@ -105,7 +106,7 @@ def test_limits_follow_the_median_and_never_undercut_the_least():
     never = Watchdog(WatchdogConfig(dump=0, exit=0), "unused")
     assert never.limits() == (float("inf"), float("inf"))
     with pytest.raises(UserError, match="config.watchdog"):
-        WatchdogConfig(dump=-1)
+        configs.build(WatchdogConfig, {"dump": -1.0}, "config.watchdog")
 
 
 # --- goodput ---
@@ -277,7 +278,7 @@ def test_spikes_are_told_from_noise():
     assert Spikes(SpikeConfig(window=100)).look(1, [3.0] * 60 + [3.01]) == [], "a constant loss has no spread"
     assert Spikes(SpikeConfig(deviations=0)).look(1, [*noise, 1e9]) == []
     with pytest.raises(UserError, match="config.spikes"):
-        SpikeConfig(window=2)
+        configs.build(SpikeConfig, {"window": 2}, "config.spikes")
 
 
 # --- hosts and signals ---
