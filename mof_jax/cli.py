@@ -93,6 +93,8 @@ def _add_train(commands) -> None:
                     "mof train --config configs/clip/quickstart.py --workdir runs/quickstart --config.steps=500")
     p.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file; ARG is handed to get_config")
     p.add_argument("--workdir", required=True, help="where checkpoints, metrics and pictures go; run again to resume")
+    p.add_argument("--allow-change", action="append", default=[], metavar="KEY",
+                   help="go on with another value of this key (or section) than the run has had so far; it is kept with its step")
     p.add_argument("--profile", nargs="?", const="10:5", metavar="STEP[:COUNT]", help="trace COUNT steps from STEP on")
     add_processes(p)
     p.set_defaults(takes_overrides=True)
@@ -104,13 +106,13 @@ def train(args: argparse.Namespace) -> None:
     config = configs.override(configs.load(args.config), args.overrides)
     if args.profile:
         first, _, count = args.profile.partition(":")
-        if not first.isdigit() or not (count or "5").isdigit():
+        if not all(text.isdecimal() and text.isascii() and len(text) < 10 for text in (first, count or "5")):
             raise UserError(f"--profile {args.profile}: expected STEP or STEP:COUNT")
         config.profile = (int(first), int(count or 5))
     join_processes(args)
     from mof_jax import run
 
-    run.train(config, args.workdir)
+    run.train(config, args.workdir, args.allow_change)
 
 
 # --- eval -----------------------------------------------------------------------------------------------------------------

@@ -340,6 +340,20 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A config by dotted keys, lists by number (`data.sources.0.kind`); an empty section is a value."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, (list, tuple)):
+        items = [(str(i), value) for i, value in enumerate(values)]
+    else:
+        items = []
+    if not items:
+        return {prefix: values}
+    below = (flatten(inner, f"{prefix}.{name}" if prefix else name) for name, inner in items)
+    return {key: value for part in below for key, value in part.items()}
+
+
 def digest(value: Any) -> str:
     """Twelve hex digits that identify a resolved config."""
     return hashlib.sha256(json.dumps(to_dict(value), sort_keys=True).encode()).hexdigest()[:12]

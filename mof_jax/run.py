@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import json
 import os
@@ -40,7 +40,8 @@ from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import display, goodput, rollback
+from mof_jax.train import display, goodput, place, rollback
+from mof_jax.train import history as history_of
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.metrics import JsonLines, read_lines
@@ -48,11 +49,9 @@ from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimize
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig
 from mof_jax.train.start import (
-    STAGES,
     InitConfig,
     came_with,
     first_state,
-    last_stage,
     open_checkpoint,
     take_params,
     trunk,
@@ -193,19 +192,27 @@ def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     return first // (last - first), batch_size // (last - first)
 
 
-def train(config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, workdir: str) -> dict[str, dict[str, float]]:
+def train(
+    config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, workdir: str, allow_change: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
     """Trains, or goes on where `workdir` stands; returns the last evaluation's results by evaluator name.
 
     A config with `stages`, a list of whole configs with a `name` each, trains them one after the other, stage NAME in
     `workdir/NAME`; `init_from.path="stage:NAME"` takes parameters from an earlier one.
 
+    Args:
+      allow_change: keys, or sections, that may have another value than the run has been trained with so far, see
+        `train.history`.
+
     Raises:
       UserError, Preempted: see `mof_jax.errors`.
     """
     if isinstance(config, RunConfig):
-        return train_one(config, workdir)
+        return train_one(config, workdir, allow_change)
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    return train_stages(values, workdir) if "stages" in values else train_one(resolve(values), workdir)
+    if "stages" in values:
+        return train_stages(values, workdir, allow_change)
+    return train_one(resolve(values), workdir, allow_change)
 
 
 def resolve_stages(values: Mapping[str, Any]) -> dict[str, RunConfig]:
@@ -231,7 +238,7 @@ def resolve_stages(values: Mapping[str, Any]) -> dict[str, RunConfig]:
     return stages
 
 
-def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str, float]]:
+def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
     """Every stage that is not done yet; all of their configs are checked before the first one starts."""
     stages: dict[str, RunConfig] = {}
     for name, run in resolve_stages(values).items():
@@ -239,17 +246,31 @@ def train_stages(values: Mapping[str, Any], workdir: str) -> dict[str, dict[str,
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
     remote.make_folder(workdir)
     if jax.process_index() == 0:
-        remote.write_atomic(remote.join(workdir, STAGES), [json.dumps({"stages": list(stages)}).encode()])
+        remote.write_atomic(remote.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and remote.exists(f"{folder}/checkpoints") and run.steps == Checkpointer(
-                f"{folder}/checkpoints", read_only=True).newest():
+        if not last and _done(run, folder, allow_change):
             display.show(f"stage {name}: done before, {folder}")
             continue
         display.show(f"stage {name}: {folder}")
-        results = train_one(run, folder)
+        results = train_one(run, folder, allow_change)
     return results
+
+
+def _done(run: RunConfig, workdir: str, allow_change: Collection[str]) -> bool:
+    """Whether a stage has been trained to its end.
+
+    Raises:
+      UserError: it has, with another config.
+    """
+    if not remote.exists(f"{workdir}/checkpoints"):
+        return False
+    reader = Checkpointer(f"{workdir}/checkpoints", read_only=True)
+    if (step := reader.newest()) is None:
+        return False
+    history_of.go_on(history_of.before(reader.meta(step), resolve, run), run, step, workdir, None, allow_change)
+    return step == run.steps
 
 
 def stage_path(path: str | None, stages: Mapping[str, RunConfig], workdir: str, stage: str) -> str | None:
@@ -278,10 +299,17 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
     return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data, config.tokenizer.records))
 
 
-def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
+def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
     """One run, from its data to its last evaluation."""
     begun = time.perf_counter()
+    place.check(workdir)
     remote.make_folder(workdir)
+    with place.taken(workdir):
+        return _train(config, workdir, allow_change, begun)
+
+
+def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun: float) -> dict[str, dict[str, float]]:
+    """`train_one`, with the work dir for itself."""
     set_up_jax(config)
     kind = TASKS[config.task]
     checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
@@ -292,26 +320,37 @@ def train_one(config: RunConfig, workdir: str) -> dict[str, dict[str, float]]:
     saved = None if step is None else origin.meta(step)
     if branches:
         history = rollback.saved(saved)
+    same = lambda meta, at, content: history_of.go_on(
+        history_of.before(meta, resolve, config), config, at, workdir, content, allow_change, branches)
+    other = {} if saved is None else same(saved, step, None)
     tokenizer = None
     if kind.texts is not None:
-        tokenizer = load_tokenizer(saved["tokenizer"]) if saved else first_tokenizer(config)
+        known = saved is not None and not any(key.startswith("tokenizer.") for key in other)
+        tokenizer = load_tokenizer(saved["tokenizer"]) if known else first_tokenizer(config)
     run = Run(config, tokenizer, workdir)
     check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
+    content = pipeline.content()
     program = Program.of(run, pipeline.cursor)
     state = first_state(origin, program.init, program.state, program.shardings, config.seed,
                         lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
                         step if branches else None)
     start = int(state.step)
     if step and start != step:  # restoring showed a damage that the files did not, and took an older one
+        allow_change = [*allow_change, *(key for change in history_of.saved(saved) for key in change.keys)]
         saved = origin.meta(start) if start else None
         history = rollback.saved(saved)
+    flops, changes = run.flops(), history_of.saved(saved)
+    if saved:
+        other = same(saved, start, content)
+        changes, history = history_of.changed(
+            other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
-    meta = run.meta() | ({} if travel is None else {"interop": travel})
-    flops = run.flops()
-    introduce(run, pipeline, flops, start)
+    meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values())} | history_of.written(changes)
+    meta |= {} if travel is None else {"interop": travel}
+    introduce(run, pipeline, flops, start, changes)
     measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    training = Training(run, workdir, checkpointer, pipeline, program, flops, meta, run.face(), measures,
+    training = Training(run, workdir, checkpointer, pipeline, program, flops, meta, changes, run.face(), measures,
                         Ledger(before, start, begun), Preemption(), start)
     try:
         with training.preemption:
@@ -398,7 +437,9 @@ def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | 
       ema: averaged parameters or not; None as the run's config says.
     """
     reader, meta, step = open_checkpoint(path)
-    values = {**meta["config"], "mesh": mesh or {}}
+    # Programs are read from a cache and run as machine code: where it lies is this machine's business, not a checkpoint's.
+    cache = RunConfig.compilation_cache
+    values = {**meta["config"], "mesh": mesh or {}, "compilation_cache": cache}
     tokenizer = None if meta["tokenizer"] is None else load_tokenizer(meta["tokenizer"])
     run = Run(resolve(values), tokenizer, workdir)
     params = reader.restore_params(step, run.shardings, run.config.eval_ema if ema is None else ema)
@@ -413,7 +454,7 @@ def evaluate(
     Args:
       path: work dir or checkpoint. sections: evaluators; by default those of the run's config.
     """
-    workdir = last_stage(path.split("/checkpoints")[0].rstrip("/"))
+    workdir, _ = place.split(path)
     log = f"{workdir}/evals.jsonl"
     results: dict[str, dict[str, float]] = {}
     face = None

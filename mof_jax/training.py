@@ -21,9 +21,12 @@ from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
 from mof_jax.mesh import fetch, put_batch
 from mof_jax.nn.module import Skeleton
+from mof_jax.parsing import show
 from mof_jax.train import display, goodput, rollback
+from mof_jax.train import history as history_of
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.goodput import Ledger
+from mof_jax.train.history import Change
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 from mof_jax.train.optim import Decision
@@ -45,7 +48,8 @@ class Training:
     """A run once everything is there: what stays the same when it rolls back.
 
     Attributes:
-      flops: of one step, by part. meta: of every checkpoint. measures: evaluators. others: see their classes.
+      flops: of one step, by part. meta: of every checkpoint. changes: of the config, see `train.history`.
+      measures: evaluators. others: see their classes.
       done: the last step done, once no step is under way.
     """
 
@@ -56,6 +60,7 @@ class Training:
     program: Program
     flops: Mapping[str, float]
     meta: Mapping[str, Any]
+    changes: Sequence[Change]
     face: Encoder | Responder
     measures: Sequence[Any]
     ledger: Ledger
@@ -104,6 +109,7 @@ class Training:
             batch_size=config.batch_size, flops=sum(self.flops.values()), workdir=workdir, checkpointer=self.checkpointer,
             saves=config.checkpoint.due, meta={**self.meta, "rollbacks": [dataclasses.asdict(back) for back in history]},
             examples=lambda step: self.pipeline.ids(behind(step + 1) - 1),
+            seen=lambda step: history_of.examples(self.changes, step, config.batch_size),
             schedule=lambda step: config.optimizer.lr * float(schedule(step)), evaluate=evaluate,
             preemption=self.preemption, watchdog=Watchdog(config.watchdog, workdir, jax.process_index()), ledger=self.ledger,
             spikes=Spikes(config.spikes, saved.get("spikes")))
@@ -112,13 +118,18 @@ class Training:
         finally:
             self.done = max(start, loop.done)
         seen = self.pipeline.seen(config.steps, cursor(state), behind(config.steps) - config.steps)
-        write_summary(workdir, summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results))
+        seen["examples"] = history_of.examples(self.changes, config.steps, config.batch_size)
+        spent = history_of.flops(self.changes, config.steps, sum(self.flops.values()))
+        summary = summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results)
+        write_summary(workdir, {**summary, "flops": spent, **history_of.written(self.changes)})
         return results
 
     def _roll_back(self, spike: Spike, history: Sequence[Rollback]) -> list[Rollback]:
         """Decides where to go back to, and makes it last, see `train.rollback`; returns the rollbacks with this one."""
         config, log = self.run.config, f"{self.workdir}/metrics.jsonl"
-        back = rollback.choose(spike, history, config.spikes, self.checkpointer, config.checkpoint.due)
+        since = self.changes[-1].step if self.changes else 0  # before it, the config was another
+        back = rollback.choose(spike, history, config.spikes, self.checkpointer,
+                               lambda step: step >= since and config.checkpoint.due(step))
         display.show(f"step {spike.last}: {back.why}; back to the checkpoint of step {back.step}, without the batches "
                      f"{back.first} to {back.until - 1} (rollback {back.number} of {config.spikes.max_rollbacks})")
         self.ledger.back(goodput.lines(self.workdir), back.step)
@@ -147,19 +158,23 @@ def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
     return done >= {measure.name for measure in measures}
 
 
-def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int) -> None:
+def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int, changes: Sequence[Change]) -> None:
     """Writes `config.json` and `parameters.txt`, and prints what is about to run."""
     config = run.config
     if jax.process_index() == 0:
         rows = [f"{path}  {run.skeleton.shapes[path].shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  "
                 f"decay×{d.decay}  {run.shardings[path].spec}\n" for path, d in run.decisions.items()]
-        remote.write_atomic(remote.join(run.workdir, "config.json"), [json.dumps(configs.to_dict(config), indent=1).encode()])
+        remote.write_atomic(remote.join(run.workdir, "config.json"), [
+            json.dumps(configs.to_dict(config) | history_of.written(changes), indent=1).encode()])
         remote.write_atomic(remote.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
     display.show(display.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
                                parameter_rows(run.skeleton, run.decisions, flops)))
     display.show(display.table("Data", ("source", "records", "kept", "share"), [
         (row["name"], row["records"], row["kept"], f"{row['share']:.1%}") for row in pipeline.describe()]))
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    for change in changes:
+        display.show(f"after step {change.step:,}: " + ", ".join(
+            f"{key} {show(old, 40)} → {show(new, 40)}" for key, (old, new) in change.keys.items()))
     resumed = f", resuming after step {start:,}" if start else ""  # its own, or its trunk's
     display.show(f"{config.steps:,} steps of {config.batch_size:,} examples on {jax.device_count()} "
                  f"{jax.devices()[0].device_kind} ({mesh}){resumed}")

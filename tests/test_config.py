@@ -221,3 +221,7 @@ def test_stages_that_are_none_are_named(stages):
 
     with pytest.raises(UserError, match="config.stages|stage a: config.model"):
         run.resolve_stages({"stages": stages})
+
+
+def test_flatten_keeps_empty_sections():
+    assert C.flatten({"a": {}, "b": [{"c": None}], "d": ()}) == {"a": {}, "b.0.c": None, "d": ()}

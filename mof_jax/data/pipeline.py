@@ -18,6 +18,7 @@ import grain
 import jax
 import numpy as np
 
+from mof_jax.data.identity import content
 from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
 
@@ -134,6 +135,11 @@ class Pipeline:
             }
             for source, whole, kept, share in rows
         ]
+
+    def content(self) -> dict[str, object]:
+        """What the sources hold, in the form of the config's section, see `data.identity`."""
+        rows = zip(self.config.sources, self.loader.whole, self.loader.sources)
+        return {"sources": [{"content": content(*row)} for row in rows]}
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
         """`examples` of so many steps, and `unique_examples` among them: a source gives each record once before it gives one

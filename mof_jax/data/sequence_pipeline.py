@@ -35,6 +35,7 @@ import numpy as np
 from mof_jax.data import documents, images, keyed
 from mof_jax.data import filter as filters
 from mof_jax.data.documents import KindConfig
+from mof_jax.data.identity import content
 from mof_jax.data.mixture import Located, Stream
 from mof_jax.data.packing import Packed, Packer, Shape, State, check_cursor
 from mof_jax.data.pipeline import BatchInfo
@@ -395,6 +396,12 @@ class SequencePipeline:
                 rows.append({"name": f"{name}/{source.label}", "records": len(a), "kept": len(b), "weight": source.weight,
                              "share": float(share) * kind.weight / total})
         return rows
+
+    def content(self) -> dict[str, object]:
+        """What the sources hold, in the form of the config's section, see `data.identity`."""
+        reader = self.reader
+        return {"kinds": {name: {"sources": [{"content": content(*row)} for row in zip(kind.sources, whole, kept)]}
+                          for name, kind, whole, kept in zip(reader.names, reader.kinds, reader.whole, reader.sources)}}
 
     def note(self, step: int, parts: Sequence[Packed]) -> list[tuple[str, str]]:
         """Remembers what a step was made of; returns the bad examples met."""

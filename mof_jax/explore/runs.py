@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import json
 import math
 import re
 from typing import Any, Literal, NamedTuple
@@ -17,10 +16,12 @@ from mof_jax import config as configs
 from mof_jax import run as trainer
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
+from mof_jax.parsing import Malformed, parse_object
 from mof_jax.plan.cost import sketch
-from mof_jax.train import goodput
+from mof_jax.train import goodput, history
+from mof_jax.train.history import Change
 from mof_jax.train.metrics import read_lines
-from mof_jax.train.start import last_stage
+from mof_jax.train.place import last_stage
 
 Over = Literal["step", "examples", "flops"]
 ABSENT = "–"  # of a key that a config does not have
@@ -50,6 +51,7 @@ class Run:
 
     Attributes:
       workdir: a path or an address. name: in legends. config: as resolved. lines: of its metrics. results: of its evaluators.
+      changes: what the config was otherwise before, see `train.history`.
     """
 
     workdir: str
@@ -57,6 +59,7 @@ class Run:
     config: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
     results: Sequence[Mapping[str, Any]]
+    changes: Sequence[Change] = ()
 
     @classmethod
     def read(cls, workdir: str, name: str = "") -> Run:
@@ -67,9 +70,11 @@ class Run:
         """
         folder = last_stage(workdir.rstrip("/"))
         values, log = _object(remote.join(folder, "config.json")), remote.join(folder, "evals.jsonl")
+        changes = history.saved(values)
+        values.pop(history.KEY, None)
         lines = read_lines(remote.join(folder, "metrics.jsonl"))
         results = read_lines(log) if remote.exists(log) else []
-        return cls(folder, name or folder.rsplit("/", 1)[-1], values, lines, results)
+        return cls(folder, name or folder.rsplit("/", 1)[-1], values, lines, results, changes)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -131,11 +136,30 @@ class Run:
                      several(lr for _, _, lr, _ in rows), several(decay for *_, decay in rows)) for name, rows in found.items()]
 
     def _over(self, points: Sequence[tuple[int, float]], over: Over) -> Series:
-        units = {"step": lambda: 1, "examples": lambda: self.config["batch_size"], "flops": lambda: self.flops_per_step}
+        units = {"step": lambda step: step,
+                 "examples": lambda step: history.examples(self._until(step), step, self._at(step, "batch_size")),
+                 "flops": lambda step: history.flops(self._until(step), step, self._flops_at(step))}
         if over not in units:
             raise UserError(f"a series over {over!r}{nearest(over, units)}: one of {', '.join(units)}")
         x, y = np.array(points, np.float64).reshape(-1, 2).T
-        return Series(x * units[over](), y)
+        return Series(np.array([units[over](step) for step in x.tolist()], np.float64), y)
+
+    def _until(self, step: float) -> list[Change]:
+        """The changes before a step."""
+        return [change for change in self.changes if change.step < step]
+
+    def _flops_at(self, step: float) -> float:
+        """Of one step, under the config of then."""
+        until, later = self._until(step), [change for change in self.changes if change.step >= step]
+        if not later:
+            return self.flops_per_step
+        since = until[-1] if until else history.Change(0, 0, 0.0, {})
+        return (later[0].flops - since.flops) / (later[0].step - since.step)
+
+    def _at(self, step: float, key: str) -> Any:
+        """The value of a key in a step: what the first change after it replaced, or the last."""
+        later = (change.keys[key][0] for change in self.changes if change.step >= step and key in change.keys)
+        return next(later, self.config[key])
 
 
 def read_all(workdirs: Mapping[str, str] | Sequence[str]) -> list[Run]:
@@ -162,24 +186,10 @@ def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """What the runs' configs say otherwise: by dotted key, the value of each run; `ABSENT` where it has no such key."""
-    flat = [flatten(run.config) for run in runs]
+    flat = [configs.flatten(run.config) for run in runs]
     keys = dict.fromkeys(key for values in flat for key in values)
     found = {key: [values.get(key, ABSENT) for values in flat] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """A config by dotted keys, lists by number (`data.sources.0.kind`); an empty section is a value."""
-    if isinstance(values, Mapping):
-        items = [(str(key), value) for key, value in values.items()]
-    elif isinstance(values, (list, tuple)):
-        items = [(str(i), value) for i, value in enumerate(values)]
-    else:
-        items = []
-    if not items:
-        return {prefix: values}
-    below = (flatten(inner, f"{prefix}.{name}" if prefix else name) for name, inner in items)
-    return {key: value for part in below for key, value in part.items()}
 
 
 def smooth(y: Float[np.ndarray, "points"], weight: float) -> Float[np.ndarray, "points"]:
@@ -204,12 +214,9 @@ def smooth(y: Float[np.ndarray, "points"], weight: float) -> Float[np.ndarray, "
 
 def _object(path: str) -> dict[str, Any]:
     try:
-        found = json.loads(remote.read(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a run's config")
-    return found
+        return parse_object(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _number(value: Any) -> float | None:

@@ -205,17 +205,10 @@ def _differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[Any, Any
     for run in (ours, theirs):
         values = {key: value for key, value in configs.to_dict(run).items() if key not in _MAY_DIFFER}
         values["optimizer"] = {key: value for key, value in values["optimizer"].items() if key != "schedule"}
-        flat.append(_flat(values))
+        flat.append(configs.flatten(values))
     missing = object()
     return {key: (flat[0].get(key), flat[1].get(key)) for key in {**flat[0], **flat[1]}
             if flat[0].get(key, missing) != flat[1].get(key, missing)}
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
-    return found
 
 
 def _value(values: Any, key: str) -> Any:

@@ -17,9 +17,9 @@ import sys
 import time
 from types import FrameType
 
+from mof_jax.claim import Claim
 from mof_jax.errors import ExitCode, Preempted, UserError
 from mof_jax.sweep import table
-from mof_jax.sweep.claim import Claim
 from mof_jax.sweep.kinds import NO_TRUNK, Kind, kind_of
 from mof_jax.sweep.ledger import Ledger
 from mof_jax.sweep.points import Point, Sweep

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.ranges import Count, Whole
-from mof_jax.train import manifest
+from mof_jax.train import manifest, place
 from mof_jax.train.fingerprints import fingerprints, named
 
 SCHEMA = 2  # 1 had no manifest
@@ -64,8 +64,8 @@ class Checkpointer:
     """Saves and restores states under one directory; with `read_only`, beside a run that writes there."""
 
     def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
-        if remote.is_remote(directory) and not directory.startswith("gs://"):
-            raise UserError(f"{directory}: checkpoints go to a local or mounted folder or to gs:// (Orbax writes no others)")
+        if not read_only:
+            place.check(directory)
         self.directory = directory if remote.is_remote(directory) else os.path.abspath(directory)
         if read_only and not remote.exists(directory):
             raise UserError(f"{directory}: no such checkpoint directory")

@@ -57,7 +57,7 @@ class Loop:
       step_fn: jitted `(state, batch) -> (state, metrics)`.
       batches: `(device batch, names of replaced records)` from the state's step on.
       examples: ids of the examples of a step, for messages.
-      schedule: step -> learning rate, for the log.
+      seen: step -> examples until then. schedule: step -> learning rate, for the log.
       saves: whether a checkpoint follows a step; the last has one anyway. meta: JSON stored beside the state.
       evaluate: `(step, state) -> None`; may raise `Preempted` half-way.
       preemption, watchdog, ledger, spikes: whether to stop, whether it stands still, where time goes, what jumps.
@@ -75,6 +75,7 @@ class Loop:
     saves: Callable[[int], bool]
     meta: Mapping[str, Any]
     examples: Callable[[int], list[str]]
+    seen: Callable[[int], int]
     schedule: Callable[[int], float]
     evaluate: Callable[[int, TrainState], None]
     preemption: Preemption
@@ -158,7 +159,7 @@ class Loop:
         self._look_for_spikes(step)
         self._check(step, values)
         del values["bad_step"]
-        line = {"step": step, "examples": step * self.batch_size, "lr": self.schedule(step - 1), **values,
+        line = {"step": step, "examples": self.seen(step), "lr": self.schedule(step - 1), **values,
                 **self.clock.read(), "skipped_examples": self.skipped, **self.ledger.line()}
         slow = hosts.slow(line)
         if self._logged(step):  # the first step after a restart is shown, but no line that the whole run would not have
@@ -184,7 +185,7 @@ class Loop:
             self._look_for_spikes(step)  # what is saved must not forget a loss
             self._check(step, jax.device_get(dict(metrics)))
             self.lines.flush()  # a checkpoint must not be ahead of its lines
-            meta = {**self.meta, "examples": step * self.batch_size, "spikes": self.spikes.save()}
+            meta = {**self.meta, "examples": self.seen(step), "spikes": self.spikes.save()}
             self.checkpointer.save(step, self.state, meta)
         self.saved = step
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
-import json
 import os
 import re
 from typing import Any, NamedTuple
@@ -25,12 +24,10 @@ from mof_jax.interop.source import Source, is_foreign, with_words
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.rules import Rule, user_rules
 from mof_jax.rules import resolve as resolve_rules
-from mof_jax.train import display
+from mof_jax.train import display, place
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.settings import disagreements, settings
 from mof_jax.train.state import TrainState
-
-STAGES = "stages.json"  # in the work dir of a staged run: the names of its stages, each a work dir below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,11 +281,8 @@ def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
 
     The work dir of a staged run stands for its last stage.
     """
-    path = last_stage(path.rstrip("/"))
-    parent, last = os.path.split(path)
-    directory, step = (parent, int(last)) if last.isdigit() else (path, None)
-    if os.path.basename(directory) != "checkpoints":
-        directory = os.path.join(directory, "checkpoints")
+    workdir, step = place.split(path)
+    directory = remote.join(workdir, place.CHECKPOINTS)
     reader = Checkpointer(directory, read_only=True)
     steps = reader.steps()
     if not steps or (step is not None and step not in steps):
@@ -299,11 +293,3 @@ def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
     elif reason := reader.damage(step, arrays=False):
         raise UserError(f"{path}: {reason}; take another step (complete: {', '.join(map(str, steps))})")
     return reader, reader.meta(step), step
-
-
-def last_stage(workdir: str) -> str:
-    """The work dir of the last stage of a staged run; `workdir` itself for any other."""
-    listing = remote.join(workdir, STAGES)
-    if not remote.exists(listing):
-        return workdir
-    return remote.join(workdir, json.loads(remote.read(listing))["stages"][-1])

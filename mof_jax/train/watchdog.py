@@ -16,6 +16,7 @@ import time
 
 from mof_jax.data import remote
 from mof_jax.errors import ExitCode, UserError
+from mof_jax.ranges import NotNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,10 +120,6 @@ def test_differences_are_dotted_keys_with_each_runs_value():
     assert runs.differences([one, one]) == {} == runs.differences([one])
 
 
-def test_flatten_keeps_empty_sections():
-    assert runs.flatten({"a": {}, "b": [{"c": None}], "d": ()}) == {"a": {}, "b.0.c": None, "d": ()}
-
-
 def test_smoothing_closed_forms():
     np.testing.assert_allclose(runs.smooth(np.full(5, 3.0), 0.9), 3.0)  # no pull towards zero at the start
     np.testing.assert_array_equal(runs.smooth(np.array([4.0, 1.0, 7.0]), 0.0), [4.0, 1.0, 7.0])

@@ -7,8 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+from mof_jax.claim import Claim
 from mof_jax.errors import ExitCode
-from mof_jax.sweep.claim import Claim
 from mof_jax.sweep.kinds import KILLED, KINDS, NO_TRUNK, kind_of
 from mof_jax.sweep.ledger import NAME, Ledger
 

@@ -1,0 +1,70 @@
+"""What sources hold, wherever they lie: how a run that goes on knows that its data is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import concurrent.futures
+import dataclasses
+import hashlib
+import math
+from typing import Any
+import zlib
+
+import numpy as np
+
+from mof_jax.data.filter import Subset
+from mof_jax.data.record import Source
+from mof_jax.data.sources.config import EMBEDDED, SourceConfig
+from mof_jax.errors import BadExample
+
+_SAMPLED = 64  # records that are looked at, evenly spread
+
+
+def content(config: SourceConfig, whole: Source, kept: Source) -> dict[str, Any]:
+    """Of one source of a mixture.
+
+    A source that knows a digest of all it holds (`content`: a table, which is read as a whole when it is opened) says that; of
+    another, up to 64 records are read, their pictures too, but not decoded. What comes with the package is told by the config.
+
+    Args:
+      whole: the source. kept: what its filter leaves of it.
+
+    Returns:
+      `records`, `kept` (which of them, too) and `digest`; the same for a copy elsewhere.
+    """
+    found = {"records": len(whole), "kept": len(kept)}
+    if isinstance(kept, Subset) and kept is not whole:
+        found["chosen"] = _hex(zlib.crc32(np.ascontiguousarray(kept.indices)))
+    if config.kind not in EMBEDDED:
+        found["digest"] = getattr(whole, "content", None) or _sampled(whole)
+    return found
+
+
+def _sampled(source: Source) -> str:
+    picked = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int)).tolist()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return _hex(zlib.crc32(repr(list(pool.map(lambda index: _record(source, index), picked))).encode()))
+
+
+def _record(source: Source, index: int) -> int:
+    try:
+        return _digest(source[index])
+    except BadExample as error:
+        return _digest(error.record)
+
+
+def _digest(value: Any) -> int:
+    """Of whatever records are made of."""
+    if isinstance(value, (bytes, str)):
+        return zlib.crc32(value if isinstance(value, bytes) else value.encode(errors="surrogatepass"))
+    if dataclasses.is_dataclass(value):
+        return _digest([getattr(value, f.name) for f in dataclasses.fields(value)])
+    if isinstance(value, Mapping):
+        return _digest(sorted((str(key), _digest(inner)) for key, inner in value.items()))
+    if isinstance(value, Sequence):
+        return zlib.crc32(b",".join(b"%d" % _digest(inner) for inner in value))
+    return _digest("nan" if isinstance(value, float) and math.isnan(value) else repr(value))
+
+
+def _hex(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()[:12]

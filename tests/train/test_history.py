@@ -1,0 +1,229 @@
+"""A resume never becomes another run: what differs is refused by key, or kept from its step on."""
+
+import json
+import shutil
+
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+import pytest
+from run_samples import write_pool
+
+from mof_jax import cli, run
+from mof_jax import config as configs
+from mof_jax.errors import UserError
+from mof_jax.train import history, place
+from mof_jax.train.history import Change
+from mof_jax.train.metrics import read_lines
+
+CACHE = None  # of compiled programs, for all runs of this file
+
+
+def config(table, **changes):
+    """Six steps of sixteen captions with pictures from a table, at a constant rate."""
+    c = ConfigDict()
+    c.task, c.seed, c.steps, c.batch_size = "contrastive", 3, 6, 16
+    c.model = dict(embed_dim=8, image=dict(width=8, depth=1, heads=1, patch_size=8, image_size=8, pool="gap", cls_token=False),
+                   text=dict(width=8, depth=1, heads=1, causal=False, mask_padding=True, pool="gap"))
+    c.tokenizer = dict(kind="wordlevel", vocab_size=32, context_length=4)
+    c.data = dict(sources=[dict(kind="jsonl", path=str(table))], threads=0)
+    c.optimizer = dict(lr=1e-3, schedule=dict(kind="constant"))
+    c.compilation_cache = CACHE
+    c.checkpoint, c.log_every, c.eval_every = dict(every=3, keep=9, asynchronous=False), 1, None
+    return configs.override(c, [f"{key}={value!r}" for key, value in changes.items()])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_pool(tmp_path_factory.mktemp("table")) / "pool.jsonl"
+
+
+@pytest.fixture(scope="module")
+def done(table, tmp_path_factory):
+    """A work dir after its sixth and last step."""
+    global CACHE
+    CACHE, workdir = str(tmp_path_factory.mktemp("xla")), tmp_path_factory.mktemp("done")
+    run.train(config(table), str(workdir))
+    return workdir
+
+
+@pytest.fixture
+def workdir(done, tmp_path):
+    shutil.copytree(done, tmp_path / "run")
+    return tmp_path / "run"
+
+
+REFUSED = {
+    "optimizer.lr": 1e-5, "optimizer.schedule.kind": "cosine", "optimizer.schedule.warmup": 2, "optimizer.weight_decay": 0.5,
+    "batch_size": 8, "seed": 9, "objective.loss": "sigmoid", "objective.label_smoothing": 0.1, "model.text.dropout": 0.5,
+    "model.image.patch_dropout": 0.5, "model.dtype": "bfloat16", "tokenizer.vocab_size": 24, "tokenizer.kind": "bpe",
+    "data.augment.flip": 0.5, "data.sources.0.weight": 2.0, "data.sources.0.skip": 4, "data.shuffle": False,
+    "data.resample": "bilinear", "precision": "highest", "optimizer.freeze": [("text/.*", True)], "optimizer.ema": 0.9}
+
+
+def going_on(workdir, config, *allowed):
+    """What `run.train` finds out before anything is done."""
+    meta, now = run.open_checkpoint(str(workdir))[1], run.resolve(config)
+    return history.go_on(history.before(meta, run.resolve, now), now, 6, str(workdir), meta["content"], allowed)
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_decides_data_rate_or_arithmetic_is_refused_by_name(done, table, key):
+    """In one line with key, old and new; and taken where it is allowed, whole sections too."""
+    changed = config(table, steps=10, **{key: REFUSED[key]})
+    with pytest.raises(UserError) as caught:
+        going_on(done, changed)
+    old = configs.flatten(configs.to_dict(run.resolve(config(table)))).get(key, ())
+    named = str(caught.value).replace("freeze.0.0", "freeze")
+    assert named.startswith(f"config.{key}: {done} was trained with ") and f"--allow-change {key}" in named
+    assert not isinstance(old, (int, float, str)) or f"trained with {old!r} until step 6 and would go on with" in named
+    for allowed in (key, f"config.{key}", key.partition(".")[0]):
+        assert {k.replace("freeze.0.0", "freeze").replace("freeze.0.1", "freeze") for k in going_on(
+            done, changed, allowed, *(["steps"] if "schedule" in key else []))} >= {key}
+
+
+def test_a_refusal_leaves_the_work_dir_as_it_was(workdir, table):
+    before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r"config.seed: .*; and so do optimizer.lr \(0.001 → 1e-05\)"):
+        run.train(config(table, steps=10, **{"optimizer.lr": 1e-5, "seed": 9}), str(workdir))
+    assert {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()} == before
+
+
+def test_every_key_of_a_config_has_a_verdict():
+    """Of what the product has today: all that is not named as free, or noted, is refused."""
+    keys = configs.flatten(configs.to_dict(run.resolve(config("t.jsonl"))))
+    free = {key for key in keys if history.verdict(key) == history.FREE}
+    assert {key.partition(".")[0] for key in free} == {
+        "mesh", "hardware", "checkpoint", "watchdog", "evals", "eval_every", "eval_ema", "eval_batch_size", "log_every",
+        "profile", "compilation_cache", "data", "model", "objective"}
+    assert {key for key in free if key.startswith(("data", "model", "objective"))} == {
+        "data.threads", "data.prefetch", "data.workers", "data.chunk", "data.cache", "data.cache_gb", "data.sources.0.name",
+        "data.sources.0.cache_dir", "model.image.remat", "model.image.unroll", "model.image.kernel", "model.text.remat",
+        "model.text.unroll", "model.text.kernel", "objective.microbatches", "objective.strip"}
+    assert {key for key in keys if history.verdict(key) == history.NOTED} >= {"data.on_error", "spikes.nonfinite"}
+
+
+def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(workdir, table, tmp_path):
+    changes = {"data.prefetch": 1, "log_every": 1, "checkpoint.every": 2, "objective.microbatches": 2, "eval_batch_size": 8,
+               "model.image.remat": "full"}
+    run.train(config(table, steps=10, **changes), str(workdir))
+    run.train(config(table, steps=10), str(tmp_path / "whole"))
+    found, whole = (read_lines(str(path / "metrics.jsonl")) for path in (workdir, tmp_path / "whole"))
+    assert [line["step"] for line in found] == [line["step"] for line in whole] == list(range(1, 11))
+    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (workdir, tmp_path / "whole")]
+    assert [s["examples"] for s in summaries] == [160, 160] and all(history.KEY not in s for s in summaries)
+
+
+def test_steps_may_not_grow_where_the_rates_would_have_been_others(table, tmp_path):
+    cosine = {"optimizer.schedule.kind": "cosine", "steps": 3}
+    run.train(config(table, **cosine), str(tmp_path))
+    with pytest.raises(UserError, match=r"config.steps: .* trained with 3 until step 3 and would go on with 6 \(its schedule"):
+        run.train(config(table, **cosine | {"steps": 6}), str(tmp_path))
+    run.train(config(table, **cosine | {"steps": 6}), str(tmp_path), ["steps"])
+    change, = history.saved(json.loads((tmp_path / "summary.json").read_text()))
+    assert (change.step, change.keys) == (3, {"steps": (3, 6)})
+
+
+def test_steps_that_are_done_stay_done(workdir, table):
+    with pytest.raises(UserError, match="config.steps: .* is after step 6 already, and 4 would end before"):
+        run.train(config(table, steps=4), str(workdir), ["steps"])
+
+
+def test_a_change_that_is_allowed_is_kept_with_its_step(workdir, table):
+    changed = config(table, steps=8, **{"optimizer.lr": 1e-5, "optimizer.weight_decay": 0.5})
+    run.train(changed, str(workdir), ["config.optimizer"])
+    run.train(configs.override(changed, ["steps=9"]), str(workdir))  # again without the flag: it is the run's own now
+    rates = {line["step"]: line["lr"] for line in read_lines(str(workdir / "metrics.jsonl"))}
+    assert rates == {step: 1e-3 if step <= 6 else pytest.approx(1e-5) for step in range(1, 10)}
+    for name in ("config.json", "summary.json"):
+        change, = history.saved(json.loads((workdir / name).read_text()))
+        assert change.step == 6 and change.examples == 96
+        assert change.keys == {"optimizer.lr": (1e-3, 1e-5), "optimizer.weight_decay": (1e-4, 0.5)}
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["lr"] == 1e-5
+
+
+def test_another_batch_size_goes_on_behind_the_last_example(workdir, table):
+    """Examples are counted over the whole history, and none is seen twice, nor passed over but to fill a batch."""
+    larger = config(table, steps=8, batch_size=64, **{"data.sources.0.filter": {"rules": {"dfn": {"minimum": 0.0}}}})
+    run.train(larger, str(workdir), ["batch_size", "data.sources.0"])
+    counted = {line["step"]: line["examples"] for line in read_lines(str(workdir / "metrics.jsonl"))}
+    assert counted == {step: 16 * step if step <= 6 else 96 + 64 * (step - 6) for step in range(1, 9)}
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["examples"] == 224
+    change, = history.saved(summary)
+    assert summary["flops"] == change.flops + 2 * summary["flops_per_step"] and change.flops != 6 * summary["flops_per_step"]
+    meta = run.open_checkpoint(str(workdir))[1]
+    back, = meta["rollbacks"]
+    assert (back["step"], back["until"]) == (6, 2) and meta["examples"] == 224  # 96 examples are one and a half batches of 64
+
+
+def test_a_table_that_changed_is_noticed_and_one_that_moved_is_not_refused(workdir, table, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in table.parent.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    run.train(config(moved / table.name, steps=7), str(workdir))
+    rows = (moved / table.name).read_text().splitlines()
+    for text in (rows[:-4], [*rows[:-1], rows[-1].replace("noise", "NOISE")]):
+        (moved / table.name).write_text("\n".join(text) + "\n")
+        with pytest.raises(UserError, match=r"config.data.sources.0.content.(records|digest): .* until step 7"):
+            run.train(config(moved / table.name, steps=8), str(workdir))
+    run.train(config(moved / table.name, steps=8), str(workdir), ["data.sources.0.content"])
+    assert "data.sources.0.content.digest" in history.saved(json.loads((workdir / "summary.json").read_text()))[0].keys
+
+
+def test_a_vocabulary_that_may_change_does_change(workdir, table):
+    run.train(config(table, steps=7, **{"tokenizer.strip_punctuation": False}), str(workdir), ["tokenizer"])
+    assert run.open_checkpoint(str(workdir))[1]["tokenizer"]["config"]["strip_punctuation"] is False
+
+
+def test_a_key_that_does_not_exist_is_not_allowed(workdir, table):
+    with pytest.raises(UserError, match=r"--allow-change optimzer.lr: no such key .*did you mean 'optimizer.lr'"):
+        run.train(config(table, steps=7), str(workdir), ["optimzer.lr"])
+    run.train(config(table), str(workdir), ["optimizer.lr"])  # one that did not change may be named
+
+
+def test_an_old_checkpoint_without_content_goes_on(workdir, table):
+    meta = run.open_checkpoint(str(workdir))[1]
+    old = {key: value for key, value in meta.items() if key != "content"}
+    del old["config"]["watchdog"]
+    now = run.resolve(config(table, steps=7))
+    before = history.before(old, run.resolve, now)
+    assert history.go_on(before, now, 6, str(workdir), {"sources": [{"content": {"records": 1}}]}) == {}
+    elsewhere = run.resolve(config(table.parent / "other.jsonl", steps=7))
+    with pytest.raises(UserError, match="config.data.sources.0.path"):
+        history.go_on(before, elsewhere, 6, str(workdir))
+    unknown = {**old, "config": old["config"] | {"gone": 1, "seed": 4}}
+    with pytest.raises(UserError, match="config.seed: .* trained with 4 .* go on with 3"):
+        history.go_on(history.before(unknown, run.resolve, now), now, 6, str(workdir))
+
+
+def test_two_runs_do_not_share_a_work_dir(workdir, table):
+    with place.taken(str(workdir)), pytest.raises(UserError, match=r"process \d+ on .* trains there; wait for it"):
+        run.train(config(table, steps=7), str(workdir))
+    run.train(config(table, steps=7), str(workdir))
+
+
+def test_the_command(done, table, tmp_path, capsys):
+    workdir = shutil.copytree(done, tmp_path / "run")
+    file = tmp_path / "c.py"
+    file.write_text(f"import json, ml_collections\ndef get_config():\n    return ml_collections.ConfigDict(json.loads("
+                    f"{json.dumps(config(table, steps=7).to_json())}))\n")
+    args = ["train", "--config", str(file), "--workdir", str(workdir), "--config.optimizer.lr=1e-5", "--config.seed=9"]
+    assert cli.main(args) == 1
+    error = capsys.readouterr().err
+    assert "config.seed: " in error and "(0.001 → 1e-05)" in error and len(error.strip().splitlines()) == 1
+    assert cli.main([*args, "--allow-change", "optimizer.lr", "--allow-change", "seed"]) == 0
+    assert "after step 6: seed 3 → 9, optimizer.lr 0.001 → 1e-05" in capsys.readouterr().out
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 64)), min_size=1, max_size=5), st.integers(1, 64))
+def test_examples_are_the_sum_over_the_history(stretches, last):
+    """Of stretches (steps, batch size) one after the other."""
+    changes, step, total = [], 0, 0
+    for steps, batch in stretches:
+        step, total = step + steps, total + steps * batch
+        changes.append(Change(step, history.examples(changes, step, batch), history.flops(changes, step, 2.0 * batch), {}))
+        assert (changes[-1].examples, changes[-1].flops) == (total, 2.0 * total)
+    assert history.examples(changes, step + 3, last) == total + 3 * last
