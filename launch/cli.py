@@ -12,7 +12,7 @@ from rich.console import Console
 
 from launch import exits, gke, sweep
 from launch.cloud import Stage
-from launch.job import Job, load
+from launch.job import Job, check, load
 from launch.ledger import Ledger
 from launch.progress import Progress, duration
 from launch.session import STATE_FOLDER, Session
@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "sweep":
             return sweep.sweep(args)
-        return _COMMANDS[args.command](load(args.job), args)
+        job = load(args.job)
+        if args.command in ("create", "run", "up", "manifest"):
+            check(job, args.job)
+        return _COMMANDS[args.command](job, args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return ExitCode.USER_ERROR

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import os
 import re
 import tomllib
@@ -18,6 +17,8 @@ from mof_jax import config as configs
 from mof_jax.data.remote import is_remote, join
 from mof_jax.errors import UserError, nearest
 from mof_jax.hardware import Topology
+from mof_jax.parsing import decode, parse_object
+from mof_jax.ranges import Count, NotNegative, Positive
 
 # docs.cloud.google.com/tpu/docs/runtimes; tpu7x has none, the Cloud TPU API does not offer it.
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5e": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}
@@ -53,6 +54,9 @@ class Source:
             raise ValueError("rev is missing: name a commit, so that a restart runs the same code")
         if (self.git or "").startswith("-") or (self.rev or "").startswith("-"):
             raise ValueError("git and rev do not start with a dash")
+        for key, path in (("wheel", self.wheel or ""), *(("files", file) for file in self.files)):
+            if path.startswith("-") or ":" in path:  # `gcloud … scp` would take it for a flag, or for another machine
+                raise ValueError(f"{key}: {path!r} is no path on this machine (no dash first, no colon)")
         if not re.fullmatch(r"3\.\d+(\.\d+)?", self.python):
             raise ValueError(f"python {self.python!r}: write a version, such as 3.12")
         for extra in self.extras:
@@ -65,11 +69,27 @@ class Train:
     """`mof train --config CONFIG --config.KEY=VALUE …`, in the folder of the source.
 
     Attributes:
-      overrides: dotted key to value; keys with dots are quoted in TOML (`"optimizer.lr" = 1e-3`).
+      config: a file in that folder, and in the one from which the job is launched: both are checked here before anything is
+        created.
+      overrides: dotted key to value, in TOML as `optimizer.lr = 1e-3` or `"optimizer.lr" = 1e-3`; other keys of a section stay.
+      allow_change: keys that may differ from what the run in the work dir was trained with so far.
     """
 
     config: str
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    allow_change: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.config.startswith("-"):
+            raise ValueError(f"config {self.config!r} begins with a dash")
+        for key, value in self.overrides.items():
+            if "=" in key or not all(key.split(".")):
+                raise ValueError(f"overrides: {key!r} is no dotted key")
+            if not _is_plain(value):
+                raise ValueError(f"overrides.{key}: {value} ({type(value).__name__}) is no value of a config; as text, quote it")
+        for key in self.allow_change:
+            if key.startswith("-"):
+                raise ValueError(f"allow_change: {key!r} is no key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +104,11 @@ class Guard:
       confirm: ask before the first create.
     """
 
-    max_hours: float
-    max_dollars: float | None = None
-    price_per_chip_hour: float | None = None
-    max_wait_hours: float = 24.0
+    max_hours: Positive
+    max_dollars: Positive | None = None
+    price_per_chip_hour: Positive | None = None
+    max_wait_hours: Positive = 24.0
     confirm: bool = True
-
-    def __post_init__(self):
-        for key in ("max_hours", "max_dollars", "price_per_chip_hour", "max_wait_hours"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{key} {value:g} is not positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +124,15 @@ class Retry:
       policy: class of exit (`oom`, `hang` …, see `launch.exits`) to `stop`, `rerun` or `recreate`, over the default.
     """
 
-    attempts: int = 5
-    progress_minutes: float = 10.0
-    backoff_seconds: float = 30.0
-    poll_seconds: float = 60.0
-    patience_minutes: float = 10.0
-    save_seconds: int = 300
+    attempts: Count = 5
+    progress_minutes: NotNegative = 10.0
+    backoff_seconds: Positive = 30.0
+    poll_seconds: Positive = 60.0
+    patience_minutes: Positive = 10.0
+    save_seconds: Count = 300
     policy: dict[str, Literal["stop", "rerun", "recreate"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.attempts < 1 or min(self.backoff_seconds, self.poll_seconds, self.patience_minutes, self.save_seconds) <= 0:
-            raise ValueError("attempts, backoff_seconds, poll_seconds, patience_minutes and save_seconds are positive")
         known = [ending.value for ending in Ending]
         for key in self.policy:
             if key not in known:
@@ -165,7 +177,7 @@ class Gke:
     service_account: str | None = None
     queue: str | None = None
     reservation: str | None = None
-    grace_seconds: int = 300
+    grace_seconds: Count = 300
 
     def __post_init__(self):
         for key in ("cluster", "namespace", "service_account", "queue", "reservation"):
@@ -216,6 +228,8 @@ class Job:
             raise ValueError(f"zone {self.zone!r} is no zone, such as us-central2-b")
         if not is_remote(self.workdir):
             raise ValueError(f"workdir {self.workdir!r}: a slice's disk goes with the slice; write gs://BUCKET/PATH")
+        if not re.fullmatch(r"gs://[^/*?\[]+(/[^*?\[]*)?", self.workdir):
+            raise ValueError(f"workdir {self.workdir!r}: checkpoints go to gs://BUCKET/PATH, without *, ? or [")
         if self.guard.max_dollars is not None and self.guard.price_per_chip_hour is None:
             raise ValueError("guard.max_dollars needs guard.price_per_chip_hour (or hardware.price in the config)")
         self._check_backend()
@@ -292,7 +306,8 @@ class Job:
         words += ["mof", "train", f"--config={self.train.config}", f"--workdir={self.workdir}"]
         if self.hosts > 1:
             words.append("--distributed")
-        return words + [f"--config.{key}={_literal(value)}" for key, value in self.train.overrides.items()]
+        words += [f"--config.{assignment}" for assignment in _assignments(self.train.overrides)]
+        return words + [f"--allow-change={key}" for key in self.train.allow_change]
 
     def preflight_arguments(self) -> list[str]:
         """Flags of `launch.preflight`."""
@@ -329,10 +344,13 @@ def read(path: str) -> dict[str, Any]:
     """A job file as it stands. Raises `UserError` if it cannot be read."""
     try:
         with open(path, "rb") as f:
-            return json.load(f) if path.endswith(".json") else tomllib.load(f)
+            text = decode(f.read())
+        return parse_object(text) if path.endswith(".json") else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, Malformed, and `int` of too many digits
         raise UserError(f"{path}: {error}") from None
 
 
@@ -343,12 +361,58 @@ def make(values: Mapping[str, Any], where: str) -> Job:
       UserError: naming `where` and the key.
     """
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    hardware = _hardware(values.get("train"))
+    train = values.get("train")
+    if isinstance(train, dict) and isinstance(train.get("overrides"), Mapping):
+        train["overrides"] = _dotted(train["overrides"])
+    hardware = _hardware(train)
     if "topology" not in values and hardware.get("topology"):
         values["topology"] = hardware["topology"]
     if isinstance(values.get("guard"), dict) and hardware.get("price"):
         values["guard"].setdefault("price_per_chip_hour", hardware["price"])
     return configs.build(Job, values, where)
+
+
+def check(job: Job, where: str) -> None:
+    """Resolves the config file with the job's overrides as its workers will, so that a mistake costs nothing yet.
+
+    Raises:
+      UserError: the file is not here, or a key, a type or a number is wrong.
+    """
+    path, colon, arg = job.train.config.partition(":")
+    beside = job.source.files if job.source is not None and job.source.wheel else ()  # copied into the folder of the source
+    places = [path, *(os.path.join(os.path.dirname(file.rstrip("/")), path) for file in beside
+                      if os.path.basename(file.rstrip("/")) == path.split("/")[0])]
+    here = next(filter(os.path.isfile, places), None)
+    if here is None:
+        raise UserError(f"{where}.train.config: {path} is not here; launch from the folder that the workers' code has it in, so "
+                        "that it is checked before anything is created")
+    from mof_jax.plan.cost import stages  # JAX is imported for it
+
+    try:
+        stages(configs.override(configs.load(f"{here}{colon}{arg}"), _assignments(job.train.overrides)))
+    except UserError as error:
+        raise UserError(f"{where}.train: {job.train.config}: {error}") from None
+
+
+def _assignments(overrides: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_literal(value)}" for key, value in overrides.items()]
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables by dotted key: a table of a job sets keys of a section, it does not take its place."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a config can hold a value: TOML has dates and times besides."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _hardware(train: Any) -> dict[str, Any]:
@@ -357,9 +421,10 @@ def _hardware(train: Any) -> dict[str, Any]:
     config, overrides = train.get("config"), train.get("overrides", {})
     if not isinstance(config, str) or not isinstance(overrides, Mapping) or not os.path.isfile(config.partition(":")[0]):
         return {}
-    found = configs.override(configs.load(config), [f"{key}={_literal(value)}" for key, value in overrides.items()])
-    section = found.to_dict().get("hardware") or {}
-    return dict(section) if isinstance(section, Mapping) else {}
+    try:
+        return configs.section(configs.override(configs.load(config), _assignments(overrides)).to_dict(), "hardware")
+    except UserError:  # which `check` says; a job is to be given back whatever has become of its config
+        return {}
 
 
 def child(values: Mapping[str, Any], run: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -378,6 +443,6 @@ def child(values: Mapping[str, Any], run: Mapping[str, Any], where: str) -> dict
         raise UserError(f"{where}: id {run['id']!r} has no letter or digit")
     train = dict(values.get("train", {}))
     train["config"] = run.get("config", train.get("config"))
-    train["overrides"] = {**train.get("overrides", {}), **run.get("overrides", {})}
+    train["overrides"] = {**_dotted(train.get("overrides", {})), **_dotted(run.get("overrides", {}))}
     return {**values, "name": f"{values.get('name', '')}-{name}", "workdir": join(str(values.get("workdir", "")), name),
             "train": train}

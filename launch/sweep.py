@@ -14,6 +14,7 @@ import sys
 from launch import job as jobs
 from launch.session import Session
 from mof_jax.errors import ExitCode, UserError
+from mof_jax.parsing import Malformed, decode, parse_object
 
 
 def read_runs(path: str, base: str) -> dict[str, dict]:
@@ -27,22 +28,20 @@ def read_runs(path: str, base: str) -> dict[str, dict]:
     """
     values, found = jobs.read(base), {}
     try:
-        with open(path, encoding="utf-8") as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as f:
+            lines = decode(f.read()).split("\n")
+    except (OSError, Malformed) as error:
         raise UserError(f"{path}: {error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            run = json.loads(line)
-        except ValueError as error:
+            run = parse_object(line)
+        except Malformed as error:
             raise UserError(f"{where}: {error}") from None
-        if not isinstance(run, dict):
-            raise UserError(f"{where}: not an object")
         content = jobs.child(values, run, where)
-        jobs.make(content, where)  # all are checked before the first is created
+        jobs.check(jobs.make(content, where), where)  # all of them before the first is created
         if content["name"] in found:
             raise UserError(f"{where}: a second run called {content['name']}; ids must differ in letters and digits")
         found[content["name"]] = content

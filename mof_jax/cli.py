@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,9 @@ import traceback
 from mof_jax import supervise
 from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, job_of, join_processes, mine, plan, sweep
 from mof_jax.errors import ExitCode, Preempted, UserError, out_of_memory
+from mof_jax.parsing import one_line
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # no bug of ours, wherever they come up
 
 # Heavy imports (JAX, Orbax, Grain) happen inside the commands, so that `mof --help` answers at once.
 
@@ -24,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return ExitCode.USER_ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save there
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports every save there, and a failed one in 400 lines
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and here, after our line, every array of a save that failed
+    sys.unraisablehook = _unraisable
     try:
         args.overrides = overrides(rest, getattr(args, "takes_overrides", False))
         job = None if supervise.supervised() else job_of(args)
@@ -44,8 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if full is not None:
             return _stop(ExitCode.OUT_OF_MEMORY, f"error: a device is out of memory: {full}; a smaller batch, more "
                                                  "micro-batches, remat or more fsdp need less (`mof plan` says how much)")
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            return _stop(ExitCode.USER_ERROR, f"error: {where}{one_line(error.strerror or str(error))}")
         traceback.print_exc()
         return _stop(ExitCode.INTERNAL_ERROR, "internal error: this is a bug in mof_jax; the traceback above says where")
+
+
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    """TensorStore calls the loop of a save that has failed, once for each array, and Python prints each traceback."""
+    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        sys.__unraisablehook__(found)
 
 
 def _stop(code: ExitCode, message: str) -> ExitCode:

@@ -459,7 +459,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     face = None
     while True:
-        done = {line["step"] for line in read_lines(log)} if follow and remote.exists(log) else set()
+        done = {line.get("step") for line in read_lines(log)} if follow and remote.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
             model = restore(checkpoint, workdir=workdir)
             face = face or model.face

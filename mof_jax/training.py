@@ -154,7 +154,7 @@ def cursor(state: TrainState) -> np.ndarray | None:
 def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
     """Whether every evaluator has left its line of this step."""
     log = f"{workdir}/evals.jsonl"
-    done = {line["name"] for line in read_lines(log) if line["step"] == step} if remote.exists(log) else set()
+    done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if remote.exists(log) else set()
     return done >= {measure.name for measure in measures}
 
 

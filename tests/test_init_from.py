@@ -50,11 +50,13 @@ def test_a_frozen_tower_has_no_optimizer_state(lit):
 
 
 def test_a_resumed_run_does_not_start_over(lit, first):
-    """`init_from` speaks of new runs only: a finished one keeps its text tower."""
+    """`init_from` speaks of new runs only: a finished one keeps its text tower, and says no other than it had unasked."""
     before = run.restore(lit, ema=False).params["text/embed"]
     c = config(freeze=[("image/.*", True)])
     c.init_from = first
-    run.train(c, lit)
+    with pytest.raises(UserError, match="config.init_from.0.take.0.0: .* was trained with 'image/"):
+        run.train(c, lit)
+    run.train(c, lit, ["init_from"])
     assert np.array_equal(run.restore(lit, ema=False).params["text/embed"], before)
 
 

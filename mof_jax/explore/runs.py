@@ -72,8 +72,8 @@ class Run:
         values, log = _object(remote.join(folder, "config.json")), remote.join(folder, "evals.jsonl")
         changes = history.saved(values)
         values.pop(history.KEY, None)
-        lines = read_lines(remote.join(folder, "metrics.jsonl"))
-        results = read_lines(log) if remote.exists(log) else []
+        lines = [line for line in read_lines(remote.join(folder, "metrics.jsonl")) if "step" in line]
+        results = [line for line in read_lines(log) if {"step", "name"} <= line.keys()] if remote.exists(log) else []
         return cls(folder, name or folder.rsplit("/", 1)[-1], values, lines, results, changes)
 
     @property
@@ -115,7 +115,7 @@ class Run:
     @property
     def seconds(self) -> dict[str, float]:
         """Wall seconds by what they were spent on, over all restarts, see `train.goodput`; empty if nothing was logged."""
-        return next((dict(line[goodput.KEY]) for line in reversed(self.lines) if goodput.KEY in line), {})
+        return next(filter(None, map(goodput.spent, reversed(self.lines))), {})
 
     def parameters(self, depth: int = 1) -> list[Part]:
         """Sizes and the optimizer's decisions, by the first `depth` names of the paths.
@@ -179,7 +179,7 @@ def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
     """
     wanted = trainer.resolve(configs.override(configs.load(config), assignments))
     log = remote.join(workdir, "metrics.jsonl")
-    if not remote.exists(log) or max((line["step"] for line in read_lines(log)), default=0) < wanted.steps:
+    if not remote.exists(log) or max((line.get("step", 0) for line in read_lines(log)), default=0) < wanted.steps:
         trainer.train(wanted, workdir)
     return workdir
 

@@ -18,12 +18,14 @@ from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 import numpy as np
 import orbax.checkpoint as ocp
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.parsing import is_count
 from mof_jax.ranges import Count, Whole
 from mof_jax.train import manifest, place
 from mof_jax.train.fingerprints import fingerprints, named
@@ -58,6 +60,10 @@ class CheckpointConfig:
     def forever(self, step: int) -> bool:
         """Whether the checkpoint of a step outlives newer ones."""
         return step in self.at or bool(self.keep_every and step % self.keep_every == 0)
+
+
+class Damaged(UserError):
+    """What lies beside a state is not what was written there."""
 
 
 class Checkpointer:
@@ -159,12 +165,15 @@ class Checkpointer:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint."""
-        with remote.explained(f"{self.directory}/{step}"):
-            restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        meta = dict(restored.meta)
-        if meta.get("schema", 0) > SCHEMA:
-            raise UserError(f"{self.directory}/{step}: written by a newer version (schema {meta['schema']} > {SCHEMA})")
-        return meta
+        where = f"{self.directory}/{step}"
+        try:
+            with remote.explained(where):
+                found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        except UserError:
+            raise
+        except Exception as error:  # Orbax's, of many kinds
+            raise Damaged(f"{where}: its meta cannot be read: {remote.reason(error)}; take another step") from None
+        return _meta(found, where)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
         """The newest state that verifies (or exactly `step`), laid out as `abstract` says; None if there is none at all.
@@ -184,6 +193,9 @@ class Checkpointer:
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 with remote.explained(f"{self.directory}/{candidate}"):
                     state = self._manager.restore(candidate, args=args).state
+            except Damaged as error:
+                self._pass_over(candidate, str(error))
+                continue
             except UserError:
                 raise
             except Exception as error:  # Orbax wraps what it met while reading in plain Exceptions
@@ -234,7 +246,7 @@ class Checkpointer:
         for part in wanted:
             prints = jax.device_get(fingerprints(state[part]))
             for path, value in prints.items():
-                if int(value) != meta["fingerprints"][f"{part}:{path}"]:
+                if int(value) != meta["fingerprints"].get(f"{part}:{path}"):
                     raise UserError(f"{self.directory}/{step}: {path} does not match its fingerprint (damaged file)")
         return {path: x for part in wanted for path, x in state[part].items()}
 
@@ -295,6 +307,7 @@ class Checkpointer:
         """Once the files of a step are all there: its manifest, and then the steps that are no longer needed go."""
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
+            _check_merged(self._root(step) / "state")
             manifest.write(str(self._root(step)), step)
             self._prune()
 
@@ -357,6 +370,46 @@ class Checkpointer:
             return next((step for step in self.steps() if step != self._pending), None)
         except remote.Unavailable:
             return self._whole
+
+
+def _check_merged(state: epath.Path) -> None:
+    """Of what Orbax has written: the processes' parts are joined by a manifest of the whole, which a restore begins with.
+
+    Raises:
+      UserError: they are not, and a seal would promise what no restore can keep.
+    """
+    if not (state / "manifest.ocdbt").exists():
+        raise UserError(f"{state}: Orbax has left no manifest.ocdbt there; it could not be restored, and is not sealed")
+
+
+def _meta(found: Any, where: str) -> dict[str, Any]:
+    """What lies beside a state, of the form that is written there; a newer version's is refused.
+
+    Raises:
+      UserError: saying what is wrong.
+    """
+    if not isinstance(found, Mapping):
+        raise Damaged(f"{where}: its meta is damaged; take another step")
+    schema, leaves, prints = found.get("schema", 0), found.get("leaves"), found.get("fingerprints")
+    if is_count(schema) and schema > SCHEMA:
+        raise UserError(f"{where}: written by a newer version (schema {schema} > {SCHEMA})")
+    wrong = [key for key, right in (
+        ("schema", is_count(schema)), ("config", isinstance(found.get("config", {}), Mapping)),
+        ("leaves", isinstance(leaves, Mapping) and all(map(_is_leaf, leaves.values()))),
+        ("fingerprints", isinstance(prints, Mapping) and all(is_count(x, 1 << 64) for x in prints.values()))) if not right]
+    if wrong:
+        raise Damaged(f"{where}: {wrong[0]} of its meta is damaged; take another step")
+    return dict(found)
+
+
+def _is_leaf(value: Any) -> bool:
+    """Whether a value is [shape, dtype] of an array."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not isinstance(value[0], (list, tuple)):
+        return False
+    try:
+        return all(map(is_count, value[0])) and isinstance(value[1], str) and bool(jnp.dtype(value[1]).itemsize)
+    except TypeError:
+        return False
 
 
 def _remove(root: epath.Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from mof_jax.data import remote
+from mof_jax.parsing import Malformed, is_count, is_number, parse_object
 from mof_jax.train import display
 from mof_jax.train.metrics import read_lines
 
@@ -38,10 +39,9 @@ class Ledger:
           before: of the run so far, see `lines`; also those beyond `start`: they will be done again, their time is lost.
           start: the step that the run goes on from. begun: `time.perf_counter()` at the start of this process's work.
         """
-        ledgers = [line[KEY] for line in before if KEY in line]
-        self._keep(before, start, ledgers[-1] if ledgers else {})
+        self._keep(before, start, next(filter(None, map(spent, reversed(before))), {}))
         self._mark = time.perf_counter() if begun is None else begun
-        last = next((line[WHEN] for line in reversed(before) if WHEN in line), None)
+        last = next((line[WHEN] for line in reversed(before) if is_number(line.get(WHEN))), None)
         if last is not None:
             self._seconds["down"] += max(0.0, time.time() - (time.perf_counter() - self._mark) - last)
 
@@ -55,8 +55,8 @@ class Ledger:
 
     def _keep(self, before: Sequence[Mapping[str, Any]], start: int, spent: Mapping[str, float]) -> None:
         """Stands where the lines until `start` do; the rest of the seconds that were `spent` is lost."""
-        kept = next((line[KEY] for line in reversed(before) if KEY in line and line["step"] <= start), {})
-        self._seconds = {kind: float(kept.get(kind, 0.0)) for kind in KINDS}
+        kept = next((spent(line) for line in reversed(before) if spent(line) and line.get("step", 0) <= start), {})
+        self._seconds = {kind: kept.get(kind, 0.0) for kind in KINDS}
         self._seconds["lost"] += max(0.0, sum(spent.values()) - sum(kept.values()))
         self._starting = True
 
@@ -106,16 +106,23 @@ def lines(workdir: str) -> list[dict[str, Any]]:
     log, word = remote.join(workdir, "metrics.jsonl"), remote.join(workdir, ENDED)
     found = read_lines(log) if remote.exists(log) else []
     if found and remote.exists(word):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            ended = json.loads(remote.read(word))
-            place = next((i for i, line in enumerate(found) if line.get(WHEN, 0.0) > ended[WHEN]), len(found))
-            found.insert(place, {"step": ended["step"], KEY: ended[KEY], WHEN: ended[WHEN]})
+        with contextlib.suppress(Malformed, KeyError):
+            ended = parse_object(remote.read(word))
+            if is_count(ended["step"]) and is_number(ended[WHEN]) and spent(ended):
+                later = (i for i, line in enumerate(found) if is_number(line.get(WHEN)) and line[WHEN] > ended[WHEN])
+                found.insert(next(later, len(found)), {"step": ended["step"], KEY: ended[KEY], WHEN: ended[WHEN]})
     return found
+
+
+def spent(line: Mapping[str, Any]) -> dict[str, float]:
+    """The ledger that a line holds, empty for none; what is no time there is passed over."""
+    found = line.get(KEY)
+    return {kind: float(found[kind]) for kind in KINDS if is_number(found.get(kind))} if isinstance(found, Mapping) else {}
 
 
 def read(workdir: str) -> dict[str, float]:
     """The ledger of a run as it was last written, empty for one that has logged nothing."""
-    return next((line[KEY] for line in reversed(lines(workdir)) if KEY in line), {})
+    return next(filter(None, map(spent, reversed(lines(workdir)))), {})
 
 
 def report(seconds: Mapping[str, float]) -> Table:

@@ -61,9 +61,16 @@ class Change:
 
 
 def saved(meta: Mapping[str, Any] | None) -> list[Change]:
-    """The changes in what a checkpoint says beside its state."""
-    return [Change(**{**change, "keys": {key: tuple(pair) for key, pair in change["keys"].items()}})
-            for change in (meta or {}).get(KEY, ())]
+    """The changes in what a checkpoint, or `config.json`, says.
+
+    Raises:
+      UserError: they are none.
+    """
+    try:
+        return [Change(**{**change, "keys": {key: (old, new) for key, (old, new) in change["keys"].items()}})
+                for change in (meta or {}).get(KEY, ())]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise UserError(f"{KEY!r}, what the config was otherwise before, is damaged there") from None
 
 
 def examples(changes: Sequence[Change], step: int, batch_size: int) -> int:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
+from mof_jax.data import remote
 from mof_jax.errors import NonFinite, Preempted, UserError
 from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
@@ -108,6 +109,7 @@ class Loop:
                 profiling = self._profile(step)
                 batch, waited = self._next_batch(in_flight)
                 self.state, metrics = self.step_fn(self.state, batch)
+                self.metrics = metrics
                 in_flight.append(metrics["loss"])
                 self.losses.append(metrics["loss"])
                 blocked = self._let_devices_catch_up(in_flight, everything=profiling)
@@ -143,12 +145,25 @@ class Loop:
         except UserError:
             self.checkpointer.wait()
             raise
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):  # Grain's; it has no class of its own
+                raise
+            self._without_workers(remote.reason(error))
         waited = time.perf_counter() - before
         for record, reason in replaced:
             self.display.say(f"skipped {record}: {reason}")
         self.skipped += len(replaced)
         idle = not in_flight or in_flight[-1].is_ready()
         return batch, waited if idle else 0.0
+
+    def _without_workers(self, why: str) -> NoReturn:
+        """A data worker is gone, mostly by the kernel's hand: the state is whole, and is saved where this process alone can."""
+        self.checkpointer.wait()
+        if self.done > self.saved and jax.process_count() == 1:
+            self._save(self.done, self.metrics)
+            self.checkpointer.wait()
+        raise Preempted(f"a data worker was killed after step {self.done} of {self.config.steps} ({why}); out of memory? fewer "
+                        f"config.data.workers need less; step {self.saved} is saved, run again to resume")
 
     def _logged(self, step: int) -> bool:
         return step in (1, self.config.steps) or step % self.config.log_every == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
+import logging
 import math
 import os
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -13,7 +16,11 @@ from typing import Any
 import jax
 
 from mof_jax.data import remote
+from mof_jax.errors import UserError
 from mof_jax.hardware import CHIPS
+from mof_jax.parsing import Malformed, is_count, parse_object, show
+
+logger = logging.getLogger(__name__)
 
 # Keys that say how fast a run was, not what it computed; comparisons of runs leave them out.
 CLOCK_KEYS = (
@@ -58,7 +65,8 @@ class JsonLines:
     """
 
     def __init__(self, path: str, keep_until: int | None = None):
-        """Opens `path`; lines whose `step` lies beyond `keep_until` (a resumed run will write them again) are cut."""
+        """Opens `path`; lines whose `step` lies beyond `keep_until` (a resumed run will write them again) are cut. A line that
+        cannot be read stays as it is, for whoever looks."""
         self.path = path
         self._active = jax.process_index() == 0
         self._whole: list[str] | None = None  # a remote file's lines
@@ -66,20 +74,25 @@ class JsonLines:
         if not self._active:
             return
         there = remote.exists(path)
-        kept = [line for line in read_lines(path) if keep_until is None or line.get("step", 0) <= keep_until] if there else []
-        text = [json.dumps(line) + "\n" for line in kept]
+        kept = [text for text, line in _parsed(path)
+                if keep_until is None or line is None or line.get("step", 0) <= keep_until] if there else []
         if there and keep_until is not None:
-            remote.write_atomic(path, ["".join(text).encode()])
+            with _disk(path):
+                remote.write_atomic(path, ["".join(kept).encode(errors="surrogateescape")])
         if remote.is_remote(path):
-            self._whole = text
+            self._whole = kept
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Adds a line."""
+        """Adds a line.
+
+        Raises:
+          UserError: the disk is full, or not writable any more.
+        """
         if not self._active:
             return
         text = json.dumps({k: _plain(v) for k, v in line.items()}) + "\n"
         if self._whole is None:
-            with open(self.path, "a") as f:
+            with _disk(self.path), open(self.path, "a") as f:
                 f.write(text)
             return
         self._whole.append(text)
@@ -89,19 +102,49 @@ class JsonLines:
     def flush(self) -> None:
         """Lets others see every line so far."""
         if self._whole is not None:
-            remote.write_atomic(self.path, ["".join(self._whole).encode()])
+            remote.write_atomic(self.path, ["".join(self._whole).encode(errors="surrogateescape")])
             self._flushed = time.monotonic()
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line cut off by a kill is dropped."""
-    lines = []
-    for text in remote.read(path).decode(errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """The objects of a file of JSON lines that a run has written; each has a whole `step`.
+
+    A last line that a kill has cut off is passed over. So is one that is damaged otherwise, with a warning that names it: what
+    stands behind it counts.
+    """
+    found = _parsed(path)
+    for number, (text, line) in enumerate(found, 1):
+        if line is None:
+            logger.warning("%s line %d is damaged and left out: %s", path, number, show(text.strip()))
+    return [line for _, line in found if line is not None]
+
+
+def _parsed(path: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """Each whole line of a file with the object that it holds; None for one that is no line of a run."""
+    *whole, cut_off = remote.read(path).decode(errors="surrogateescape").split("\n")
+    return [(f"{text}\n", _object(text)) for text in whole if text.strip()] + (
+        [(f"{cut_off}\n", line)] if (line := _object(cut_off)) is not None else [])
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        line = parse_object(text)
+    except Malformed:
+        return None
+    return line if is_count(line.get("step", 0)) else None
+
+
+@contextlib.contextmanager
+def _disk(path: str) -> Iterator[None]:
+    """Around what is written to a local file.
+
+    Raises:
+      UserError: the disk is full, or not writable any more.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {remote.failure(error) or remote.reason(error)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -112,28 +155,53 @@ def _plain(value: Any) -> Any:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, process 0 only; for a remote directory written here and copied there at the end."""
+    """Scalars for TensorBoard, process 0 only; for a remote directory written here and copied there at the end.
+
+    They are for looking at: where they cannot be written, a line says so, once, and the run goes on without them. They are
+    written as they come: tensorboardX's own writer has a thread and a short queue, and once the disk is full whoever adds to it
+    waits for ever.
+    """
 
     def __init__(self, directory: str):
         self._writer, self._target = None, directory if remote.is_remote(directory) else None
         if jax.process_index() == 0:
-            from tensorboardX import SummaryWriter  # imported late: half a second of start-up
+            from tensorboardX.event_file_writer import EventsWriter  # imported late: half a second of start-up
 
             self._folder = tempfile.mkdtemp() if self._target else directory
-            self._writer = SummaryWriter(self._folder, flush_secs=30)
+            with self._or_without():
+                os.makedirs(self._folder, exist_ok=True)
+                self._writer = EventsWriter(os.path.join(self._folder, "events"))
 
     def write(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
-        if self._writer is not None:
-            for key, value in values.items():
-                if isinstance(value, (int, float)) and key not in ("step", "unix_time"):
-                    self._writer.add_scalar(f"{prefix}/{key}", value, step)
-
-    def close(self) -> None:
         if self._writer is None:
             return
-        self._writer.close()
-        for name in remote.find(self._folder) if self._target else ():
-            remote.write_atomic(remote.join(self._target, name), [remote.read(os.path.join(self._folder, name))])
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with self._or_without():
+            for key, value in values.items():
+                if isinstance(value, (int, float)) and key not in ("step", "unix_time"):
+                    self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(f"{prefix}/{key}", value)))
+            self._writer.flush()
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with self._or_without():
+            writer.close()
+        if self._target:
+            for name in remote.find(self._folder):
+                remote.write_atomic(remote.join(self._target, name), [remote.read(os.path.join(self._folder, name))])
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _or_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            logger.warning("%s: %s; the run goes on without TensorBoard", self._folder, remote.failure(error))
 
 
 class Clock:

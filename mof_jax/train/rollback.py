@@ -41,6 +41,9 @@ class Rollback:
     why: str
 
 
+_FIELDS = {field.name for field in dataclasses.fields(Rollback)}
+
+
 def behind(history: Sequence[Rollback], step: int) -> int:
     """How many batches of the data's order lie behind a run after `step` steps, before any are skipped there.
 
@@ -56,8 +59,15 @@ def to_skip(history: Sequence[Rollback], step: int) -> int:
 
 
 def saved(meta: Mapping[str, Any] | None) -> list[Rollback]:
-    """The rollbacks in what a checkpoint says beside its state."""
-    return [Rollback(**back) for back in (meta or {}).get("rollbacks", ())]
+    """The rollbacks in what a checkpoint says beside its state.
+
+    Raises:
+      UserError: they are none.
+    """
+    try:
+        return [Rollback(**back) for back in (meta or {}).get("rollbacks", ())]
+    except TypeError:
+        raise UserError("the rollbacks that the checkpoint names are damaged; take another step") from None
 
 
 def check(spikes: SpikeConfig, checkpoint: CheckpointConfig, log_every: int) -> None:
@@ -89,7 +99,7 @@ def resume(checkpointer: Checkpointer, lines: Sequence[Mapping[str, Any]]) -> tu
         return None, []
     history = saved(checkpointer.meta(step))
     known = history[-1].number if history else 0
-    logged = [Rollback(**line[KEY]) for line in lines if KEY in line]
+    logged = [Rollback(**line[KEY]) for line in lines if isinstance(line.get(KEY), Mapping) and line[KEY].keys() == _FIELDS]
     cut_off = [back for back in logged if back.number > known and back.step <= step]
     if not cut_off:
         return step, history

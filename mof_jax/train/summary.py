@@ -54,5 +54,5 @@ def write_summary(workdir: str, summary: Mapping[str, Any]) -> None:
     """Writes it, with the loss of the last line of `metrics.jsonl`, on process 0."""
     if jax.process_index():
         return
-    loss = read_lines(remote.join(workdir, "metrics.jsonl"))[-1]["loss"]
+    loss = next((line["loss"] for line in reversed(read_lines(remote.join(workdir, "metrics.jsonl"))) if "loss" in line), None)
     remote.write_atomic(remote.join(workdir, NAME), [json.dumps({**summary, "loss": loss}, indent=1).encode()])

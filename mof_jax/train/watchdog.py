@@ -80,7 +80,12 @@ class Watchdog:
         return first if c.dump else float("inf"), last if c.exit else float("inf")
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, min(self.limits()) / 4)):
+        while True:
+            pause, before = min(1.0, min(self.limits()) / 4), time.monotonic()
+            if self._over.wait(pause):
+                return
+            if (late := time.monotonic() - before - pause) > max(2.0, 4 * pause):
+                self._since += late  # this thread stood still, too: the machine slept, or moved, or the process was stopped
             idle, (dump, give_up) = time.monotonic() - self._since, self.limits()
             what = self._where or "a step"
             if idle > min(dump, give_up) and not self._dumped:
@@ -100,7 +105,7 @@ class Watchdog:
             f.seek(0)
             try:
                 remote.write_atomic(path, [f.read()])
-            except UserError as error:
+            except (UserError, OSError) as error:
                 return f"(not written: {error})"
         return path
 

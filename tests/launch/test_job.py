@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from launch import job as jobs
-from launch.ledger import Ledger
+from launch.ledger import Ledger, elapsed
 from mof_jax import config as configs
 from mof_jax.errors import UserError
 
@@ -29,7 +29,7 @@ def test_examples_are_jobs(path, monkeypatch):
 @pytest.mark.parametrize("change, message", [
     ({"nmae": "x"}, r"job.nmae: unknown key \(did you mean 'name'\?\)"),
     ({"guard": {"max_hour": 2}}, r"job.guard.max_hour: unknown key \(did you mean 'max_hours'\?\)"),
-    ({"guard": {}}, "job.guard.max_hours: missing"), ({"guard": {"max_hours": 0}}, "max_hours 0 is not positive"),
+    ({"guard": {}}, "job.guard.max_hours: missing"), ({"guard": {"max_hours": 0}}, "job.guard.max_hours: 0.0 is not above 0"),
     ({"guard": {"max_hours": 2, "max_dollars": 5}}, "max_dollars needs guard.price_per_chip_hour"),
     ({"name": "Run"}, "name 'Run': lowercase letters"), ({"name": "a_b"}, "name 'a_b'"), ({"name": "a" * 64}, "63 at most"),
     ({"name": "-a"}, "name '-a'"), ({"name": "a-"}, "name 'a-'"), ({"name": "a;rm -rf /"}, "name"),
@@ -110,6 +110,7 @@ def test_hours_end_with_the_money():
 def test_a_ledger_counts_over_launchers_and_begins_anew_after_the_end(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("launch.ledger.time.time", lambda: now[0])
+    monkeypatch.setattr("launch.ledger.time.clock_gettime", lambda _: now[0])
 
     def later(seconds: float) -> None:
         now[0] += seconds
@@ -133,3 +134,126 @@ def test_a_ledger_counts_over_launchers_and_begins_anew_after_the_end(tmp_path, 
     (tmp_path / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*third.events,
                                                                       {"event": "end", "time": 0}]))
     assert Ledger.open(str(tmp_path), "run").seconds() == 0
+
+
+def test_hours_are_counted_by_a_clock_that_nobody_sets(monkeypatch):
+    """Set back, or forward, between two events; over a start of the machine, which leaves the wall clock and a lower bound."""
+    at = lambda wall, uptime, boot="a": {"time": float(wall), "uptime": float(uptime), "boot": boot}
+    assert elapsed(at(1000, 50), at(-2600, 110)) == 60 == elapsed(at(1000, 50), at(10**6, 110))
+    assert elapsed(at(1000, 50), at(1500, 30, "b")) == 500, "started again in between"
+    assert elapsed(at(1000, 50), at(400, 30, "b")) == 30, "and the clock set back"
+    assert elapsed({"time": 1000.0}, at(900, 5)) == 0 and elapsed({"time": 1000.0}, at(1900, 5)) == 900, "of an older version"
+    assert elapsed(at(1000, 50, ""), at(1010, 70, "")) == 10, "no Linux"
+    ledger = Ledger("unused", [{"event": "held", **at(5000, 50)}, {"event": "gone", **at(100, 3650)}])
+    assert ledger.seconds() == 3600 and not ledger.held
+
+
+@pytest.mark.parametrize("line", [
+    "7", "[]", '{"event": "held"}', '{"event": 3, "time": 1}', '{"event": "held", "time": "now"}', '{"time": 3}', "{",
+    "[" * 50_000,
+    '{"event": "held", "time": NaN}', '{"event": "exit", "time": 1}', '{"event": "held", "time": ' + "9" * 5000 + "}", "\xff",
+    '{"event": "held", "time": 1, "uptime": [2]}', '{"event": "held", "time": 1, "boot": {}}'])
+def test_a_ledger_that_cannot_be_read_says_what_to_do(tmp_path, line):
+    good = '{"event": "begin", "time": 1}\n'
+    (tmp_path / "run.jsonl").write_bytes((good + line + "\n" + good).encode("latin-1"))
+    with pytest.raises(UserError, match=r"run.jsonl line 2: .*whether run holds slices is not known: .*launch delete"):
+        Ledger.open(str(tmp_path), "run")
+
+
+@pytest.mark.parametrize("source", [
+    {"files": ["--zone=evil"]}, {"files": ["host:/etc"]}, {"files": ["configs", "a:b"]}, {"wheel": "-x.whl"},
+    {"wheel": "host:x.whl"}])
+def test_paths_of_a_source_are_no_flags_and_no_hosts(source):
+    with pytest.raises(UserError, match="is no path on this machine"):
+        jobs.make({**BASE, "source": {"wheel": "x.whl", **source}}, "job")
+
+
+@pytest.mark.parametrize("workdir", ["http://b/x", "memory://x", "-x://y", "ftp://h/x", "gs://", "gs:///x", "gs://b/a[1]", "s3://b/x"])
+def test_work_dirs_that_no_checkpoint_can_be_restored_from(workdir):
+    with pytest.raises(UserError, match="checkpoints go to gs://BUCKET/PATH"):
+        jobs.make({**BASE, "workdir": workdir}, "job")
+
+
+MINI = """
+import ml_collections
+def get_config(arg=None):
+    c = ml_collections.ConfigDict(dict(steps=4, batch_size=8))
+    c.model = dict(embed_dim=8, image=dict(width=8, depth=1, heads=1, patch_size=8, image_size=8),
+                   text=dict(width=8, depth=1, heads=1))
+    c.optimizer = dict(lr=1e-3, b2=0.95, weight_decay=0.2, schedule=dict(warmup=2))
+    return c
+"""
+
+
+@pytest.fixture
+def mini(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini.py").write_text(MINI)
+    return tmp_path
+
+
+def toml(text: str) -> str:
+    return f"""
+name = "run"
+project = "my-project"
+zone = "us-central2-b"
+topology = "v5e:4x4"
+workdir = "gs://bucket/run"
+source = {{ git = "https://example.com/mof.git", rev = "abc" }}
+guard = {{ max_hours = 2 }}
+train.config = "mini.py"
+{text}
+"""
+
+
+@pytest.mark.parametrize("text", ["[train.overrides]\noptimizer.lr = 5e-4", '[train.overrides]\n"optimizer.lr" = 5e-4',
+                                  "[train.overrides.optimizer]\nlr = 5e-4", "train.overrides.optimizer = { lr = 5e-4 }"])
+def test_a_nested_table_sets_keys_and_replaces_no_section(mini, text):
+    (mini / "job.toml").write_text(toml(text))
+    job = jobs.load("job.toml")
+    jobs.check(job, "job.toml")
+    assert job.train_command()[-1] == "--config.optimizer.lr=0.0005"
+    child = jobs.child(jobs.read("job.toml"), {"id": 1, "overrides": {"optimizer": {"lr": 1e-5}, "optimizer.b2": 0.9}}, "w")
+    assert jobs.make(child, "w").train.overrides == {"optimizer.lr": 1e-5, "optimizer.b2": 0.9}
+
+
+@pytest.mark.parametrize("text, message", [
+    ("[train.overrides]\noptimzer.lr = 5e-4", r"mini.py: config.optimzer: unknown key \(did you mean 'optimizer'\?\)"),
+    ('[train.overrides]\noptimizer.lr = "5e-4 "', "config.optimizer.lr: expected float, got '5e-4 '"),
+    ("[train.overrides]\noptimizer.lr = inf", "config.optimizer.lr"),
+    ("[train.overrides]\noptimizer.lr = -1.0", "not at least 0"),
+    ("[train.overrides]\nbatch_size = 0", "config.batch_size: 0 is not at least 1"),
+    ("[train.overrides]\nname = 2024-01-01", r"overrides.name: 2024-01-01 \(date\) is no value of a config; as text, quote it"),
+    ("[train.overrides]\nx = [2024-01-01T00:00:00]", "is no value of a config"),
+    ('[train.overrides]\n"a=b" = 1', "is no dotted key"), ('[train]\nconfig = "missing.py"', "missing.py is not here"),
+    ('[train]\nconfig = "-x.py"', "begins with a dash"), ('[train]\nconfig = "mini.py"\nallow_change = ["--x"]', "is no key"),
+    ("x = " + "[" * 5000, "job.toml: "), ("x = " + "9" * 5000, "job.toml: ")])
+def test_a_job_is_resolved_before_anything_is_created(mini, text, message):
+    (mini / "job.toml").write_text(toml(text) if "[train]" not in text else toml("").replace('train.config = "mini.py"', text))
+    with pytest.raises(UserError, match=message) as caught:
+        jobs.check(jobs.load("job.toml"), "job.toml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name, text", [
+    ("a.json", "[]"), ("a.json", "7"), ("a.json", '{"a": 1, "a": 2}'), ("a.json", "[" * 50_000), ("a.toml", "\xff"),
+    ("a.json", "9" * 5000), ("a.json", '{"train": {"overrides": [1]}}'), ("a.json", '{"train": [1]}'),
+    ("a.json", '{"guard": 3}')])
+def test_whatever_a_job_file_holds_is_one_line(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as caught:
+        jobs.load(str(tmp_path / name))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_job_is_given_back_whatever_has_become_of_its_config(mini):
+    (mini / "mini.py").write_text("raise ValueError('gone')")
+    (mini / "job.toml").write_text(toml(""))
+    job = jobs.load("job.toml")
+    with pytest.raises(UserError, match="mini.py line 1: ValueError: gone"):
+        jobs.check(job, "job.toml")
+
+
+def test_keys_that_may_change_go_to_the_trainer():
+    job = jobs.make({**BASE, "train": {"config": "c.py", "allow_change": ["optimizer.lr"]}}, "job")
+    assert job.train_command()[-1] == "--allow-change=optimizer.lr"

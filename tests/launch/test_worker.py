@@ -35,7 +35,7 @@ def test_the_script_passes_shellcheck(shellcheck):
     {}, {"backend": "gke", "gke": {"cluster": "pod", "location": "us-central1", "image": "i"},
          "secrets": {"HF_TOKEN": "env:HF_TOKEN"}},
     {"source": {"git": None, "rev": None, "wheel": "dist/a b.whl"}, "secrets": {"HF_TOKEN": "env:HF_TOKEN"},
-     "train": {"overrides": {"note": "it's $(x) `y`\n\"z\""}}}])
+     "train": {"overrides": {"branch_from": "it's $(x) `y`\n\"z\""}}}])
 def test_the_printed_lines_pass_shellcheck_and_nothing_runs(shellcheck, cloud, launch, monkeypatch, changes):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     code, text = launch("up", "--dry-run", "--job", cloud.job(**changes))
@@ -86,13 +86,14 @@ def test_a_wheel_and_its_files_are_installed(cloud, launch, tmp_path):
     wheel, configs = tmp_path / "mof-1.whl", tmp_path / "my configs"
     wheel.write_text("")
     configs.mkdir()
-    (configs / "x.py").write_text("x")
+    config = (ROOT / "configs/clip/quickstart.py").read_text()
+    (configs / "x.py").write_text(config)
     cloud.plan(step_seconds=0.001)
     code, text = launch("up", "--keep", "--job", cloud.job(source={
         "git": None, "rev": None, "wheel": str(wheel), "files": [str(configs)]}, train={"config": "my configs/x.py"}))
     assert code == 0, text
     (run,) = cloud.lines("runs.jsonl")
-    assert (pathlib.Path(run["cwd"]) / "my configs" / "x.py").read_text() == "x"
+    assert (pathlib.Path(run["cwd"]) / "my configs" / "x.py").read_text() == config
     assert cloud.lines("installs.jsonl")[0][-1].endswith("/.mof/run/mof-1.whl[tpu,cloud]")
 
 
@@ -148,7 +149,8 @@ def test_the_workers_deadline_is_a_class_of_its_own(tmp_path, cloud):
 
 def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
     runs, out = tmp_path / "runs.jsonl", tmp_path / "jobs"
-    runs.write_text('{"id": "LR 3", "overrides": {"steps": 5, "optimizer.lr": 0.001}}\n\n{"id": 4, "config": "configs/b.py"}\n')
+    runs.write_text('{"id": "LR 3", "overrides": {"steps": 5, "optimizer.lr": 0.001}}\n\n'
+                    '{"id": 4, "config": "configs/clip/quickstart_tiny.py"}\n')
     job = cloud.job()
     code, text = launch("sweep", str(runs), "--job", job, "--dry-run")
     assert code == 0 and text.count("queued-resources create run-lr-3 ") == 1 and "gs://bucket/run/4" in text and not out.exists()
@@ -156,7 +158,7 @@ def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
     assert code == 0 and text.splitlines() == [f"python -m launch up --job {out}/run-lr-3.json",
                                                f"python -m launch up --job {out}/run-4.json"]
     assert json.loads((out / "run-lr-3.json").read_text())["train"] == {
-        "config": "configs/none.py", "overrides": {"steps": 5, "optimizer.lr": 0.001}}
+        "config": "configs/clip/quickstart.py", "overrides": {"steps": 5, "optimizer.lr": 0.001}}
     cloud.plan(step_seconds=0.001)
     code, text = launch("sweep", str(runs), "--job", job, "--out", str(out), "--parallel", "2", "--yes")
     assert code == 0, text + "".join(p.read_text() for p in out.glob("*.log"))
