@@ -115,7 +115,7 @@ class Run:
     @property
     def seconds(self) -> dict[str, float]:
         """Wall seconds by what they were spent on, over all restarts, see `train.goodput`; empty if nothing was logged."""
-        return next(filter(None, map(goodput.spent, reversed(self.lines))), {})
+        return next(filter(None, map(goodput.ledger_of, reversed(self.lines))), {})
 
     def parameters(self, depth: int = 1) -> list[Part]:
         """Sizes and the optimizer's decisions, by the first `depth` names of the paths.

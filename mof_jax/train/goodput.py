@@ -39,7 +39,7 @@ class Ledger:
           before: of the run so far, see `lines`; also those beyond `start`: they will be done again, their time is lost.
           start: the step that the run goes on from. begun: `time.perf_counter()` at the start of this process's work.
         """
-        self._keep(before, start, next(filter(None, map(spent, reversed(before))), {}))
+        self._keep(before, start, next(filter(None, map(ledger_of, reversed(before))), {}))
         self._mark = time.perf_counter() if begun is None else begun
         last = next((line[WHEN] for line in reversed(before) if is_number(line.get(WHEN))), None)
         if last is not None:
@@ -55,7 +55,7 @@ class Ledger:
 
     def _keep(self, before: Sequence[Mapping[str, Any]], start: int, spent: Mapping[str, float]) -> None:
         """Stands where the lines until `start` do; the rest of the seconds that were `spent` is lost."""
-        kept = next((spent(line) for line in reversed(before) if spent(line) and line.get("step", 0) <= start), {})
+        kept = next((ledger_of(line) for line in reversed(before) if ledger_of(line) and line.get("step", 0) <= start), {})
         self._seconds = {kind: kept.get(kind, 0.0) for kind in KINDS}
         self._seconds["lost"] += max(0.0, sum(spent.values()) - sum(kept.values()))
         self._starting = True
@@ -108,13 +108,13 @@ def lines(workdir: str) -> list[dict[str, Any]]:
     if found and remote.exists(word):
         with contextlib.suppress(Malformed, KeyError):
             ended = parse_object(remote.read(word))
-            if is_count(ended["step"]) and is_number(ended[WHEN]) and spent(ended):
+            if is_count(ended["step"]) and is_number(ended[WHEN]) and ledger_of(ended):
                 later = (i for i, line in enumerate(found) if is_number(line.get(WHEN)) and line[WHEN] > ended[WHEN])
                 found.insert(next(later, len(found)), {"step": ended["step"], KEY: ended[KEY], WHEN: ended[WHEN]})
     return found
 
 
-def spent(line: Mapping[str, Any]) -> dict[str, float]:
+def ledger_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The ledger that a line holds, empty for none; what is no time there is passed over."""
     found = line.get(KEY)
     return {kind: float(found[kind]) for kind in KINDS if is_number(found.get(kind))} if isinstance(found, Mapping) else {}
@@ -122,7 +122,7 @@ def spent(line: Mapping[str, Any]) -> dict[str, float]:
 
 def read(workdir: str) -> dict[str, float]:
     """The ledger of a run as it was last written, empty for one that has logged nothing."""
-    return next(filter(None, map(spent, reversed(lines(workdir)))), {})
+    return next(filter(None, map(ledger_of, reversed(lines(workdir)))), {})
 
 
 def report(seconds: Mapping[str, float]) -> Table:
