@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import progress
 from rich.text import Text
+
+
+class _Plain(progress.TextColumn):
+    """What a bar is about, as it is."""
+
+    def render(self, task: progress.Task) -> Text:
+        return plain(task.description)
+
+
+def bar(**options: Any) -> progress.Progress:
+    """A bar with times, whose description is never taken for markup; `options` are those of `rich.progress.Progress`."""
+    return progress.Progress(_Plain(""), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
+                             progress.TextColumn("left"), progress.TimeRemainingColumn(), **options)
 
 
 def plain(words: Any, style: str = "") -> Text:

@@ -7,9 +7,9 @@ missing (`null`, NaN where a number is expected, an empty list) stays missing.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-import math
 from typing import Any
 
+from mof_jax.data.record import as_score
 from mof_jax.parsing import Malformed, check_text, is_number, kind, show
 
 # The usual names, in the order in which they are looked for; a text column's name becomes its caption kind.
@@ -100,31 +100,17 @@ def _kind(value: Any) -> str:
 
 def scores(row: Mapping[str, Any]) -> dict[str, float]:
     """Numbers in the column `scores`, NaN for what is `null` or NaN there. Other values are left out, for a filter that asks for
-    one of them to name it (`score` says what it is)."""
+    one of them to name it (see `as_score`)."""
     found = row.get("scores")
     if not isinstance(found, Mapping):
         return {}
-    return {str(name): math.nan if _no_score(value) else float(value) for name, value in found.items()
-            if _no_score(value) or is_number(value)}
-
-
-def score(value: Any) -> float:
-    """One score, NaN for `null` and NaN.
-
-    Raises:
-      Malformed: text, true or false, a list, an object, or a number that is not finite.
-    """
-    if _no_score(value):
-        return math.nan
-    if is_number(value):
-        return float(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise Malformed("is infinite, or beyond what float64 holds")
-    raise Malformed(f"is {_kind(value)} ({show(value, 40)}), not a number")
-
-
-def _no_score(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    numbers: dict[str, float] = {}
+    for name, value in found.items():
+        try:
+            numbers[str(name)] = as_score(value)
+        except Malformed:
+            continue
+    return numbers
 
 
 def group(row: Mapping[str, Any]) -> int:
