@@ -45,12 +45,17 @@ def add(commands) -> None:
 def fit(args: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and a fit is too small for an accelerator
 
+    from mof_jax.console import plain
+    from mof_jax.data import remote
     from mof_jax.scaling import fit as fits
     from mof_jax.scaling import frontier, plots, report, table
     from mof_jax.scaling.registry import LAWS
     from mof_jax.train import display
 
     _check(args)
+    if args.out:
+        plots.check()
+        remote.make_folder(args.out)
     law = lookup(LAWS, args.law, "law")
     where = _where(args)
     rates = frontier.load_rates(args.rates) if args.rates else None
@@ -62,20 +67,20 @@ def fit(args: argparse.Namespace) -> None:
     planned = None
     if args.plan is not None:
         planned = frontier.plan(found, args.plan, where, args.price, rates)
-    written = report.to_json(found, planned)
-    if args.out:
-        figures = plots.draw(found)
-        paths = plots.save(figures, args.out)
+    written, console = report.to_json(found, planned), display.console()
+    if args.json:
+        print(json.dumps(written))
+    else:
+        console.print(report.show(found, planned), highlight=False)
+    if args.out:  # last: what was fitted is printed whatever becomes of the files
         with open(os.path.join(args.out, "fit.json"), "w", encoding="utf-8") as file:
             json.dump(written, file, indent=1)
         table.write_csv(points, os.path.join(args.out, "points.csv"))
-    if args.json:
-        print(json.dumps(written))
-        return
-    console = display.console()
-    console.print(report.show(found, planned), highlight=False)
-    if args.out:
-        console.print(f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}", highlight=False)
+        figures = plots.draw(found)
+        paths = plots.save(figures, args.out)
+        if not args.json:
+            done = f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}"
+            console.print(plain(done), highlight=False)
 
 
 def _check(args: argparse.Namespace) -> None:
