@@ -94,11 +94,14 @@ class JsonLines:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def raw(self, index: int) -> bytes:
+        """Line `index` as it stands there."""
+        return self._read(int(self._starts[index]), int(self._stops[index]))
+
     def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
         line = int(self._lines[index]) + 1
-        data = self._read(int(self._starts[index]), int(self._stops[index]))
         try:
-            row = parse_json(data)
+            row = parse_json(self.raw(index))
         except Malformed as error:
             raise BadExample(self._path, f"line {line}", str(error)) from None
         if not isinstance(row, dict):

@@ -144,9 +144,13 @@ def _separator(path: str, where: str, head: str, known: Collection[str], how: st
     wanted = set(map(fold, known))
     names = {separator: _split(head, separator) for separator in SEPARATORS}
     able = [s for s in SEPARATORS if any(fold(name) in wanted for name in names[s]) and (s == usual or len(names[s]) > 1)]
-    if len(able) == 1:
-        return able[0]
     shown = ", ".join(show(name, 40) for name in names[usual][:40])
+    if len(able) == 1:
+        mixed = [name for name in names[able[0]] for s in SEPARATORS if s != able[0] and fold(name) not in wanted
+                 and any(fold(part.strip()) in wanted for part in name.split(s))]
+        if mixed:
+            raise UserError(f"{where}: column {show(mixed[0])} of the header holds another separator; write the table with one")
+        return able[0]
     if able:
         both = " and by ".join(SEPARATORS[s] for s in able)
         raise UserError(f"{where}: the header {shown} has known columns if it is split by {both}; write it with one of them")
@@ -217,15 +221,13 @@ def _row(line: int, cells: tuple[str, ...], header: tuple[str, ...], separator: 
     count = len(header)
     if len(cells) > count and not any(cell.strip() for cell in cells[count:]):
         cells = cells[:count]
-    fault = ""
-    if len(cells) > count:
-        fault = (f"has {len(cells)} cells, more than the header ({count}); a text that contains {SEPARATORS[separator]} needs "
+    fault = _text_fault(cells)  # first: such a byte may well be why the cells do not fit
+    if not fault and len(cells) > count:
+        fault = (f"has more cells than the header ({len(cells)} for {count}); a text that contains {SEPARATORS[separator]} needs "
                  "quotes around it")
-    elif len(cells) < count:
-        fault = f"has {len(cells)} cells where the header has {count}: it ends before column {show(header[len(cells)])}"
-    else:
-        fault = _text_fault(cells) or _unnamed(cells, header)
-    return Row(line, cells, fault)
+    elif not fault and len(cells) < count:
+        fault = f"ends before column {header[len(cells)][:60]} ({len(cells)} cells for {count})"
+    return Row(line, cells, fault or _unnamed(cells, header))
 
 
 def _text_fault(cells: tuple[str, ...]) -> str:

@@ -178,7 +178,7 @@ def test_wrong_tables(tmp_path):
     with pytest.raises(UserError, match="t.tsv: no column answer, image; an MMBench table has"):
         build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(1)], HEADER[:7])).run(FakeResponder())
     (tmp_path / "t.tsv").write_text("\t".join(HEADER) + "\n1\tquestion\n")
-    with pytest.raises(UserError, match="record 1: ends before column A"):
+    with pytest.raises(UserError, match="record line 2: ends before column hint"):
         build(layout="mmbench", path=str(tmp_path / "t.tsv")).run(FakeResponder())
 
 

@@ -84,7 +84,7 @@ def strings(value: Any) -> tuple[str, ...]:
             if item is not None and not isinstance(item, (str, bytes)):
                 raise Malformed(f"entry {number} is {_kind(item)} ({show(item, 40)}), not text")
         return tuple(s for item in value for s in strings(item))
-    raise Malformed(f"is {_kind(value)} ({show(value, 40)}), not text")
+    raise Malformed(f"{_kind(value)} ({show(value, 40)}), not text")
 
 
 def _strings(value: Any, column: str) -> tuple[str, ...]:

@@ -76,6 +76,8 @@ class TableSource:
             except BadExample:
                 continue
         if not seen:
+            if rows.raw(0).strip() == b"[":
+                raise UserError(f"{self.path}: one list over several lines; write one JSON object a line")
             return
         if not self._named:
             _check_pictures(self.path, some)
@@ -169,8 +171,7 @@ class _Cells:
     """Rows of a CSV or TSV file, held in memory (a quoted field may span lines)."""
 
     def __init__(self, path: str, named: Collection[str]):
-        known = named or (*fields.IMAGE_FIELDS, *fields.TEXT_FIELDS)
-        table = tables.read(path, known, fields.CHOOSE, case=bool(named))
+        table = tables.read(path, (*named, *fields.IMAGE_FIELDS, *fields.TEXT_FIELDS), fields.CHOOSE, case=False)
         lost = next((name for name in named if name not in table.header), None)
         if lost is not None:
             raise UserError(f"{path}: no column {lost!r}{nearest(lost, table.header)}; it has {_listed(table.header)}")
