@@ -59,7 +59,7 @@ def mmbench(path: str) -> list[ChoiceQuestion]:
     by_index = unique(((row["index"], row) for row in table), "index", path)
     pictures = {index: row["image"] for index, row in by_index.items()}
     return [_mmbench(path, index, row, pictures) for index, row in by_index.items()
-            if not (index.isdecimal() and int(index) >= _ROTATED)]
+            if not (index.isdecimal() and len(index) < 20 and int(index) >= _ROTATED)]
 
 
 def _mmbench(path: str, index: str, row: Mapping[str, str], pictures: Mapping[str, str]) -> ChoiceQuestion:

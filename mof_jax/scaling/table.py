@@ -252,8 +252,8 @@ def _numbers(row: Mapping[str, Any], symbols: Sequence[str], given: set[str]) ->
     derived = [_derive(symbol, found, given) for symbol in symbols]
     for symbol, value in zip(symbols, derived):
         if not 0 < value < math.inf:
-            given = ", ".join(f"{s} = {v:g}" for s, v in found.items())
-            return [], f"{symbol} is {'infinite' if value else 'zero'} by C = 6·N·D of {given}"
+            others = ", ".join(f"{s} = {v:g}" for s, v in found.items() if s in ("N", "D", "C"))
+            return [], f"{symbol} is {'infinite' if value else 'zero'} by C = 6·N·D of {others}"
     return derived, ""
 
 
