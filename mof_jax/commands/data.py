@@ -155,6 +155,8 @@ def caption(args: argparse.Namespace) -> None:
 
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
+    if args.shards < 0:
+        raise UserError(f"--shards {args.shards}: at least 1, or 0 for about 10,000 records each")
     source = _source(args)
     caption_source.caption(run.restore(args.checkpoint).responder, source, args.prompt, args.out, max_tokens=args.max_tokens,
                            shards=args.shards, on_error="raise" if args.strict else "skip")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -43,8 +44,8 @@ class CaptionConfig:
     templates: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if any(not 0 <= p for p in self.probabilities.values()):
-            raise ValueError(f"probabilities must not be negative, got {self.probabilities}")
+        if any(not 0 <= p < math.inf for p in self.probabilities.values()):
+            raise ValueError(f"probabilities must not be negative or infinite, got {self.probabilities}")
         if self.probabilities and not sum(self.probabilities.values()) > 0:
             raise ValueError("probabilities: at least one must be positive")
         if not 0 <= self.dropout <= 1:
@@ -111,8 +112,8 @@ def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: st
     if kind is None:
         wanted = ", ".join(config.probabilities) or "any kind"
         has = ", ".join(k if texts[k] else f"{k} (empty)" for k in texts) or "no text"
-        how = "; captions.probabilities and text_fields of the source choose" if any(texts.values()) else ""
-        raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}{how}")
+        how = "captions.probabilities chooses" if any(texts.values()) else "text_fields names the column of the texts"
+        raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}; {how}")
     caption = draws.choice(texts[kind]).strip()
     if config.sentences:
         caption = _consecutive_sentences(caption, config.sentences, draws)

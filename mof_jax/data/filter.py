@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class ScoreRule:
     def __post_init__(self):
         if (self.minimum is None) == (self.fraction is None):
             raise ValueError("a score rule gives either minimum or fraction")
+        if self.minimum is not None and math.isnan(self.minimum):
+            raise ValueError("minimum is NaN, which no score reaches")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], got {self.fraction}")
 
@@ -252,9 +255,10 @@ def names(source: Source) -> list[str | None]:
     """
     found: list[str | None] = []
     seen: dict[str, int] = {}
+    name_of = source.row_id if hasattr(source, "row_id") else lambda i: record_id(source, i)
     for i in range(len(source)):
         try:
-            name = record_id(source, i)
+            name = name_of(i)
         except BadExample:
             found.append(None)
             continue

@@ -208,13 +208,25 @@ def _check_span(path: str, first: int, lines: _Lines, columns: int, separator: s
     Raises:
       UserError: naming the line where the quote stands.
     """
+    split = lambda line: [cell.strip() for cell in line.strip("\r\n").split(separator)]
+    head = split(lines.row[0])
+    if columns < 2 or len(head) != columns:
+        return
     for line in lines.row[1:]:
-        cells = [cell.strip().strip('"') for cell in line.strip("\r\n").split(separator)]
-        if columns < 2 or len(cells) != columns:
-            continue
-        if separator == "\t" or any(map(_FILE.fullmatch, cells)) or all(map(_NUMBER.fullmatch, cells)):
+        cells = split(line)
+        if len(cells) == columns and (separator == "\t" or _alike(head, cells)):
             raise UserError(f"{path} line {first}: a quote opens here and closes in line {lines.number}, behind lines that are "
                             "rows themselves; write a quote inside a text twice, with quotes around the text")
+
+
+def _alike(head: list[str], cells: list[str]) -> bool:
+    """Whether a line is a row as the one before: a file's name in it, nothing but numbers, or cells of the form they have there
+    (`7`, `a-12`) where those are no words."""
+    if any(map(_FILE.fullmatch, cells)) or all(_NUMBER.fullmatch(cell.strip('"')) for cell in cells):
+        return True
+    form = lambda cell: re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", cell))
+    beside = [(form(a), form(b)) for a, b in zip(head, cells) if '"' not in a]
+    return bool(beside) and all(a == b and a not in ("", "a") for a, b in beside)
 
 
 def _row(line: int, cells: tuple[str, ...], header: tuple[str, ...], separator: str) -> Row:

@@ -103,8 +103,9 @@ def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int 
       sample: how many records, evenly spread, the statistics are taken from.
 
     Returns:
-      `{"name", "records", "sampled", "bad", "formats", "sizes", "texts", "scores", "groups", "examples"}`; `bad` maps a
-      reason to a count, `texts` a caption kind to the number of sampled records that have it.
+      `{"name", "records", "sampled", "bad", "formats", "sizes", "texts", "scores", "groups", "examples", "not read"}`; `bad`
+      maps a reason to a count, `texts` a caption kind to the number of sampled records that have it; `not read` lists
+      columns that nothing is taken from.
 
     Raises:
       UserError: nothing there, or none of the sampled records can be read.
@@ -141,6 +142,7 @@ def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int 
         "scores": dict(scores),
         "groups": groups,
         "examples": [dataclasses.replace(record, image=None) for record in shown],
+        "not read": ", ".join(getattr(source, "unread", ())),
     }
     _print(found, shown, failed, console or Console())
     if len(failed) == len(picked):
@@ -162,7 +164,7 @@ def _format(data: bytes) -> str:
 
 def _print(found: dict, shown: list[Record], failed: list[BadExample], console: Console) -> None:
     table = Table(title=plain(found["name"]), show_header=False)
-    for key in ("records", "sampled", "formats", "sizes", "texts", "scores", "groups", "bad"):
+    for key in ("records", "sampled", "formats", "sizes", "texts", "scores", "groups", "not read", "bad"):
         value = found[key]
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         table.add_row(key, plain(text or "-"))
@@ -207,6 +209,8 @@ def convert(
       UserError: a target that exists, a source of pages or conversations (shards keep one picture and texts by kind), no good
         record at all, or a bad one under `raise`.
     """
+    if shards < 0:
+        raise UserError(f"{target}: {shards} shards; at least 1, or 0 for about 10,000 records each")
     source, console = _open(source), console or Console(stderr=True)
     shards = shards or max(1, round(len(source) / 10_000))
     shards = min(shards, len(source))
@@ -227,6 +231,8 @@ def convert(
             if len(bad) == len(source):
                 raise UserError(f"{source.name}: none of {len(source)} records can be read; the first: {bad[0][1]}")
     written = len(source) - len(bad)
+    if left := getattr(source, "unread", ()):
+        console.print(plain(f"{source.name}: columns that are not kept: {', '.join(left)}"), highlight=False, soft_wrap=True)
     left_out = f", {len(bad)} bad left out" if bad else ""
     console.print(plain(f"{target}: {written} records in {shards} shards{left_out}"), highlight=False)
     for record, reason in bad[:_NAMED]:

@@ -29,7 +29,7 @@ def read(tmp_path):
         for i in range(len(source)):
             try:
                 record = source[i]
-                assert record.id == source.id(i)
+                assert record.id == source.row_id(i)
                 found.append((record.id, record.image is not None, dict(record.texts)))
             except BadExample as error:
                 assert error.source == str(tmp_path / name)
@@ -72,6 +72,8 @@ def test_cells_are_as_they_are_written(read):
             "img/3.png,None\n")
     assert read("a.csv", text) == rows('two\nlines, "quoted"', '5" nails', " a\u2028b\u0085 ", "None")
     assert read("a.csv", 'filepath,title\nimg/0.png,"A cat\nin the hat, here"\n') == rows("A cat\nin the hat, here")
+    words = 'id,text\npositive,"Great\nReally, good"\nimg-1,"one\ntwo, three\n4, 5 and 6"\n'
+    assert [texts["text"][0] for _, _, texts in read("a.csv", words)] == ["Great\nReally, good", "one\ntwo, three\n4, 5 and 6"]
     assert read("a.tsv", 'filepath\ttitle\nimg/0.png\t"a\tb"\nimg/1.png\tx, "y"\n') == rows("a\tb", 'x, "y"')
 
 
@@ -125,6 +127,8 @@ def test_cells_under_no_name(read):
     ("a.tsv", 'filepath\ttitle\nimg/0.png\t"5 inch\nimg/1.png\tb\nimg/2.png\t6 inch"\n', f"line 2: {SWALLOWED}"),
     ("a.csv", 'filepath,title\nimg/0.png,"5 inch\nimg/1.png,b\nimg/2.png,6 inch"\n', f"line 2: {SWALLOWED}"),
     ("a.csv", 'title,filepath\n"5 inch,img/0.png\nb"",img/1.png\nc",img/2.png\n', f"line 2: {SWALLOWED}"),
+    ("a.csv", 'id,text\nr-1,"5 inch\nr-2,b\nr-3,6 inch"\n', f"line 2: {SWALLOWED}"),
+    ("a.csv", 'id,text\n1,"5 inch\n2,b\n3,6 inch"\n', f"line 2: {SWALLOWED}"),
     ("a.csv", 'filepath,title\nimg/0.png,"a" b\n', f"a.csv line 2: {QUOTE}, and text follows the closing one in line 2"),
     ("a.csv", 'filepath,"title\nimg/0.png,a\n', "a.csv line 1: a quote of the header does not close"),
     ("a.csv", "filepath,title,title\nimg/0.png,a,b\n", "a.csv line 1: column 'title' stands twice in the header"),

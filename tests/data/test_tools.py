@@ -201,3 +201,15 @@ def test_columns_from_the_command_line(table, capsys):
     for flags, says in ((("--text-fields", "words"), "--text-fields 'words': expected KIND=NAME"), (("--kind", "jsnl"), "jsnl")):
         assert cli.main(["data", "inspect", str(table / "b.csv"), *flags]) == 1
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, text", [("b.csv", "filepath,comment,Title\n0.jpg,a cat,t\n"),
+                                        ("b.jsonl", '{"filepath": "0.jpg", "comment": "a cat", "Title": "t"}\n')])
+def test_columns_that_nothing_is_taken_from_are_named(table, tmp_path, name, text, capsys):
+    (table / name).write_text(text)
+    assert tools.inspect(str(table / name), console=QUIET)["not read"] == "comment"
+    tools.convert(str(table / name), str(tmp_path / "out"), console=Console(width=200))
+    assert f"{name}: columns that are not kept: comment" in capsys.readouterr().out
+    chosen = tools.guess(str(table / name), text_fields={"alt": "comment"})
+    assert tools.inspect(chosen, console=QUIET)["not read"] == "Title"
+    assert tools.inspect(str(table), console=QUIET)["not read"] == ""

@@ -59,7 +59,7 @@ def test_what_cannot_be_scored_is_lowest_or_left_out(pool, tmp_path):
     assert [record.rpartition("/")[2] for record, _ in found.bad] == ["pool.jsonl line 2", "line 3", "2.png"]
     filters.write_scores(str(tmp_path / "s.jsonl"), found.ids, {"dfn": found.cosines})
     back = filters.read_scores(str(tmp_path / "s.jsonl"), source)["dfn"]
-    assert np.array_equal(back, [1, -1, np.nan, -1, 1], equal_nan=True)
+    assert np.array_equal(back, [1, np.nan, np.nan, -1, 1], equal_nan=True)  # unreadable: not kept, whatever its score
 
 
 @pytest.mark.parametrize("rows, kind, says", [

@@ -33,6 +33,9 @@ _OTHERS = ((("conversations",), "a conversation", "llava"), (("messages",), "a c
 class TableSource:
     """Rows of a `.jsonl`, `.csv` or `.tsv` file (or of the `metadata.*` / `captions.*` file in a folder).
 
+    Attributes:
+      unread: columns that nothing is taken from.
+
     Raises:
       UserError: no table there, a table without rows, or none of its columns holds pictures or texts.
     """
@@ -54,11 +57,17 @@ class TableSource:
         self._rows = JsonLines(path) if path.endswith(_JSON) else _Cells(path, self._named)
         if not len(self._rows):
             raise UserError(f"{path}: the table has no rows")
-        if isinstance(self._rows, JsonLines):
-            self._check_keys(self._rows)
+        names = self._check_keys(self._rows) if isinstance(self._rows, JsonLines) else self._rows.renamed
+        read = {*self._image_fields, *(self._text_fields.values() or (*fields.TEXT_FIELDS, "texts")), *fields.ID_FIELDS, "scores",
+                "group"}
+        self.unread = tuple(name for name, usual in names.items() if name and usual not in read)
 
-    def _check_keys(self, rows: JsonLines) -> None:
-        """Raises `UserError` where no row that is looked at has a key of a table, or one that was named is nowhere."""
+    def _check_keys(self, rows: JsonLines) -> dict[str, str]:
+        """The keys of the rows that are looked at, and what they are read as.
+
+        Raises:
+          UserError: none of them is of a table, or one that was named is nowhere.
+        """
         seen: dict[str, int] = {}
         some: list[dict[str, Any]] = []
         for index in np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(int)).tolist():
@@ -78,24 +87,25 @@ class TableSource:
         if not seen:
             if rows.raw(0).strip() == b"[":
                 raise UserError(f"{self.path}: one list over several lines; write one JSON object a line")
-            return
+            return {}
         if not self._named:
             _check_pictures(self.path, some)
         lost = next((name for name in self._named if name not in seen and not rows.mentions(name)), None)
         if lost is not None:
             raise UserError(f"{self.path}: no column {lost!r}{nearest(lost, seen)}; it has {_listed(seen)}")
         try:
-            known = {*fields.IMAGE_FIELDS, *fields.TEXT_FIELDS, "texts", *self._named, *fields.usual(seen, self._named)}
+            renamed = fields.usual(seen, self._named)
         except Malformed:
-            return  # each of its rows says so
-        if not known & set(seen):
+            return {}  # each of its rows says so
+        if not {*fields.IMAGE_FIELDS, *fields.TEXT_FIELDS, "texts", *self._named, *renamed} & set(seen):
             raise UserError(f"{self.path}: no column of pictures or texts; it has {_listed(seen)}; {fields.CHOOSE}")
+        return {name: renamed.get(name, name) for name in seen}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def id(self, index: int) -> str:
-        """Name of record `index`, whose picture is not read."""
+    def row_id(self, index: int) -> str:
+        """Name of record `index`, whether or not its picture can be read. (`id` would be for records that can.)"""
         line, row = self._row(index)
         return self._id(line, row, self._where(line, row))
 
@@ -176,13 +186,15 @@ class _Cells:
         if lost is not None:
             raise UserError(f"{path}: no column {lost!r}{nearest(lost, table.header)}; it has {_listed(table.header)}")
         self._path, self._header, self._rows = path, table.header, table.rows
+        self.renamed = dict(zip(table.header, table.header))
         if named:
             return
         try:
             renamed = fields.usual(table.header)
         except Malformed as error:
             raise UserError(f"{path}: {error}") from None
-        names = [renamed.get(name, name) for name in self._header]
+        self.renamed |= renamed
+        names = [self.renamed[name] for name in self._header]
         some = [dict(zip(names, row.cells)) for row in table.rows[:_LOOKED_AT] if not row.fault]
         _check_pictures(path, some, ("url", *_ADDRESSES))  # addresses in JSON lines may be those of pages
 
