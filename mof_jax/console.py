@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rich import progress
 from rich.text import Text
+
+_MARKED = re.compile(r"\[|:[^\s:]+:")  # what may be a tag, or the name of an emoji
 
 
 class _Plain(progress.TextColumn):
@@ -19,6 +22,12 @@ def bar(**options: Any) -> progress.Progress:
     """A bar with times, whose description is never taken for markup; `options` are those of `rich.progress.Progress`."""
     return progress.Progress(_Plain(""), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
                              progress.TextColumn("left"), progress.TimeRemainingColumn(), **options)
+
+
+def cell(words: Any) -> str | Text:
+    """`words` for a table: the string itself where nothing in it can be taken for something else."""
+    text = str(words)
+    return text if text.isprintable() and _MARKED.search(text) is None else plain(text)
 
 
 def plain(words: Any, style: str = "") -> Text:

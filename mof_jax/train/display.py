@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mof_jax.console import plain
+from mof_jax.console import cell, plain
 
 
 class Display:
@@ -57,11 +57,11 @@ class Display:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A rich table; the first column is text, the others align right."""
-    result = Table(title=plain(title), title_justify="left", header_style="bold")
+    result = Table(title=cell(title), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        result.add_column(plain(column), justify="left" if i == 0 else "right")
+        result.add_column(cell(column), justify="left" if i == 0 else "right")
     for row in rows:
-        result.add_row(*(plain(f"{x:,.4g}" if isinstance(x, float) else x) for x in row))
+        result.add_row(*(cell(f"{x:,.4g}" if isinstance(x, float) else x) for x in row))
     return result
 
 
