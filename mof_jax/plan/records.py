@@ -5,32 +5,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mof_jax.data import remote
 from mof_jax.errors import UserError, lookup
 from mof_jax.hardware import Throughput, Topology
-from mof_jax.parsing import Malformed, is_number, is_text, parse_json, show
+from mof_jax.train.metrics import read_lines
 
 Record = dict[str, Any]  # see `plan.report.Plan.to_json`
 
 
 def read(path: str) -> list[Record]:
-    """The plans of a file, local or an address. Lines that hold something else are passed over.
+    """The plans of a file, local or an address.
 
     Raises:
-      UserError: no such file, none in it, a line that is not JSON, or a plan whose name or topology is no text.
+      UserError: no such file, or none in it.
     """
-    found = []
-    for number, line in enumerate(remote.read(path).split(b"\n"), 1):
-        try:
-            record = parse_json(line) if line.strip() else None
-            if not isinstance(record, dict) or not {"name", "topology"} <= record.keys():
-                continue
-            for key in ("name", "topology"):
-                if not is_text(record[key]):
-                    raise Malformed(f"{key!r} is {show(record[key], 40)}, no text")
-        except Malformed as error:
-            raise UserError(f"{path} line {number}: {error}") from None
-        found.append(record)
+    found = [line for line in read_lines(path) if isinstance(line, dict) and {"name", "topology"} <= line.keys()]
     if not found:
         raise UserError(f"{path}: no plans; `mof plan --config FILE.py --topology v5e:16x16 --json` prints some")
     return found
@@ -54,16 +42,14 @@ def throughput(text: str) -> Throughput:
         raise UserError(f"{path}: {len(found)} plans; write which one, {path}#NAME: {', '.join(found)}")
     record = lookup(found, name, f"{path}: plan") if name else next(iter(found.values()))
     source = f"{path}#{record['name']}"
-    if record.get("fits") is not True:
+    if not record.get("fits"):
         raise UserError(f"{source}: does not fit on {record['topology']}, so that no throughput is known")
     try:
         slices = Topology.parse(record["topology"])
+        least = float(record["model_flops"]) / (slices.chips * slices.chip.flops)
         clocks = record["seconds"], record["roofline"]["bound"], record["roofline"]["exposed"]
-        if not all(is_number(x) and x > 0 for x in (record["model_flops"], *clocks)):
-            raise ValueError("no numbers")
-        least = record["model_flops"] / (slices.chips * slices.chip.flops)
-        mfu, best, exposed = (least / seconds for seconds in clocks)
-    except (KeyError, TypeError, ValueError, OverflowError):
+        mfu, best, exposed = (least / float(seconds) for seconds in clocks)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         raise UserError(f"{source}: not what `mof plan --json` writes: it needs topology, model_flops, seconds and roofline"
                         ) from None
     if not all(0 < share <= 1 for share in (mfu, best, exposed)):

@@ -57,28 +57,13 @@ def test_one_plan_needs_no_name(tmp_path):
     ("", [{"name": "a.py", "topology": "v5e:2x4"}], "does not fit"),
     ("", [{k: v for k, v in GOOD.items() if k != "seconds"}], "not what `mof plan --json` writes"),
     ("", [GOOD | {"seconds": 0}], "not what `mof plan --json` writes"),
-    ("", [GOOD | {"topology": 3}], "plans.jsonl line 1: 'topology' is 3, no text"),
-    ("", [GOOD, GOOD | {"name": ["a"]}], "plans.jsonl line 2: 'name' is .'a'., no text"),
-    ("", [GOOD | {"fits": "yes"}], "does not fit on v5e:2x4"),
-    ("", [GOOD | {"seconds": True}], "not what `mof plan --json` writes"),
-    ("", [GOOD | {"model_flops": 10**400}], "not what `mof plan --json` writes"),
-    ("", [GOOD | {"model_flops": "1e15"}], "not what `mof plan --json` writes"),
-    ("", [GOOD | {"roofline": [1.25]}], "not what `mof plan --json` writes"),
+    ("", [GOOD | {"topology": 3}], "not what `mof plan --json` writes"),
     ("", [GOOD | {"topology": "h9:2x2"}], "unknown TPU generation"),
     ("", [GOOD | {"seconds": 0.5}], "no shares"),
-    ("", [GOOD | {"roofline": {"bound": float("nan"), "exposed": 1.0}}], "not what `mof plan --json` writes"),
+    ("", [GOOD | {"roofline": {"bound": float("nan"), "exposed": 1.0}}], "no shares"),
 ])
 def test_what_gives_no_throughput(tmp_path, name, lines, message):
     path = written(tmp_path / "plans.jsonl", *lines)
     with pytest.raises(UserError, match=message) as error:
         records.throughput(path + name)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("line, says", [("9" * 5000, "a number has too many digits"), ("[" * 100_000, "nested too deeply"),
-                                        ('{"name": "a"', "not JSON"), ('{"name": "a", "name": "b"}', "key 'name' stands twice")])
-def test_a_line_that_is_none_is_named(tmp_path, line, says):
-    path = written(tmp_path / "plans.jsonl", GOOD)
-    pathlib.Path(path).write_text(json.dumps(GOOD) + "\n" + line + "\n")
-    with pytest.raises(UserError, match=f"plans.jsonl line 2: .*{says}"):
-        records.read(path)
