@@ -7,6 +7,7 @@ from collections.abc import Collection
 import dataclasses
 import math
 import os
+import re
 from typing import Literal
 
 from rich.console import Console
@@ -27,6 +28,7 @@ from mof_jax.parsing import Malformed, parse_object
 
 __all__ = ["Converted", "convert", "guess", "inspect", "record_id", "write_scores"]
 
+_SHARDED = re.compile(r".+@[0-9]+", re.DOTALL)
 _LONGEST = 64 << 20  # bytes of a first line that says what a file of JSON lines is
 _NAMED = 3  # bad records that are shown one by one
 
@@ -51,7 +53,7 @@ def guess(path: str, kind: str = "", **options) -> SourceConfig:
     ending = path.rsplit(".", 1)[-1]
     if ending in endings:
         return SourceConfig(kind=_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
-    if "@" in path.rsplit("/", 1)[-1]:
+    if _SHARDED.fullmatch(path) and not remote.exists(path):
         return SourceConfig(kind="arrayrecord", path=path, **options)
     if remote.exists(remote.join(path, "dataset_info.json")):
         if remote.exists(remote.join(path, "state.json")):

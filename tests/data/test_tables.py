@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 from data_samples import picture
+import fsspec
 import pytest
 
 from mof_jax.data import tables
@@ -162,3 +163,11 @@ def test_a_column_that_is_named_and_is_not_there(read, name, text):
 def test_a_missing_table(tmp_path):
     with pytest.raises(UserError, match="none.csv: no such file"):
         tables.read(str(tmp_path / "none.csv"), ["a"], "")
+
+
+def test_a_table_in_an_object_store():
+    for name, data in (("tables/a.csv", b"\xef\xbb\xbffilepath\ttitle\nimg/0.png\ta\n"), ("tables/img/0.png", picture(0, 4, 4))):
+        with fsspec.open(f"memory://{name}", "wb") as f:
+            f.write(data)
+    record = TableSource("memory://tables/a.csv")[0]
+    assert record.texts == {"title": ("a",)} and record.image == picture(0, 4, 4)

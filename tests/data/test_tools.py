@@ -213,3 +213,11 @@ def test_columns_that_nothing_is_taken_from_are_named(table, tmp_path, name, tex
     chosen = tools.guess(str(table / name), text_fields={"alt": "comment"})
     assert tools.inspect(chosen, console=QUIET)["not read"] == "Title"
     assert tools.inspect(str(table), console=QUIET)["not read"] == ""
+
+
+@pytest.mark.parametrize("name", ["imgs@2x", "imgs@2", "@home"])
+def test_an_at_sign_in_a_folder_of_pictures(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "0.jpg").write_bytes(picture(0))
+    assert tools.guess(str(tmp_path / name)).kind == "folder"
+    assert tools.guess(str(tmp_path / "shards@2")).kind == "arrayrecord"
