@@ -224,12 +224,11 @@ def convert(
                     record = _kept_whole(source, index)
                     if check_images and record.image is not None:
                         images.decode(record.image, source=source.name, record=record.id)
+                    write(index * shards // len(source), record)
                 except BadExample as error:
                     if on_error == "raise":
                         raise
                     bad.append((error.record, error.reason))
-                    continue
-                write(index * shards // len(source), record)
             if len(bad) == len(source):
                 raise UserError(f"{source.name}: none of {len(source)} records can be read; the first: {bad[0][1]}")
     written = len(source) - len(bad)

@@ -46,6 +46,7 @@ def source(tmp_path):
     ({"image": "0.png", "tags": ["a", 3]}, "column 'tags': entry 1 is a number (3), not text"),
     ({"image": "0.png", "tags": [["a"]]}, "column 'tags': entry 0 is a list"),
     ({"image": "0.png", "texts": ["a"]}, "column 'texts' is a list where an object of texts by kind is expected"),
+    ('{"image": "0.png", "texts": {"\\ud83d": "a"}}', "half a surrogate pair (\\ud83d) at 0"),
     ({"image": "0.png", "texts": {"alt": 3}}, "column 'texts.alt': a number (3), not text"),
     ({"image": {"path": "0.png"}, "caption": "a"}, "column 'image' is an object where the path of a picture is expected"),
     ({"image": [], "caption": "a"}, "column 'image' is a list where"),

@@ -8,10 +8,13 @@ import json
 import os
 import pickle
 
+from data_samples import lengths
 import pytest
 
+from mof_jax.config import build
 from mof_jax.data import lines
 from mof_jax.data.lines import JsonLines
+from mof_jax.data.pipeline import DataConfig, Pipeline
 from mof_jax.errors import BadExample, UserError
 
 
@@ -76,3 +79,16 @@ def test_an_open_file_is_closed_with_its_reader(path):
     del found
     gc.collect()
     assert count() == before
+
+
+@pytest.mark.parametrize("options, on_error", [({"threads": 0}, "raise"), ({"threads": 2}, "raise"), ({"threads": 2}, "skip"),
+                                               ({"threads": 1, "workers": 1}, "skip")])
+def test_a_run_whose_table_shrinks_ends_in_one_line(path, options, on_error):
+    config = build(DataConfig, {"sources": [{"kind": "jsonl", "path": path}], "views": 0, "on_error": on_error, "prefetch": 1,
+                                "chunk": 4, **options})
+    batches = Pipeline(config, lengths, 4, 0).batches(0)
+    next(batches)
+    os.truncate(path, 500)
+    with pytest.raises(UserError, match="a.jsonl: changed while it was read"):
+        for _ in range(50):
+            next(batches)

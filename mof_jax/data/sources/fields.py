@@ -55,9 +55,10 @@ def texts(row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, tuple[
     if not fields:
         nested = row.get("texts")
         if isinstance(nested, Mapping):
-            return {str(kind_): _strings(value, f"texts.{kind_}") for kind_, value in nested.items()}
+            return {check_text(str(kind_)): _strings(value, f"texts.{kind_}") for kind_, value in nested.items()}
         if nested is not None:
-            raise Malformed(f"column 'texts' is {_kind(nested)} where an object of texts by kind is expected")
+            raise Malformed(f"column 'texts' is {_kind(nested)} where an object of texts by kind is expected; name it with "
+                            "text_fields if it is one kind")
         fields = {name: name for name in TEXT_FIELDS if name in row}
     return {kind_: _strings(row.get(column), column) for kind_, column in fields.items()}
 
