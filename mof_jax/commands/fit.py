@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 
 from mof_jax.commands import add_command
@@ -57,6 +58,9 @@ def fit(args: argparse.Namespace) -> None:
         plots.check()
         remote.make_folder(args.out)
     law = lookup(LAWS, args.law, "law")
+    if args.plan is not None and law.name not in frontier.WITH_FRONTIER:
+        able = ", ".join(frontier.WITH_FRONTIER)
+        raise UserError(f"--plan: the law {law.name!r} has no compute-optimal frontier; {able} have one")
     where = _where(args)
     rates = frontier.load_rates(args.rates) if args.rates else None
     source, names, rows = table.read(args.path, table.parse_columns(args.columns))
@@ -64,9 +68,12 @@ def fit(args: argparse.Namespace) -> None:
     if args.drop_highest:
         points = table.drop_highest(points, args.drop_highest, law.target)
     found = fits.fit(points, law, args.bootstrap, args.seed, resample=args.resample)
-    planned = None
+    planned = failed = None
     if args.plan is not None:
-        planned = frontier.plan(found, args.plan, where, args.price, rates)
+        try:
+            planned = frontier.plan(found, args.plan, where, args.price, rates)
+        except UserError as error:  # the law is printed all the same
+            failed = error
     written, console = report.to_json(found, planned), display.console()
     if args.json:
         print(json.dumps(written))
@@ -81,6 +88,8 @@ def fit(args: argparse.Namespace) -> None:
         if not args.json:
             done = f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}"
             console.print(plain(done), highlight=False)
+    if failed is not None:
+        raise failed
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -91,6 +100,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--bootstrap {args.bootstrap}: 95 % intervals need 40 resamples at least, or 0 for none")
     if not args.diverged > 1:
         raise UserError(f"--diverged {args.diverged:g}: a ratio above 1")
+    if args.plan is not None and not 0 < args.plan < math.inf:
+        raise UserError(f"--plan {args.plan:g}: a number of FLOPs above zero")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price {args.price:g}: dollars, not negative")
+    if args.mfu is not None and not 0 < args.mfu <= 1:
+        raise UserError(f"--mfu {args.mfu:g}: a share of the peak, above 0 and at most 1")
     if args.plan is None and (args.throughput or args.topology or args.price is not None or args.rates):
         raise UserError("--throughput, --topology, --price and --rates belong to --plan FLOP")
     if args.throughput and args.topology:

@@ -96,6 +96,11 @@ def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, monkeypatch, ca
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--mfu", "0.3"), "--mfu belongs to --topology"),
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "p", "--topology", "v5e:2x2"), "give one"),
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "none.jsonl"), "none.jsonl"),
+    (("--law", "pure-power", "--columns", COLUMNS, "--plan", "1e22"), "the law 'pure-power' has no compute-optimal"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "nan"), "--plan nan: a number of FLOPs above zero"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "-1"), "--plan -1: a number of FLOPs above zero"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1", "--topology", "v5e:2x2", "--price", "inf"), "--price inf"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1", "--topology", "v5e:2x2", "--mfu", "2"), "--mfu 2: a share"),
     (("--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "10"), "40 resamples at least"),
     (("--law", "isoflop", "--columns", COLUMNS, "--drop-highest", "-1"), "--drop-highest -1: at least 0"),
     (("--law", "isoflop", "--columns", COLUMNS, "--diverged", "1"), "a ratio above 1"),
@@ -129,6 +134,16 @@ def test_a_law_is_printed_whatever_becomes_of_its_plots(path, tmp_path, monkeypa
     out, err = capsys.readouterr()
     assert "no space left" in err and ('"law": "isoflop"' in out if json_ else "N_opt = k_N C^a" in out)
     assert json.loads((tmp_path / "out/fit.json").read_text())["points"] == 45
+
+
+def test_a_law_is_printed_whatever_becomes_of_its_plan(path, monkeypatch, capsys):
+    def fails(*args):
+        raise UserError("no compute-optimal frontier: an exponent is not positive")
+
+    monkeypatch.setattr("mof_jax.scaling.frontier.plan", fails)
+    assert cli.main(["fit", str(path), "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "0", "--plan", "1e21"]) == 1
+    out, err = capsys.readouterr()
+    assert "N_opt = k_N C^a" in out and "an exponent is not positive" in err
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_the_work(path, tmp_path, monkeypatch, capsys):
