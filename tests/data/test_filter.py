@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -293,9 +292,3 @@ def test_where_scores_go_is_checked_before_the_work(tmp_path):
         with pytest.raises(UserError, match=says):
             filters.check_sidecar(str(tmp_path / path))
     filters.check_sidecar(str(tmp_path / "s.npy"))
-
-
-def test_keys_that_repeat_in_two_tars_are_found(tars):
-    shutil.copy(tars / "00000.tar", tars / "00002.tar")
-    with pytest.raises(UserError, match="records 0 and 6 are both called '000000000': ids are not unique"):
-        filters.names(open_source(SourceConfig(kind="webdataset", path=str(tars))))
