@@ -263,9 +263,11 @@ def report(checks: Sequence[Check], as_json: bool) -> None:
         from rich.console import Console
         from rich.table import Table
 
+        from mof_jax.console import plain
+
         table = Table("check", "", "found")
         for check in checks:
-            table.add_row(check.name, "fails" if check.advice else "ok", check.found)
+            table.add_row(plain(check.name), "fails" if check.advice else "ok", plain(check.found))
         Console(width=None if sys.stdout.isatty() else 160).print(table)
     for check in bad:
         print(f"preflight: {check.name}: {check.found}: {check.advice}", flush=True)

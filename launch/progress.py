@@ -8,6 +8,7 @@ from rich.console import Console
 
 from launch.job import Job
 from launch.ledger import Ledger
+from mof_jax.console import plain
 
 
 def duration(seconds: float) -> str:
@@ -54,7 +55,7 @@ class Progress:
         if word != self._word:
             self._started = time.monotonic()
         if self._moving:
-            self._moving.update(self.line(word))
+            self._moving.update(plain(self.line(word)))
         elif word != self._word or time.monotonic() - self._last > 600:
             self.say(self.line(word))
             self._last = time.monotonic()
@@ -62,4 +63,4 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(plain(text), highlight=False, soft_wrap=True)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from mof_jax.commands import add_command, add_processes, join_processes
 from mof_jax.errors import UserError
+from mof_jax.parsing import one_line
+
+if TYPE_CHECKING:
+    from mof_jax.data.sources.config import SourceConfig
 
 
 def add(commands) -> None:
@@ -14,22 +19,21 @@ def add(commands) -> None:
     p = commands.add_parser("data", help="Look at, convert, caption, embed, score and draw data.",
                             description="Look at, convert, caption, embed, score and draw data.")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    source = "emoji5[/SPLIT], a .jsonl/.csv/.tsv file, .tar or .array_record shards (globs too), a TFDS folder, or pictures"
 
     i = add_command(sub, "inspect", inspect, "Show what a source holds.", "mof data inspect emoji5")
-    i.add_argument("source", metavar="PATH", help=source)
+    _add_source(i)
     i.add_argument("--examples", type=int, default=3, help="records to show")
 
     c = add_command(sub, "convert", convert, "Write any source as ArrayRecord shards.",
                     "mof data convert 'cc12m/{00000..00099}.tar' shards/")
-    c.add_argument("source", metavar="PATH", help=source)
+    _add_source(c)
     c.add_argument("target", metavar="FOLDER", help="a new folder")
     c.add_argument("--shards", type=int, default=0, help="number of files; by default about 10,000 records each")
     c.add_argument("--strict", action="store_true", help="stop at the first bad record instead of leaving it out")
 
     d = add_command(sub, "caption", caption, "Write a source with synthetic captions by a multimodal checkpoint.",
                     'mof data caption pool.jsonl --checkpoint runs/mllm --prompt "Describe the picture." --out captioned/')
-    d.add_argument("source", metavar="PATH", help=source)
+    _add_source(d)
     d.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]")
     d.add_argument("--prompt", required=True, help="what each picture is asked")
     d.add_argument("--out", required=True, metavar="FOLDER", help="a new folder; captions are texts of kind synthetic")
@@ -39,15 +43,15 @@ def add(commands) -> None:
 
     s = add_command(sub, "score", score, "Write a score sidecar with a two-tower checkpoint (a DFN).",
                     "mof data score --checkpoint runs/dfn pool.jsonl --out pool.scores.jsonl")
-    s.add_argument("source", metavar="PATH", help=source)
+    _add_source(s)
     s.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]")
     s.add_argument("--out", required=True, metavar="FILE.jsonl", help="where the scores go")
     s.add_argument("--name", default="dfn", help="name of the score")
-    s.add_argument("--text", default="alt", help="kind of text that is scored")
+    s.add_argument("--text", default="", metavar="KIND", help="kind of text that is scored; by default alt, or the only one")
 
     e = add_command(sub, "embed", embed, "Write a source's embeddings by a checkpoint; run again to go on.",
                     "mof data embed emoji5/unseen --checkpoint runs/dino --out embeddings/dino")
-    e.add_argument("source", metavar="PATH", help=source)
+    _add_source(e)
     e.add_argument("--checkpoint", required=True, metavar="WORKDIR[/checkpoints/STEP]")
     e.add_argument("--out", required=True, metavar="FOLDER", help="where shards and manifest go")
     e.add_argument("--which", default="image", help="image, or patches for models that have them")
@@ -63,6 +67,32 @@ def add(commands) -> None:
     w.add_argument("--pairs", type=int, default=15, help="of each pattern")
     w.add_argument("--first", type=int, default=0, help="number of the first scene")
     w.add_argument("--pixels", type=int, default=224, help="side of the pictures")
+
+
+def _add_source(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", metavar="PATH", help="emoji5[/SPLIT], a .jsonl/.csv/.tsv file, .tar or .array_record shards (globs "
+                   "too), a TFDS folder, or pictures")
+    p.add_argument("--kind", default="", help="of the source (jsonl, webdataset, llava, …), where it is not to be guessed")
+    p.add_argument("--image-field", default="", metavar="NAME", help="column or feature with the picture")
+    p.add_argument("--text-fields", default="", metavar="KIND=NAME,…", help="columns or features with texts, as alt=caption")
+
+
+def _source(args: argparse.Namespace) -> SourceConfig:
+    """What the arguments of `_add_source` name.
+
+    Raises:
+      UserError: nothing there that is read, or a part of --text-fields that is none.
+    """
+    from mof_jax.data import tools
+
+    texts: dict[str, str] = {}
+    for part in args.text_fields.split(",") if args.text_fields else ():
+        kind, equals, name = (word.strip() for word in part.partition("="))
+        if not (kind and equals and name) or kind in texts:
+            raise UserError(f"--text-fields {part.strip()!r}: expected KIND=NAME, each kind once")
+        texts[kind] = name
+    options = {"image_field": args.image_field} if args.image_field else {}
+    return tools.guess(args.source, args.kind, **options, **({"text_fields": texts} if texts else {}))
 
 
 def patterns(args: argparse.Namespace) -> None:
@@ -87,12 +117,11 @@ def embed(args: argparse.Namespace) -> None:
     import jax
 
     from mof_jax import run
-    from mof_jax.data import tools
     from mof_jax.data.sources import open_source
     from mof_jax.mining import embed as embedding
     from mof_jax.train.preemption import Preemption
 
-    source = open_source(tools.guess(args.source))
+    source = open_source(_source(args))
     encoder = run.restore(args.checkpoint).encoder
     with Preemption() as preemption:
         encoder.between = preemption.check
@@ -100,21 +129,23 @@ def embed(args: argparse.Namespace) -> None:
     if jax.process_index():
         return
     for record, reason in done.manifest["invalid_examples"][:10]:
-        print(f"{args.source}: record {record}: {reason}", file=sys.stderr)
+        print(one_line(f"{args.source}: record {record}: {reason}"), file=sys.stderr)
     print(f"{args.out}: {len(done):,} × {' × '.join(map(str, done.row_shape))} {done.dtype}, "
           f"{done.manifest['invalid']:,} of them unreadable")
+    if done.manifest["invalid"] == len(done):
+        raise UserError(f"{args.source}: none of {len(done):,} records could be embedded")
 
 
 def inspect(args: argparse.Namespace) -> None:
     from mof_jax.data import tools
 
-    tools.inspect(args.source, examples=args.examples)
+    tools.inspect(_source(args), examples=args.examples)
 
 
 def convert(args: argparse.Namespace) -> None:
     from mof_jax.data import tools
 
-    done = tools.convert(args.source, args.target, shards=args.shards, on_error="raise" if args.strict else "skip")
+    done = tools.convert(_source(args), args.target, shards=args.shards, on_error="raise" if args.strict else "skip")
     print(f"{args.target}: {done.written:,} records written, {len(done.bad):,} bad ones left out")
 
 
@@ -124,19 +155,25 @@ def caption(args: argparse.Namespace) -> None:
 
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
-    caption_source.caption(run.restore(args.checkpoint).responder, args.source, args.prompt, args.out, max_tokens=args.max_tokens,
+    if args.shards < 0:
+        raise UserError(f"--shards {args.shards}: at least 1, or 0 for about 10,000 records each")
+    source = _source(args)
+    caption_source.caption(run.restore(args.checkpoint).responder, source, args.prompt, args.out, max_tokens=args.max_tokens,
                            shards=args.shards, on_error="raise" if args.strict else "skip")
 
 
 def score(args: argparse.Namespace) -> None:
     from mof_jax import run
-    from mof_jax.data import tools
+    from mof_jax.data import filter as filters
     from mof_jax.data.sources import open_source
     from mof_jax.evals import score as scores
 
-    source = open_source(tools.guess(args.source))
+    filters.check_sidecar(args.out)
+    source = open_source(_source(args))
     found = scores.score(run.restore(args.checkpoint).encoder, source, args.text)
-    tools.write_scores(args.out, found.ids, {args.name: found.cosines.tolist()})
+    filters.write_scores(args.out, found.ids, {args.name: found.cosines.tolist()})
     for record, reason in found.bad[:10]:
-        print(f"{args.source}: record {record}: {reason}", file=sys.stderr)
-    print(f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} of them unreadable (score {scores.LOWEST:g})")
+        print(one_line(f"{args.source}: record {record}: {reason}"), file=sys.stderr)
+    print(f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} unreadable (score {scores.LOWEST:g})")
+    if left := len(source) - len(found.ids):
+        print(f"{left:,} records without a readable name left out", file=sys.stderr)

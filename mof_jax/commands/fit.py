@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 
 from mof_jax.commands import add_command
@@ -45,13 +46,21 @@ def add(commands) -> None:
 def fit(args: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and a fit is too small for an accelerator
 
+    from mof_jax.console import plain
+    from mof_jax.data import remote
     from mof_jax.scaling import fit as fits
     from mof_jax.scaling import frontier, plots, report, table
     from mof_jax.scaling.registry import LAWS
     from mof_jax.train import display
 
     _check(args)
+    if args.out:
+        plots.check()
+        remote.make_folder(args.out)
     law = lookup(LAWS, args.law, "law")
+    if args.plan is not None and law.name not in frontier.WITH_FRONTIER:
+        able = ", ".join(frontier.WITH_FRONTIER)
+        raise UserError(f"--plan: the law {law.name!r} has no compute-optimal frontier; {able} have one")
     where = _where(args)
     rates = frontier.load_rates(args.rates) if args.rates else None
     source, names, rows = table.read(args.path, table.parse_columns(args.columns))
@@ -59,23 +68,28 @@ def fit(args: argparse.Namespace) -> None:
     if args.drop_highest:
         points = table.drop_highest(points, args.drop_highest, law.target)
     found = fits.fit(points, law, args.bootstrap, args.seed, resample=args.resample)
-    planned = None
+    planned = failed = None
     if args.plan is not None:
-        planned = frontier.plan(found, args.plan, where, args.price, rates)
-    written = report.to_json(found, planned)
-    if args.out:
-        figures = plots.draw(found)
-        paths = plots.save(figures, args.out)
+        try:
+            planned = frontier.plan(found, args.plan, where, args.price, rates)
+        except UserError as error:  # the law is printed all the same
+            failed = error
+    written, console = report.to_json(found, planned), display.console()
+    if args.json:
+        print(json.dumps(written))
+    else:
+        console.print(report.show(found, planned), highlight=False)
+    if args.out:  # last: what was fitted is printed whatever becomes of the files
         with open(os.path.join(args.out, "fit.json"), "w", encoding="utf-8") as file:
             json.dump(written, file, indent=1)
         table.write_csv(points, os.path.join(args.out, "points.csv"))
-    if args.json:
-        print(json.dumps(written))
-        return
-    console = display.console()
-    console.print(report.show(found, planned), highlight=False)
-    if args.out:
-        console.print(f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}", highlight=False)
+        figures = plots.draw(found)
+        paths = plots.save(figures, args.out)
+        if not args.json:
+            done = f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}"
+            console.print(plain(done), highlight=False)
+    if failed is not None:
+        raise failed
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -86,6 +100,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--bootstrap {args.bootstrap}: 95 % intervals need 40 resamples at least, or 0 for none")
     if not args.diverged > 1:
         raise UserError(f"--diverged {args.diverged:g}: a ratio above 1")
+    if args.plan is not None and not 0 < args.plan < math.inf:
+        raise UserError(f"--plan {args.plan:g}: a number of FLOPs above zero")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price {args.price:g}: dollars, not negative")
+    if args.mfu is not None and not 0 < args.mfu <= 1:
+        raise UserError(f"--mfu {args.mfu:g}: a share of the peak, above 0 and at most 1")
     if args.plan is None and (args.throughput or args.topology or args.price is not None or args.rates):
         raise UserError("--throughput, --topology, --price and --rates belong to --plan FLOP")
     if args.throughput and args.topology:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from mof_jax.commands import add_command
+from mof_jax.console import plain
 from mof_jax.errors import UserError
 
 
@@ -54,7 +55,7 @@ def plan(args: argparse.Namespace) -> None:
         title, topology = asked if len(runs) == 1 else f"{asked}, stage {name}", Topology.parse(where)
         if args.search:
             log = Console(stderr=True)
-            found = search.search(title, config, topology, args.top, tell=lambda t: log.print(search.told(t)))
+            found = search.search(title, config, topology, args.top, tell=lambda t: log.print(plain(search.told(t))))
             written, shown = search.to_json(found), search.show
         else:
             found = report.plan(title, config, topology)

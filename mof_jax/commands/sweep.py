@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mof_jax.commands import add_command
+from mof_jax.console import plain
 from mof_jax.errors import UserError
 
 
@@ -46,15 +47,15 @@ def sweep(args: argparse.Namespace) -> None:
         console.print(show.show(found, args.topology), highlight=False)
     elif args.emit:
         for path in emit(found, args.config, args.emit):  # in this order, each to its end
-            console.print(f"python -m launch sweep {path} --job JOB.toml", highlight=False, soft_wrap=True)
+            console.print(plain(f"python -m launch sweep {path} --job JOB.toml"), highlight=False, soft_wrap=True)
     else:
         if found.merged:
             console.print(f"{found.merged} of the grid's entries are copies of other points: merged", highlight=False)
         if args.retry_failed:
             console.print(f"{reopen_failed(found, args.workdir)} runs are tried anew", highlight=False)
         Runner(found, args.workdir, trainer(args.config), args.workers, args.loss).run()
-        console.print(f"{args.workdir}/{table.NAME}: {len(found.rows)} points; mof fit {args.workdir} --law … reads them",
-                      highlight=False, soft_wrap=True)
+        read = f"{args.workdir}/{table.NAME}: {len(found.rows)} points; mof fit {args.workdir} --law … reads them"
+        console.print(plain(read), highlight=False, soft_wrap=True)
 
 
 def _check(args: argparse.Namespace) -> None:

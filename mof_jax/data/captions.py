@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import math
 import re
 
+import numpy as np
+
 from mof_jax.data import keyed
-from mof_jax.data.record import Record
-from mof_jax.errors import BadExample
+from mof_jax.data.record import Record, Source
+from mof_jax.errors import BadExample, UserError
 
 TAGS = "tags"
+_SAMPLE = 64  # records that say which kinds a source has
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -40,8 +44,8 @@ class CaptionConfig:
     templates: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if any(not 0 <= p for p in self.probabilities.values()):
-            raise ValueError(f"probabilities must not be negative, got {self.probabilities}")
+        if any(not 0 <= p < math.inf for p in self.probabilities.values()):
+            raise ValueError(f"probabilities must not be negative or infinite, got {self.probabilities}")
         if self.probabilities and not sum(self.probabilities.values()) > 0:
             raise ValueError("probabilities: at least one must be positive")
         if not 0 <= self.dropout <= 1:
@@ -51,6 +55,50 @@ class CaptionConfig:
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"template {template!r} needs exactly one {{}}")
+
+
+def kinds(source: Source, sample: int = _SAMPLE) -> dict[str, int]:
+    """Kinds of text in a source, with the number of records that have some, among `sample` of them, evenly spread.
+
+    Raises:
+      UserError: none of these records can be read.
+    """
+    found: dict[str, int] = {}
+    bad: list[BadExample] = []
+    places = np.unique(np.linspace(0, len(source) - 1, sample).astype(int)).tolist()
+    for index in places:
+        try:
+            record = source[index]
+        except BadExample as error:
+            bad.append(error)
+            continue
+        for kind, values in record.texts.items():
+            found[kind] = found.get(kind, 0) + any(text.strip() for text in values)
+    if len(bad) == len(places):
+        raise UserError(f"{source.name}: none of {len(places)} records that were looked at can be read; the first: {bad[0]}")
+    return {kind: count for kind, count in found.items() if count}
+
+
+def kind_of(source: Source, wanted: str = "", how: str = "text_fields") -> str:
+    """The kind of text to take from a source: `wanted`, else what it has, `alt` or its only kind besides tags.
+
+    Args:
+      how: what chooses another one, for the error.
+
+    Raises:
+      UserError: it has no such kind, or several of which none is `alt`; the line lists what it has.
+    """
+    has = kinds(source)
+    words = [kind for kind in has if kind.partition(":")[0] != TAGS]
+    listed = ", ".join(has) or "none; name the column of the texts with text_fields"
+    if wanted:
+        if wanted not in has:
+            raise UserError(f"{source.name}: no text of kind {wanted!r}; the source has {listed}; choose with {how}")
+        return wanted
+    if "alt" in words or len(words) == 1:
+        return "alt" if "alt" in words else words[0]
+    what = "several kinds of text" if words else "no kind of text to take by default"
+    raise UserError(f"{source.name}: {what}; the source has {listed}; choose with {how}")
 
 
 def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: str = "source") -> str:
@@ -64,7 +112,8 @@ def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: st
     if kind is None:
         wanted = ", ".join(config.probabilities) or "any kind"
         has = ", ".join(k if texts[k] else f"{k} (empty)" for k in texts) or "no text"
-        raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}")
+        how = "captions.probabilities chooses" if any(texts.values()) else "text_fields names the column of the texts"
+        raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}; {how}")
     caption = draws.choice(texts[kind]).strip()
     if config.sentences:
         caption = _consecutive_sentences(caption, config.sentences, draws)

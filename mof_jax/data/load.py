@@ -113,9 +113,12 @@ def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
 
     Args:
       limit: records read from each source, evenly spread.
+
+    Raises:
+      UserError: a source without a text of the configured kinds; the line lists what it has.
     """
     for wanted in config.sources:
-        source = open_source(wanted)
+        source, some = open_source(wanted), False
         yield from wanted.captions.templates
         for index in range(0, len(source), max(1, -(-len(source) // limit))):
             try:
@@ -127,7 +130,13 @@ def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
                 *([captions.TAGS] if wanted.captions.tags else []),
             }
             for kind in sorted(kinds):
+                some |= any(text.strip() for text in record.texts.get(kind, ()))
                 yield from record.texts.get(kind, ())
+        if not some and wanted.weight:
+            named = ", ".join(wanted.captions.probabilities) or "any kind"
+            has = ", ".join(captions.kinds(source)) or "none (text_fields names the column of the texts)"
+            raise UserError(f"{wanted.label}: no text of {named} to train on; the source has {has}; choose with "
+                            "captions.probabilities")
 
 
 class View(NamedTuple):

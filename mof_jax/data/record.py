@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Protocol, runtime_checkable
+import math
+from typing import Any, Protocol, runtime_checkable
+
+from mof_jax.parsing import Malformed, is_number, kind, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Record:
       id: stable name of the example inside its source (a key, a relative path).
       image: encoded image bytes (PNG, JPEG, WebP), or None for text only.
       texts: captions by kind, e.g. `{"alt": ("a red apple",), "synthetic": (...,), "tags": (...,)}`.
-      scores: filter scores by name, e.g. `{"dfn": 0.31}`.
+      scores: filter scores by name, e.g. `{"dfn": 0.31}`; NaN where it is known that there is none.
       group: pictures that share one caption share a non-negative group; -1 means "no siblings".
       attributes: anything else a source knows (label, family, vendor ...), never read by training.
     """
@@ -40,3 +43,18 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+def as_score(value: Any) -> float:
+    """A filter score somebody else wrote; NaN, which no filter keeps, for `null` and NaN.
+
+    Raises:
+      Malformed: text, true or false, a list, an object, or a number that is not finite.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return math.nan
+    if is_number(value):
+        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise Malformed("is infinite, or beyond what float64 holds")
+    raise Malformed(f"is {kind(value)} ({show(value, 40)}), not a number")

@@ -22,7 +22,12 @@ Kind = Literal["caption", "interleaved", "text", "chat"]
 OnLong = Literal["error", "truncate"]
 
 IMAGE = "<image>"
-_PLACEHOLDER = re.compile(r"<(?:image|img|picture|video|audio|speech|sound|point|depth)[ _-]?\w*>")
+# What other formats have where a picture, a video or a sound goes: with a number anywhere; without one where it stands alone at
+# an end of the text, or beside an <image>. Elsewhere such a tag is a word, of a text about HTML or types for one.
+_NUMBERED = re.compile(r"<(?:image|img|picture|video|audio|speech|sound)[ _-]?\d+>")
+_TAG = "(<(?:img|picture|video|audio|speech|sound)>)"
+_BESIDE = re.compile(rf"{IMAGE}[ \t]*{_TAG}|{_TAG}[ \t]*{IMAGE}")
+_ALONE = re.compile(_TAG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +116,7 @@ def place(parts: Sequence[Text | Special], pictures: Sequence[bytes], source: st
         if isinstance(part, Special):
             pieces.append(part)
             continue
-        unknown = next((found for found in _PLACEHOLDER.findall(part.text) if found != IMAGE), None)
-        if unknown is not None:
+        if (unknown := _foreign(part.text)) is not None:
             raise BadExample(source, record, f"unknown placeholder {unknown}; pictures stand at {IMAGE}, nothing else is read")
         if count != len(pictures):
             raise BadExample(source, record, f"{count} {IMAGE} placeholders for {len(pictures)} images")
@@ -124,6 +128,17 @@ def place(parts: Sequence[Text | Special], pictures: Sequence[bytes], source: st
     if left:
         raise BadExample(source, record, f"{count} {IMAGE} placeholders for {len(pictures)} images")
     return tuple(pieces)
+
+
+def _foreign(text: str) -> str | None:
+    """A placeholder of another format, None where there is none."""
+    if (numbered := _NUMBERED.search(text)) is not None:
+        return numbered[0]
+    if (beside := _BESIDE.search(text)) is not None:
+        return beside[1] or beside[2]
+    words = text.replace(IMAGE, "\n").strip()
+    ends = words.partition("\n")[0].strip(), words.rpartition("\n")[2].strip()
+    return next((end for end in ends if _ALONE.fullmatch(end)), None)
 
 
 def tokenize(record: str, parts: Sequence[Part], tokenizer: Tokenizer, image_tokens: int) -> Sample:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 import dataclasses
+import math
 import os
+import re
 from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mof_jax import config as configs
+from mof_jax.console import bar, plain
 from mof_jax.data import images, remote
 from mof_jax.data.filter import record_id, write_scores
 from mof_jax.data.record import Record, Source
@@ -18,18 +22,29 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.arrayrecord import writer
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.imagefolder import is_picture
+from mof_jax.data.sources.jsonl import TABLES, other_kind
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, parse_object
 
 __all__ = ["Converted", "convert", "guess", "inspect", "record_id", "write_scores"]
 
+_SHARDED = re.compile(r".+@[0-9]+", re.DOTALL)
+_LONGEST = 64 << 20  # bytes of a first line that says what a file of JSON lines is
+_NAMED = 3  # bad records that are shown one by one
 
-def guess(path: str, **options) -> SourceConfig:
+
+def guess(path: str, kind: str = "", **options) -> SourceConfig:
     """The source config for a path, by its name: `emoji5[/SPLIT]`, `synthetic`, a table, tars, shards, a TFDS folder or a
-    folder of pictures.
+    folder of pictures. JSON lines of conversations or pages are told by their first row.
+
+    Args:
+      kind: of the source, where it is not to be guessed. options: more of `SourceConfig`.
 
     Raises:
-      UserError: nothing recognisable there.
+      UserError: nothing recognisable there, or something that would be read without its captions.
     """
+    if kind:
+        return configs.build(SourceConfig, {"kind": kind, "path": path, **options}, "source")
     if path == "synthetic":
         return SourceConfig(kind="synthetic", **options)
     if path.partition("/")[0] == "emoji5" and not os.path.exists(path):
@@ -37,20 +52,48 @@ def guess(path: str, **options) -> SourceConfig:
     endings = {"jsonl": "jsonl", "csv": "jsonl", "tsv": "jsonl", "tar": "webdataset", "array_record": "arrayrecord"}
     ending = path.rsplit(".", 1)[-1]
     if ending in endings:
-        return SourceConfig(kind=endings[ending], path=path, **options)
-    if "@" in path.rsplit("/", 1)[-1]:
+        return SourceConfig(kind=_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
+    if _SHARDED.fullmatch(path) and not remote.exists(path):
         return SourceConfig(kind="arrayrecord", path=path, **options)
     if remote.exists(remote.join(path, "dataset_info.json")):
+        if remote.exists(remote.join(path, "state.json")):
+            raise UserError(f"{path}: written by save_to_disk of Hugging Face datasets, which is not read here; write the "
+                            "pictures to a folder, and their captions to a metadata.jsonl in it")
         return SourceConfig(kind="tfds", path=path, **options)
     for ending, kind in endings.items():
         if remote.glob(remote.join(path, f"*.{ending}")):
             return SourceConfig(kind=kind, path=path, **options)
-    if any(map(is_picture, remote.find(path))):
+    files = remote.find(path)
+    if any(map(is_picture, files)):
+        _check_beside(path, files)
         return SourceConfig(kind="folder", path=path, **options)
     missing = "" if remote.exists(path) else "no such file or folder; "
     raise UserError(
         f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them, of TFDS or of pictures"
     )
+
+
+def _kind_of_lines(path: str) -> str:
+    """`llava`, `obelics` or `mmc4` where the first row of a JSONL is of that form, else `jsonl`."""
+    try:
+        with remote.open_stream(path) as f:
+            row = parse_object(next((line for line in iter(lambda: f.readline(_LONGEST), b"") if line.strip()), b"{}"))
+    except (UserError, Malformed):
+        return "jsonl"  # which says what is wrong
+    return other_kind(row)[1] or "jsonl"
+
+
+def _check_beside(path: str, files: Collection[str]) -> None:
+    """Raises `UserError` where captions lie among the pictures: a folder of pictures is read without them."""
+    table = next((file for file in files if os.path.basename(file) in TABLES), None)
+    if table is not None:
+        raise UserError(f"{path}: {table} below it has captions; give {remote.join(path, table)}, or kind 'folder' (--kind) for "
+                        "the pictures alone")
+    stems = {os.path.splitext(file)[0] for file in files if is_picture(file)}
+    words = next((file for file in files if file.endswith(".txt") and file.removesuffix(".txt") in stems), None)
+    if words is not None:
+        raise UserError(f"{path}: captions lie beside the pictures ({words}), which are not read from a folder; write a table or "
+                        "tars of them, or give kind 'folder' (--kind) for the pictures alone")
 
 
 def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int = 200, console: Console | None = None):
@@ -62,12 +105,17 @@ def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int 
       sample: how many records, evenly spread, the statistics are taken from.
 
     Returns:
-      `{"name", "records", "sampled", "bad", "formats", "sizes", "texts", "scores", "groups", "examples"}`; `bad` maps a
-      reason to a count, `texts` a caption kind to the number of sampled records that have it.
+      `{"name", "records", "sampled", "bad", "formats", "sizes", "texts", "scores", "groups", "examples", "not read"}`; `bad`
+      maps a reason to a count, `texts` a caption kind to the number of sampled records that have it; `not read` lists
+      columns that nothing is taken from.
+
+    Raises:
+      UserError: nothing there, or none of the sampled records can be read.
     """
     source = _open(source)
     step = max(1, len(source) // sample)
     texts, scores, formats, bad, sizes, groups, shown = Counter(), Counter(), Counter(), Counter(), [], 0, []
+    failed: list[BadExample] = []
     picked = range(0, len(source), step)
     for index in picked:
         try:
@@ -78,9 +126,10 @@ def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int 
                 formats[_format(record.image)] += 1
         except BadExample as error:
             bad[error.reason] += 1
+            failed.append(error)
             continue
         texts.update(kind for kind, values in record.texts.items() if any(v.strip() for v in values))
-        scores.update(record.scores.keys())
+        scores.update(name for name, value in record.scores.items() if not math.isnan(value))
         groups += record.group >= 0
         if len(shown) < examples:
             shown.append(record)
@@ -95,8 +144,12 @@ def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int 
         "scores": dict(scores),
         "groups": groups,
         "examples": [dataclasses.replace(record, image=None) for record in shown],
+        "not read": ", ".join(getattr(source, "unread", ())),
     }
-    _print(found, shown, console or Console())
+    _print(found, shown, failed, console or Console())
+    if len(failed) == len(picked):
+        raise UserError(f"{source.name}: none of {len(picked)} records can be read; the first: {failed[0].record}: "
+                        f"{failed[0].reason}")
     return found
 
 
@@ -111,18 +164,20 @@ def _format(data: bytes) -> str:
     return next((name for head, name in heads.items() if data.startswith(head)), "other")
 
 
-def _print(found: dict, shown: list[Record], console: Console) -> None:
-    table = Table(title=found["name"], show_header=False)
-    for key in ("records", "sampled", "formats", "sizes", "texts", "scores", "groups", "bad"):
+def _print(found: dict, shown: list[Record], failed: list[BadExample], console: Console) -> None:
+    table = Table(title=plain(found["name"]), show_header=False)
+    for key in ("records", "sampled", "formats", "sizes", "texts", "scores", "groups", "not read", "bad"):
         value = found[key]
         text = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(key, text or "-")
+        table.add_row(key, plain(text or "-"))
     console.print(table)
     table = Table("id", "texts", "image")
     for record in shown:
         words = "\n".join(f"{kind}: {' | '.join(values)[:200]}" for kind, values in record.texts.items())
-        table.add_row(record.id, words, f"{len(record.image)} bytes" if record.image else "-")
+        table.add_row(plain(record.id), plain(words), f"{len(record.image)} bytes" if record.image else "-")
     console.print(table)
+    for error in failed[:_NAMED]:
+        console.print(plain(f"bad: {error.record}: {error.reason}"), soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,31 +205,50 @@ def convert(
       on_error: `skip` leaves bad records out and reports them; `raise` stops at the first.
       check_images: decode every picture once, so that training will not meet a bad one.
 
+    A record without a picture and without a text is a bad one.
+
     Raises:
-      UserError: a target that exists, no good record at all, or a bad one under `raise`.
+      UserError: a target that exists, a source of pages or conversations (shards keep one picture and texts by kind), no good
+        record at all, or a bad one under `raise`.
     """
+    if shards < 0:
+        raise UserError(f"{target}: {shards} shards; at least 1, or 0 for about 10,000 records each")
     source, console = _open(source), console or Console(stderr=True)
     shards = shards or max(1, round(len(source) / 10_000))
     shards = min(shards, len(source))
     bad: list[tuple[str, str]] = []
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with bar(console=console, transient=True) as progress:
         with writer(target, name, shards) as write:
             for index in progress.track(range(len(source)), description=f"convert {source.name}"):
                 try:
-                    record = source[index]
+                    record = _kept_whole(source, index)
                     if check_images and record.image is not None:
                         images.decode(record.image, source=source.name, record=record.id)
+                    write(index * shards // len(source), record)
                 except BadExample as error:
                     if on_error == "raise":
                         raise
                     bad.append((error.record, error.reason))
-                    continue
-                write(index * shards // len(source), record)
             if len(bad) == len(source):
                 raise UserError(f"{source.name}: none of {len(source)} records can be read; the first: {bad[0][1]}")
     written = len(source) - len(bad)
-    console.print(f"{target}: {written} records in {shards} shards" + (f", {len(bad)} bad left out" if bad else ""))
-    for reason, count in Counter(reason for _, reason in bad).most_common(5):
-        console.print(f"  {count} x {reason}", markup=False)
+    if left := getattr(source, "unread", ()):
+        console.print(plain(f"{source.name}: columns that are not kept: {', '.join(left)}"), highlight=False, soft_wrap=True)
+    left_out = f", {len(bad)} bad left out" if bad else ""
+    console.print(plain(f"{target}: {written} records in {shards} shards{left_out}"), highlight=False)
+    for record, reason in bad[:_NAMED]:
+        console.print(plain(f"  {record}: {reason}"), highlight=False, soft_wrap=True)
+    for reason, count in Counter(reason for _, reason in bad[_NAMED:]).most_common(5):
+        console.print(plain(f"  {count} more x {reason}"), highlight=False, soft_wrap=True)
     return Converted(written, bad)
+
+
+def _kept_whole(source: Source, index: int) -> Record:
+    """A record that a shard can keep."""
+    record = source[index]
+    if type(record) is not Record:
+        raise UserError(f"{source.name}: record {record.id} is a {type(record).__name__.lower()}, whose texts and pictures in "
+                        "their order shards would not keep; train on the source as it is")
+    if record.image is None and not any(text.strip() for values in record.texts.values() for text in values):
+        raise BadExample(source.name, record.id, "neither a picture nor a text")
+    return record

@@ -10,8 +10,8 @@ from typing import Literal
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mof_jax.console import bar, plain
 from mof_jax.data import images
 from mof_jax.data.keyed import hash64
 from mof_jax.data.record import Record, Source
@@ -60,12 +60,11 @@ def caption(
     first, console = jax.process_index() == 0, console or Console(stderr=True)
     shards = min(shards or max(1, round(len(source) / 10_000)), len(source))
     bad: list[tuple[str, str]] = []
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     with (
-        Progress(*columns, console=console, transient=True, disable=not first) as progress,
+        bar(console=console, transient=True, disable=not first) as progress,
         writer(target, name, shards) if first else contextlib.nullcontext(lambda shard, record: None) as write,
     ):
-        bar = progress.add_task(f"caption {source.name}", total=len(source))
+        task = progress.add_task(f"caption {source.name}", total=len(source))
         for start in range(0, len(source), _BLOCK):
             indices = range(start, min(start + _BLOCK, len(source)))
             captioned, failed = _block(responder, source, indices, prompt, max_tokens, sample)
@@ -74,15 +73,15 @@ def caption(
             bad += [(error.record, error.reason) for error in failed]
             for index, record in captioned:
                 write(index * shards // len(source), record)
-            progress.advance(bar, len(indices))
+            progress.advance(task, len(indices))
         if len(bad) == len(source):
             raise UserError(f"{source.name}: none of {len(source)} records can be captioned; the first: {bad[0][1]}")
     written = len(source) - len(bad)
     if first:
         left_out = f", {len(bad)} bad left out" if bad else ""
-        console.print(f"{target}: {written} records in {shards} shards{left_out}", markup=False, soft_wrap=True)
+        console.print(plain(f"{target}: {written} records in {shards} shards{left_out}"), soft_wrap=True)
         for reason, count in Counter(reason for _, reason in bad).most_common(5):
-            console.print(f"  {count} x {reason}", markup=False, soft_wrap=True)
+            console.print(plain(f"  {count} x {reason}"), soft_wrap=True)
     return Converted(written, bad)
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
-import csv
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import io
 import string
 from typing import Any
 
-from mof_jax.data import images, remote
+from mof_jax.data import images, tables
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.files import check_images, field, read_object, rows, unique
+from mof_jax.parsing import is_count, is_text, kind, show
 
 _COLUMNS = ("index", "question", "A", "B", "answer", "image")
 _ROTATED = 1_000_000  # MMBench's files repeat question i, its options rotated, under index i + a multiple of this
 _REFERENCE = 64  # a picture this short is the index of the row that holds it
-_CELL = 64 * 2**20  # characters of a table's longest cell, a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +59,7 @@ def mmbench(path: str) -> list[ChoiceQuestion]:
     by_index = unique(((row["index"], row) for row in table), "index", path)
     pictures = {index: row["image"] for index, row in by_index.items()}
     return [_mmbench(path, index, row, pictures) for index, row in by_index.items()
-            if not (index.isdecimal() and int(index) >= _ROTATED)]
+            if not (index.isdecimal() and len(index) < 20 and int(index) >= _ROTATED)]
 
 
 def _mmbench(path: str, index: str, row: Mapping[str, str], pictures: Mapping[str, str]) -> ChoiceQuestion:
@@ -100,33 +97,13 @@ def _unpack(text: str, path: str, index: str) -> bytes:
 
 
 def _table(path: str) -> list[dict[str, str]]:
-    text = remote.read(path).decode("utf-8-sig", "replace")
-    with _long_cells():
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
-        try:
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}: no column {', '.join(missing)}; an MMBench table has {', '.join(_COLUMNS)} and more")
-            table = list(reader)
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}") from None
-    if not table:
+    table = tables.read(path, _COLUMNS, f"an MMBench table has {', '.join(_COLUMNS)} and more")
+    missing = [column for column in _COLUMNS if column not in table.header]
+    if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}; an MMBench table has {', '.join(_COLUMNS)} and more")
+    if not table.rows:
         raise UserError(f"{path}: the table has no rows")
-    for number, row in enumerate(table):
-        short = next((column for column in _COLUMNS if row[column] is None), None)
-        if short is not None:
-            raise BadExample(path, row["index"] or f"row {number + 1}", f"ends before column {short}; download the file again")
-    return table
-
-
-@contextlib.contextmanager
-def _long_cells() -> Iterator[None]:
-    """The csv module's limit (it has one for the whole process) raised for cells that hold a picture."""
-    before = csv.field_size_limit(_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+    return table.dicts()
 
 
 def seed_bench(path: str, root: str) -> list[ChoiceQuestion]:
@@ -140,7 +117,7 @@ def seed_bench(path: str, root: str) -> list[ChoiceQuestion]:
     """
     found = read_object(path)
     types = found.get("question_type")
-    names = {number: name for name, number in types.items()} if isinstance(types, dict) else {}
+    names = _type_names(types, path)
     listed = unique(((field(row, "question_id", (int, str), path, f"questions {number}"), row)
                      for number, row in enumerate(rows(found, "questions", path))), "question_id", path)
     pictured = {key: row for key, row in listed.items() if row.get("data_type", "image") == "image"}
@@ -152,11 +129,25 @@ def seed_bench(path: str, root: str) -> list[ChoiceQuestion]:
             for key, row in pictured.items()]
 
 
-def _seed(path: str, key: str, row: Mapping[str, Any], names: Mapping[Any, str], image: Callable[[], bytes]) -> ChoiceQuestion:
+def _type_names(types: Any, path: str) -> dict[str, str]:
+    """Names of the types of questions by their numbers, as text."""
+    if types is None:
+        return {}
+    if not isinstance(types, dict):
+        raise UserError(f"{path}: 'question_type' is {kind(types)} where an object of numbers by name is expected")
+    found: dict[str, str] = {}
+    for name, number in types.items():
+        if not (is_count(number) or is_text(number)) or not is_text(name) or str(number) in found:
+            raise UserError(f"{path}: 'question_type' gives {show(name)} the number {show(number)}; each needs one of its own")
+        found[str(number)] = name
+    return found
+
+
+def _seed(path: str, key: str, row: Mapping[str, Any], names: Mapping[str, str], image: Callable[[], bytes]) -> ChoiceQuestion:
     options = tuple(str(field(row, f"choice_{letter}", (str, int), path, key)) for letter in "abcd")
     answer = field(row, "answer", str, path, key)
     if answer not in tuple("ABCD"):
         raise BadExample(path, key, f"answer {answer!r} is none of A, B, C, D")
-    kind = field(row, "question_type_id", (int, str), path, key)
+    number = str(field(row, "question_type_id", (int, str), path, key))
     return ChoiceQuestion(key, "", field(row, "question", str, path, key).strip(), options, "ABCD".index(answer),
-                          names.get(kind, str(kind)), image)
+                          names.get(number, number), image)

@@ -12,6 +12,7 @@ from mof_jax.data import remote
 from mof_jax.data.keyed import hash64
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, check_text, kind, parse_json
 
 V = TypeVar("V")
 _SPREAD = 33  # what a key is for
@@ -25,11 +26,11 @@ def read_object(path: str) -> dict[str, Any]:
       UserError: no such file, or something else in it.
     """
     try:
-        found = json.loads(remote.read(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); download it again") from None
+        found = parse_json(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}; download it again") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a {type(found).__name__}, not an object; is it another file of the benchmark?")
+        raise UserError(f"{path}: holds {kind(found)}, not an object; is it another file of the benchmark?")
     return found
 
 
@@ -41,7 +42,7 @@ def rows(found: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any]]:
     """
     entries = found.get(key)
     if not isinstance(entries, list) or not entries:
-        has = ", ".join(map(str, found)) or "nothing"
+        has = ", ".join(found) or "nothing"
         raise UserError(f"{path}: no list under {key!r} (it has {has}); is it another file of the benchmark?")
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -53,12 +54,17 @@ def field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], pat
     """`row[name]`, of one of `kinds`.
 
     Raises:
-      BadExample: missing, or of another type.
+      BadExample: missing, of another type, or text that cannot be written down again.
     """
     value = row.get(name)
     if not isinstance(value, kinds) or isinstance(value, bool):
         wanted = " or ".join(_NAMES[kind] for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise BadExample(path, record, f"{name!r} is {json.dumps(value)[:60]} where a {wanted} is expected")
+    if isinstance(value, str):
+        try:
+            check_text(value)
+        except Malformed as error:
+            raise BadExample(path, record, f"{name!r}: {error}") from None
     return value
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import csv
-import io
 import os
 import re
 import shutil
 import tempfile
 from typing import Any
 
-from mof_jax.data import images, remote
+from mof_jax.data import images, remote, tables
 from mof_jax.errors import BadExample, UserError
 
 _PICTURE = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -28,29 +27,22 @@ def read_csv(path: str, columns: Sequence[str], aliases: Mapping[str, str]) -> l
     Raises:
       UserError: no such file, no rows, columns missing, or broken quotes. BadExample: a row with too few or too many cells.
     """
-    try:
-        text = remote.read(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); download it again") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     known = {column.lower(): column for column in columns} | dict(aliases)
-    try:
-        reader.fieldnames = [known.get(name.strip().lower(), name) for name in reader.fieldnames or ()]
-        missing = [column for column in columns if column not in reader.fieldnames]
-        if missing:
-            raise UserError(f"{path}: no column {', '.join(missing)}; the header is {', '.join(columns)}")
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}: {error}; download it again") from None
-    if not rows:
+    how = f"the header is {', '.join(columns)}"
+    table = tables.read(path, known, how, case=False)
+    header = [known.get(name.lower(), name) for name in table.header]
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}; {how}")
+    twice = next((column for column in columns if header.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: column {twice} stands twice in the header")
+    if not table.rows:
         raise UserError(f"{path}: the table has no rows")
-    for n, row in enumerate(rows, 1):
-        short = next((column for column in columns if row[column] is None), None)
-        if short is not None:
-            raise BadExample(path, f"row {n}", f"ends before column {short}; download the file again")
-        if None in row:
-            raise BadExample(path, f"row {n}", "has more cells than the header; a text with a comma needs quotes around it")
-    return rows
+    for n, row in enumerate(table.rows, 1):
+        if row.fault:
+            raise BadExample(path, f"row {n}", f"{row.fault}; if it is a published file, download it again")
+    return [dict(zip(header, row.cells)) for row in table.rows]
 
 
 def check_rows(path: str, numbers: Sequence[str], column: str, pairs: int | None, published: int) -> None:

@@ -6,12 +6,12 @@ import dataclasses
 
 import jax
 import numpy as np
-from rich.progress import Progress
 
-from mof_jax.data import images
-from mof_jax.data.filter import record_id
+from mof_jax.console import bar
+from mof_jax.data import captions, images
+from mof_jax.data import filter as filters
 from mof_jax.data.record import Record, Source
-from mof_jax.errors import BadExample
+from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.encoder import Encoder
 
 LOWEST = -1.0  # of a record that cannot be scored: no threshold keeps it before a readable one
@@ -27,12 +27,22 @@ class Scored:
     bad: list[tuple[str, str]]
 
 
-def score(encoder: Encoder, source: Source, kind: str = "alt") -> Scored:
-    """The cosine between each record's picture and its first text of `kind`; unreadable records get `LOWEST`."""
+def score(encoder: Encoder, source: Source, kind: str = "") -> Scored:
+    """The cosine between each record's picture and its first text of `kind`; unreadable records get `LOWEST`, those whose name
+    cannot be read either are left out.
+
+    Args:
+      kind: by default what the source has, see `captions.kind_of`.
+
+    Raises:
+      UserError: before any work, ids that repeat, or no such kind of text; after it, no record that can be scored.
+    """
+    kind = captions.kind_of(source, kind, "--text")
+    ids = filters.names(source)
     cosines = np.full(len(source), LOWEST, np.float32)
     bad: list[tuple[str, str]] = []
-    with Progress(disable=jax.process_index() > 0, transient=True) as progress:
-        bar = progress.add_task(f"score {source.name}", total=len(source))
+    with bar(disable=jax.process_index() > 0, transient=True) as progress:
+        task = progress.add_task(f"score {source.name}", total=len(source))
         for start in range(0, len(source), _BLOCK):
             rows, good = range(start, min(start + _BLOCK, len(source))), {}
             for i in rows:
@@ -45,8 +55,11 @@ def score(encoder: Encoder, source: Source, kind: str = "alt") -> Scored:
                 pictures = encoder.pictures_of(lambda n: kept[n], source.name, len(kept))
                 texts = encoder.texts([record.texts[kind][0] for record in kept])
                 cosines[list(good)] = np.sum(pictures * texts, axis=-1)
-            progress.advance(bar, len(rows))
-    return Scored([record_id(source, i) for i in range(len(source))], cosines, bad)
+            progress.advance(task, len(rows))
+    if len(bad) == len(source):
+        raise UserError(f"{source.name}: none of {len(source)} records can be scored; the first: {': '.join(bad[0])}")
+    named = [i for i, name in enumerate(ids) if name is not None]
+    return Scored([ids[i] for i in named], cosines[named], bad)
 
 
 def _readable(source: Source, index: int, kind: str) -> Record:

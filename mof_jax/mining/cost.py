@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 import numpy as np
 from rich.table import Table
 
+from mof_jax.console import plain
 from mof_jax.mesh import batch_shards
 from mof_jax.mining.sample import ROWS, Choice
 
@@ -87,7 +88,7 @@ def table(cost: Cost, features: Sequence[tuple[str, str, str, str]]) -> Table:
     """As printed. Args: features: name, rule, width of feature and bound, role."""
     result = Table(title="What it will cost", title_justify="left", show_header=False)
     for name, rule, width, role in features:
-        result.add_row(name, f"{rule}; {width}; {role}")
+        result.add_row(plain(name), plain(f"{rule}; {width}; {role}"))
     result.add_row("pairs", f"{cost.pairs:,} in {cost.tiles:,} tiles, {cost.panels:,} rows of panels")
     result.add_row("FLOPs", f"{cost.sieve:.3g} for the bound, {cost.full:.3g} for all features of the upper triangle in full")
     result.add_row("exact looks", f"about {cost.looks:,.0f} pairs expected")

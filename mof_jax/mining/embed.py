@@ -23,8 +23,8 @@ import jax
 import ml_dtypes
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mof_jax.console import bar
 from mof_jax.data import remote
 from mof_jax.data.filter import record_id, source_fingerprint
 from mof_jax.data.record import Record, Source
@@ -68,18 +68,16 @@ def embed(
     _together("embed: begin")  # nobody writes before everybody has looked
     if jax.process_index() == 0 and not remote.exists(remote.join(folder, MANIFEST)):
         _write(folder, MANIFEST, _text(plan | {"complete": False, "name": source.name}))
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn()]
     console = console or Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=jax.process_index() > 0) as progress:
-        bar = progress.add_task(f"embed {source.name}", total=len(source))
-        progress.update(bar, completed=(len(files) - len(missing)) * shard)
+    with bar(console=console, transient=True, disable=jax.process_index() > 0) as progress:
+        task = progress.add_task(f"embed {source.name}", total=len(source))
+        progress.update(task, completed=(len(files) - len(missing)) * shard)
         for i in missing:
             rows = range(i * shard, min((i + 1) * shard, len(source)))
             part = _Shard.compute(encoder, source, rows, which, strict)
             if i % jax.process_count() == jax.process_index():
                 part.write(folder, *files[i], dtype)
-            progress.advance(bar, len(rows))
+            progress.advance(task, len(rows))
     _together("embed: written")
     if jax.process_index() == 0:
         _complete(folder, plan | {"name": source.name}, files)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from rich.table import Table
 
+from mof_jax.console import plain
 from mof_jax.data.contact import comparison_sheet
 from mof_jax.data.record import Source
 from mof_jax.errors import BadExample, UserError, nearest
@@ -133,16 +134,16 @@ def summary(info: dict[str, Any]) -> Table:
     s = info["statistics"]
     result = Table(title="Pairs", title_justify="left", show_header=False)
     for name, rule in info["rules"].items():
-        result.add_row(f"cos_{name}", rule + (", centred" if info["centred"] else ""))
+        result.add_row(plain(f"cos_{name}"), plain(rule + (", centred" if info["centred"] else "")))
     result.add_row("pairs", f"{s['pairs']:,} ({s['share_of_pairs']:.3g} of all)")
     result.add_row("images", f"{s['images']:,} ({s['share_of_images']:.1%} of {info['usable']:,})")
     for name, quantiles in s["cosines"].items():
-        result.add_row(f"cos_{name}", ", ".join(f"{float(q):.0%} {value:.4f}" for q, value in quantiles.items()))
+        result.add_row(plain(f"cos_{name}"), ", ".join(f"{float(q):.0%} {value:.4f}" for q, value in quantiles.items()))
     if "labels" in s:
         result.add_row("same label", f"{s['same_label']:,}")
         for label, found in [(label, found) for label, found in s["labels"].items() if found["pairs"]][:_SHOWN]:
-            result.add_row(f"  {label}", f"{found['pairs']:,} pairs ({found['share']:.2%} of its own), in pairs of any kind "
-                                         f"{found['images']:,} of {found['records']:,} images")
+            result.add_row(plain(f"  {label}"), f"{found['pairs']:,} pairs ({found['share']:.2%} of its own), in pairs of any "
+                           f"kind {found['images']:,} of {found['records']:,} images")
     return result
 
 

@@ -7,10 +7,10 @@ import dataclasses
 from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from mof_jax.config import digest
+from mof_jax.console import plain
 from mof_jax.hardware import Topology
 from mof_jax.plan.collectives import Collective, axes_of, read
 from mof_jax.plan.program import Compiled, compile_step, state_bytes
@@ -128,17 +128,17 @@ def show(p: Plan) -> Group:
     t, memory, state = p.topology, p.step.memory, p.state
     mesh = " × ".join(f"{axis} {size}" for axis, size in p.step.run.mesh.shape.items())
     title = f"{p.name} on {t} ({t.chips:,} chips, {t.accelerator_type}; {mesh})"
-    head = Table(title=title, title_justify="left", show_header=False)
+    head = Table(title=plain(title), title_justify="left", show_header=False)
     verdict = "fits" if p.fits else "DOES NOT FIT"
     if p.fault:
-        verdict, room = "NOT KNOWN", f"the compiler failed at this program; another mesh may do ({escape(p.fault)})"
+        verdict, room = "NOT KNOWN", f"the compiler failed at this program; another mesh may do ({p.fault})"
     elif p.needs is None:
         room = "the compiler refused it without a figure"
     else:
         spare = (p.hbm - p.needs) / p.hbm
         room = (f"{gb(p.needs)} of {gb(p.hbm)} GiB a device, {spare:.1%} to spare" if spare >= 0 else
                 f"{gb(p.needs)} GiB a device, {gb(p.needs - p.hbm)} GiB ({-spare:.1%}) too much for {gb(p.hbm)}")
-    head.add_row("verdict", f"{verdict}: {room}")
+    head.add_row("verdict", plain(f"{verdict}: {room}"))
     parts = [("parameters", state["params"] + state["frozen"]), ("optimizer", state["opt"]), ("average", state["ema"])]
     if memory is not None:
         parts += [("batch and the rest", memory.arguments - state["state"]),

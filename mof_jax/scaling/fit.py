@@ -38,7 +38,7 @@ def fit(points: Points, law: Law, bootstrap: int = 1000, seed: int = 0, starts: 
     whole = np.isfinite(draws).all(axis=1)
     widen = float(stats.t.ppf(0.975, problem.dof) / stats.norm.ppf(0.975))
     low, high = bounds(theta, draws[whole], widen)
-    warnings = problem.warnings(theta, low, high)
+    warnings = [*points.warnings, *problem.warnings(theta, low, high)]
     if failed := int((~whole).sum()):
         warnings.append(f"{failed} of {bootstrap} resamples have no solution and are left out of the intervals")
     return Fit(law, points, problem, law.params(points), theta, objective, draws[whole], widen, how, failed,

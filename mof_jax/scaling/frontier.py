@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import math
 import os
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from mof_jax.errors import UserError
 from mof_jax.hardware import Throughput, Topology
+from mof_jax.parsing import Malformed, is_number, parse_object
 from mof_jax.scaling import lr
 from mof_jax.scaling.law import Estimate, Fit
 
@@ -162,13 +162,17 @@ def load_rates(path: str) -> dict[str, Any]:
     """
     if not os.path.isfile(path):
         raise UserError(f"--rates {path}: no such file; `mof fit GRID --law lr --out DIR` writes DIR/fit.json")
+    no_rates = UserError(f"--rates {path}: not a fit of --law lr; `mof fit GRID --law lr --out DIR` writes DIR/fit.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
-        values = {name: float(x["value"]) for name, x in saved["params"].items()}
-        found = {"p": values["p"], "q": values["q"], "wd_per_lr": values.get("wd_per_lr", lr.MM1_DECAY)}
-        batch = saved.get("batch")
-        return found | {"searched_decay": "wd_per_lr" in values, "batch": None if batch is None else float(batch)}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"--rates {path}: not a fit of --law lr; `mof fit GRID --law lr --out DIR` writes DIR/fit.json"
-                        ) from None
+        with open(path, "rb") as file:
+            saved = parse_object(file.read())
+    except (OSError, Malformed) as error:
+        raise UserError(f"{no_rates} ({error})") from None
+    params, batch = saved.get("params"), saved.get("batch")
+    if not isinstance(params, dict) or not all(isinstance(x, dict) for x in params.values()):
+        raise no_rates
+    values = {name: x.get("value") for name, x in params.items()}
+    wanted = {"p": values.get("p"), "q": values.get("q"), "wd_per_lr": values.get("wd_per_lr", lr.MM1_DECAY)}
+    if not all(map(is_number, wanted.values())) or not (batch is None or is_number(batch)):
+        raise no_rates
+    return wanted | {"searched_decay": "wd_per_lr" in values, "batch": None if batch is None else float(batch)}

@@ -24,6 +24,15 @@ _GRID = 200
 
 
 @styled
+def check() -> None:
+    """Before the work: whether there will be plots.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+
+
+@styled
 def draw(f: Fit) -> dict[str, Figure]:
     """Figures by name: `fit`, `residuals`, and `frontier` where the law has one.
 

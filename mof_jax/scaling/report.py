@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
+from mof_jax.console import plain
 from mof_jax.errors import UserError
 from mof_jax.scaling import frontier
 from mof_jax.scaling.frontier import Allocation
@@ -48,8 +47,8 @@ def to_json(f: Fit, plan: Allocation | None = None) -> dict[str, Any]:
 def show(f: Fit, plan: Allocation | None = None) -> Group:
     """Parameters with their intervals, what was left out, warnings, and the plan."""
     how = f"{len(f.draws):,} resamples ({f.how})" if len(f.draws) else "no intervals: --bootstrap 0"
-    title = f"{f.law.formula}   ({f.law.source})\n{len(f.points)} points of {escape(f.points.source)}; {how}"
-    table = Table(title=title, title_justify="left", header_style="bold")
+    title = f"{f.law.formula}   ({f.law.source})\n{len(f.points)} points of {f.points.source}; {how}"
+    table = Table(title=plain(title), title_justify="left", header_style="bold")
     for column in ("parameter", "value", "95 % from", "to", "meaning"):
         table.add_column(column, justify="left" if column in ("parameter", "meaning") else "right")
     for p, x in zip(f.names, f.params.values()):
@@ -62,10 +61,10 @@ def show(f: Fit, plan: Allocation | None = None) -> Group:
         h = f.held_out
         lines.append(f"held out, fitted without: {h.what}: off by {h.mean:.2%} on average, {h.worst:.2%} at worst ({h.count})")
     lines += [f"note: {text}" for text in f.points.notes]
-    parts: list[Any] = [table, Text("\n".join(lines))]
+    parts: list[Any] = [table, plain("\n".join(lines))]
     if f.points.excluded:
         parts.append(excluded(f.points))
-    parts += [Text(f"warning: {text}", style="yellow") for text in f.warnings]
+    parts += [plain(f"warning: {text}", style="yellow") for text in f.warnings]
     return Group(*parts, *([] if plan is None else [planned(plan)]))
 
 
@@ -75,10 +74,10 @@ def excluded(p: Points) -> Table:
     table.add_column("row", justify="right")
     table.add_column("reason")
     for e in p.excluded[:_SHOWN]:
-        table.add_row(str(e.row), escape(e.reason))
+        table.add_row(str(e.row), plain(e.reason))
     if more := p.excluded[_SHOWN:]:
         kinds = Counter(e.reason.split(":")[0].split("=")[0].strip() for e in more)
-        table.add_row("…", escape(f"{len(more)} more: " + ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common(5))))
+        table.add_row("…", plain(f"{len(more)} more: " + ", ".join(f"{n} × {kind}" for kind, n in kinds.most_common(5))))
     return table
 
 
@@ -99,9 +98,9 @@ def planned(p: Allocation) -> Group:
         table.add_row(f"on {c.topology}",
                       f"{c.chip_hours:,.0f} chip-hours, {c.days:,.1f} days at {c.mfu:.0%} of the peak, {dollars}")
         if c.source is not None:
-            table.add_row("throughput", escape(f"of {c.source}: {c.least:,.0f} chip-hours at the best its step allows, "
-                                               f"{c.exposed:,.0f} with no communication hidden"))
-    return Group(table, *(Text(f"note: {text}") for text in p.notes))
+            table.add_row("throughput", plain(f"of {c.source}: {c.least:,.0f} chip-hours at the best its step allows, "
+                                              f"{c.exposed:,.0f} with no communication hidden"))
+    return Group(table, *(plain(f"note: {text}") for text in p.notes))
 
 
 def _exponents(f: Fit) -> dict[str, dict[str, float | None]]:

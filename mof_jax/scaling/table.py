@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
-import io
-import json
 import math
 import os
 from typing import Any
@@ -14,7 +12,9 @@ from typing import Any
 from jaxtyping import Bool, Float
 import numpy as np
 
+from mof_jax.data import tables
 from mof_jax.errors import UserError, nearest
+from mof_jax.parsing import Malformed, decode, parse_json, show
 
 # What a column may hold, by its symbol: (meaning and unit, names it has in tables that nobody mapped).
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -30,6 +30,15 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "batch": ("examples or tokens a step", ("batch_size",)),
 }
 DIVERGED = 1.5
+_FAULT = "\0"  # key of a row that could not be read: why
+# C over 6·N·D within these bounds is of the model: experts that rest, attention, the passes of a step; with D in examples, the
+# tokens of one.
+_TOKENS, _EXAMPLES = (1 / 30, 30.0), (1 / 30, 800.0)
+_UNITS = {1e15: "parameters in millions and tokens in billions", 1e18: "parameters and tokens in billions",
+          1e12: "parameters and tokens in millions", 1e9: "parameters or tokens in billions",
+          1e6: "parameters or tokens in millions", 1e3: "parameters or tokens in thousands",
+          1e-3: "FLOP in thousands", 1e-6: "FLOP in millions", 1e-9: "GFLOP", 1e-12: "TFLOP", 1e-15: "PFLOP", 1e-18: "EFLOP",
+          1 / 8.64e19: "petaFLOP/s-days"}
 _FILES = ("points.csv", "points.jsonl")  # of a work dir
 _MAX_BYTES = 256 * 2**20
 
@@ -47,7 +56,8 @@ class Points:
     """Numbers by symbol, float64, all of one length.
 
     Attributes:
-      rows: of the table, from 1. excluded: the rows that are not among them. notes: what else a reader should know.
+      rows: of the table, from 1. excluded: the rows that are not among them. notes: what else a reader should know. warnings:
+        what makes the numbers doubtful.
       names: of the columns that the symbols were read from.
     """
 
@@ -57,6 +67,7 @@ class Points:
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[str, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,8 +100,8 @@ def read(path: str, mapping: Mapping[str, str] | None = None) -> tuple[str, dict
     Raises:
       UserError: no such file, not a table, or a column that it does not have.
     """
-    path, rows = _load(path)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    path, rows = _load(path, mapping or {})
+    names = list(dict.fromkeys(name for row in rows for name in row if name != _FAULT))
     chosen = dict(mapping or {})
     for symbol, name in chosen.items():
         if symbol not in COLUMNS:
@@ -101,7 +112,8 @@ def read(path: str, mapping: Mapping[str, str] | None = None) -> tuple[str, dict
         found = [name for name in (symbol, *usual) if name in names]
         if symbol not in chosen and found:
             chosen[symbol] = found[0]
-    return path, chosen, [{symbol: row.get(name) for symbol, name in chosen.items()} for row in rows]
+    return path, chosen, [{symbol: row.get(name) for symbol, name in chosen.items()} |
+                          ({_FAULT: row[_FAULT]} if _FAULT in row else {}) for row in rows]
 
 
 def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str], optional: Sequence[str] = (),
@@ -120,7 +132,7 @@ def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
     Raises:
       UserError: a symbol that no column gives.
     """
-    given = {symbol for row in rows for symbol in row}
+    given = {symbol for row in rows for symbol in row} - {_FAULT}
     symbols = [*needed, *(s for s in optional if s in given)]
     missing = [s for s in needed if not _available(s, given)]
     if missing:
@@ -139,7 +151,8 @@ def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
     names = dict(names or {})
     if "x" in symbols and "x" not in given:
         names["x"] = names.get(_sources("x", given)[0], _sources("x", given)[0])
-    found = _without_copies(Points(source, columns, tuple(kept), tuple(out), names=names), target)
+    doubts = () if "error" in needed else _units(rows, kept, names)  # openclip's points have C in GMAC
+    found = _without_copies(Points(source, columns, tuple(kept), tuple(out), names=names, warnings=doubts), target)
     return _without_diverged(found, target, diverged)
 
 
@@ -166,7 +179,7 @@ def parse_columns(text: str) -> dict[str, str]:
     return found
 
 
-def _load(path: str) -> tuple[str, list[dict[str, Any]]]:
+def _load(path: str, mapping: Mapping[str, str]) -> tuple[str, list[dict[str, Any]]]:
     if os.path.isdir(path):
         inside = [os.path.join(path, name) for name in _FILES if os.path.isfile(os.path.join(path, name))]
         if not inside:
@@ -176,17 +189,10 @@ def _load(path: str) -> tuple[str, list[dict[str, Any]]]:
         raise UserError(f"{path}: no such file or folder")
     if os.path.getsize(path) > _MAX_BYTES:
         raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB, which is no table of runs")
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
-        text = f.read()
     if path.endswith((".csv", ".tsv")):
-        separator = "\t" if path.endswith(".tsv") else ","
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-        try:
-            rows = [{k.strip(): v for k, v in row.items() if k} for row in reader]
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}") from None
+        rows = _cells(path, mapping)
     elif path.endswith((".jsonl", ".json")):
-        rows = _objects(path, text)
+        rows = _objects(path)
     else:
         raise UserError(f"{path}: expected .csv, .tsv, .json, .jsonl or a sweep's work dir")
     if not rows:
@@ -194,15 +200,32 @@ def _load(path: str) -> tuple[str, list[dict[str, Any]]]:
     return path, rows
 
 
-def _objects(path: str, text: str) -> list[dict[str, Any]]:
-    parts = [(path, text)] if path.endswith(".json") else [
-        (f"{path} line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+def _cells(path: str, mapping: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a CSV or TSV; one with a fault has its columns empty, and says why under `_FAULT`."""
+    known = {*mapping.values(), *(name for symbol, (_, usual) in COLUMNS.items() for name in (symbol, *usual))}
+    table = tables.read(path, known, "name the columns with --columns SYMBOL=NAME,…", skip_blanks=True)
+    rows: list[dict[str, Any]] = []
+    for row in table.rows:
+        if row.fault:
+            commas = table.separator == "," and len(row.cells) > len(table.header)
+            decimal = "; is one of a decimal comma?" if commas else ""
+            rows.append(dict.fromkeys(filter(None, table.header)) | {_FAULT: f"line {row.line} {row.fault}{decimal}"})
+        else:
+            rows.append({name: cell for name, cell in zip(table.header, row.cells) if name})
+    return rows
+
+
+def _objects(path: str) -> list[dict[str, Any]]:
+    with open(path, "rb") as f:
+        data = f.read()
+    parts = [(path, data)] if path.endswith(".json") else [
+        (f"{path} line {number}", line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
     rows: list[Any] = []
     for where, part in parts:
         try:
-            rows.append(json.loads(part))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON: {error}") from None
+            rows.append(parse_json(decode(part)))
+        except Malformed as error:
+            raise UserError(f"{where}: {error}") from None
     if path.endswith(".json"):
         (rows,) = rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -218,13 +241,20 @@ def _available(symbol: str, given: set[str]) -> bool:
 
 
 def _numbers(row: Mapping[str, Any], symbols: Sequence[str], given: set[str]) -> tuple[list[float], str]:
+    if _FAULT in row:
+        return [], row[_FAULT]
     found: dict[str, float] = {}
     for symbol in dict.fromkeys(s for wanted in symbols for s in _sources(wanted, given)):
         value, reason = _number(row.get(symbol), symbol)
         if reason:
             return [], reason
         found[symbol] = value
-    return [_derive(symbol, found, given) for symbol in symbols], ""
+    derived = [_derive(symbol, found, given) for symbol in symbols]
+    for symbol, value in zip(symbols, derived):
+        if not 0 < value < math.inf:
+            others = ", ".join(f"{s} = {v:g}" for s, v in found.items() if s in ("N", "D", "C"))
+            return [], f"{symbol} is {'infinite' if value else 'zero'} by C = 6·N·D of {others}"
+    return derived, ""
 
 
 def _sources(symbol: str, given: set[str]) -> tuple[str, ...]:
@@ -250,10 +280,36 @@ def _number(value: Any, symbol: str) -> tuple[float, str]:
     try:
         number = float(str(value) if isinstance(value, bool) else value)  # true is no 1
     except (ValueError, TypeError, OverflowError):
-        return math.nan, f"{symbol} = {str(value)[:40]!r} is no number"
+        return math.nan, f"{symbol} = {show(str(value), 42)} is no number"
     if not math.isfinite(number):
         return math.nan, f"{symbol} is {'NaN' if math.isnan(number) else 'infinite'}"
     return number, "" if number > 0 else f"{symbol} = {number:g} is not positive"
+
+
+def _units(rows: Sequence[Mapping[str, Any]], kept: Sequence[int], names: Mapping[str, str]) -> tuple[str, ...]:
+    """What the table's own C says of its units, beside 6·N·D: nothing where they agree, or not all three are given."""
+    numbers, factors = [], []
+    for number in kept:
+        (n, _), (d, _), (c, _) = (_number(rows[number - 1].get(symbol), symbol) for symbol in "NDC")
+        if n > 0 and d > 0 and c > 0:  # no NaN
+            numbers.append(number)
+            factors.append(math.log(c) - math.log(6) - math.log(n) - math.log(d))
+    if not factors:
+        return ()
+    usual = float(np.median(factors))
+    low, high = _TOKENS if "token" in names.get("D", "").lower() else _EXAMPLES
+    found = []
+    if not math.log(low) <= usual <= math.log(high):
+        near = min(_UNITS, key=lambda unit: abs(math.log(unit) - usual))
+        guess = f"; {_UNITS[near]} would explain it" if abs(math.log(near) - usual) < math.log(30) else ""
+        found.append(f"the table's C is {math.exp(usual):.3g} times 6·N·D{guess}: N, D and C have to be single parameters, "
+                     "tokens and FLOP, or the sizes that follow from a budget are wrong")
+    others = [n for n, factor in zip(numbers, factors) if abs(factor - usual) > math.log(100)]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        found.append(f"row {', '.join(map(str, others[:5]))}{more}: C over 6·N·D is far from the {math.exp(usual):.3g} of the "
+                     "other rows; are they in other units?")
+    return tuple(found)
 
 
 def _without_copies(p: Points, target: str) -> Points:

@@ -10,9 +10,27 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
+
 from mof_jax.errors import UserError
 
 Overrides = dict[str, Any]
+
+
+def python(value: Any) -> Any:
+    """A value with NumPy's numbers in it as Python's, what is in lists and dicts too. One of few bits becomes the number that it
+    is written as: float32(0.001) is 0.001, not 0.0010000000474974513."""
+    if isinstance(value, np.ndarray):
+        return python(list(value)) if value.ndim else python(value[()])
+    if isinstance(value, np.floating):
+        return float(str(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: python(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(python, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 def product(axes: Mapping[str, Sequence[Any]]) -> list[Overrides]:

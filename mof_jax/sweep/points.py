@@ -16,7 +16,7 @@ from mof_jax.errors import UserError
 from mof_jax.plan.cost import stages
 from mof_jax.run import RunConfig
 from mof_jax.sweep.branches import KEY, Trunk
-from mof_jax.sweep.grid import Overrides
+from mof_jax.sweep.grid import Overrides, python
 from mof_jax.sweep.sizes import Size, assignments, size_of
 from mof_jax.train.schedule import make_schedule
 
@@ -118,7 +118,7 @@ def expand(spec: str, common: Sequence[str] = (), grid: Sequence[Overrides] | No
       UserError: naming the point and the key.
     """
     base = configs.override(configs.load(spec), common)
-    grid = grid_of(spec) if grid is None else grid
+    grid = [_python(entry) for entry in (grid_of(spec) if grid is None else grid)]
     keys = list(dict.fromkeys(key for point in grid for key in point if key != KEY))
     found: dict[str, Point] = {}
     copies = 0
@@ -137,6 +137,14 @@ def expand(spec: str, common: Sequence[str] = (), grid: Sequence[Overrides] | No
             elif point.row and not there.row:  # a trunk that is a point, too
                 found[point.id] = dataclasses.replace(there, row=True, swept=point.swept)
     return Sweep(tuple(found.values()), copies)
+
+
+def _python(entry: Overrides) -> Overrides:
+    trunk = entry.get(KEY)
+    found = {key: python(value) for key, value in entry.items() if key != KEY}
+    if isinstance(trunk, Trunk):
+        trunk = Trunk(python(trunk.overrides), python(trunk.at))
+    return found if KEY not in entry else found | {KEY: trunk}
 
 
 def identity(runs: Mapping[str, RunConfig]) -> str:

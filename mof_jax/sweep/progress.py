@@ -10,6 +10,7 @@ import time
 from rich import progress
 from rich.console import Console
 
+from mof_jax.console import plain
 from mof_jax.sweep.ledger import Record
 from mof_jax.sweep.points import Sweep
 
@@ -44,9 +45,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(plain(text), highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -14,7 +14,7 @@ from mof_jax.errors import UserError
 from mof_jax.plan import cost
 from mof_jax.run import RunConfig, resolve
 from mof_jax.scaling import lr as mm1
-from mof_jax.sweep.grid import Overrides
+from mof_jax.sweep.grid import Overrides, python
 from mof_jax.train.summary import parameter_counts
 
 # What changes neither the model nor a step of it.
@@ -48,7 +48,7 @@ def _of(config: ConfigDict, point: Overrides) -> Size:
 
 def assignments(point: Mapping[str, Any]) -> list[str]:
     """A point as `config.override` and `--config.` read it."""
-    return [f"{key}={value!r}" for key, value in point.items()]
+    return [f"{key}={python(value)!r}" for key, value in point.items()]
 
 
 def isoflop(config: ConfigDict, budgets: Sequence[float], sizes: Sequence[Overrides], fewest: int = 1) -> list[Overrides]:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mof_jax.console import cell, plain
+
 
 class Display:
     """A bar over the steps of a run; silent on every process but the first."""
@@ -44,9 +46,9 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(plain(text), highlight=False)
         elif self._active:
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -55,11 +57,11 @@ class Display:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """A rich table; the first column is text, the others align right."""
-    result = Table(title=title, title_justify="left", header_style="bold")
+    result = Table(title=cell(title), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i == 0 else "right")
+        result.add_column(cell(column), justify="left" if i == 0 else "right")
     for row in rows:
-        result.add_row(*(f"{x:,.4g}" if isinstance(x, float) else str(x) for x in row))
+        result.add_row(*(cell(f"{x:,.4g}" if isinstance(x, float) else x) for x in row))
     return result
 
 
@@ -73,15 +75,17 @@ def results(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
 
 def console() -> Console:
     """For tables on stdout: as wide as the terminal, and wide enough for any of them where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
 
 
 def line(text: str) -> Text:
     """Text that is not broken where the terminal ends, so that a command in it can be copied. Prints with `crop=False`."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    found = plain(text)
+    found.no_wrap, found.overflow = True, "ignore"
+    return found
 
 
 def show(item: Any) -> None:
     """Prints a table or text on process 0."""
     if jax.process_index() == 0:
-        console().print(item, highlight=False, soft_wrap=isinstance(item, str))
+        console().print(plain(item) if isinstance(item, str) else item, highlight=False, soft_wrap=isinstance(item, str))

@@ -3,8 +3,10 @@
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data.captions import CaptionConfig, choose
+from mof_jax.data.captions import CaptionConfig, choose, kind_of
 from mof_jax.data.keyed import Draws
+from mof_jax.data.load import DataConfig
+from mof_jax.data.load import texts as words
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
 
@@ -86,3 +88,54 @@ def test_key_changes_the_choice():
 def test_config_is_checked(bad):
     with pytest.raises(UserError):
         build(CaptionConfig, bad)
+
+
+class Source:
+    """Records of these texts, None for one that cannot be read."""
+
+    name = "src"
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, index):
+        if self.texts[index] is None:
+            raise BadExample("src", index, "broken")
+        return Record(str(index), None, self.texts[index])
+
+
+A = ("a",)
+
+
+@pytest.mark.parametrize("texts, wanted, kind", [
+    ([{"text": A}], "", "text"), ([{"alt": A, "synthetic": A}], "", "alt"),
+    ([{"caption": A, "tags": A, "tags:de": A}], "", "caption"),
+    ([{"alt": ("", " "), "title": A}], "", "title"), ([{"alt": A, "text": A}], "text", "text"), ([None, {"text": A}], "", "text"),
+])
+def test_the_kind_of_text_is_what_a_source_has(texts, wanted, kind):
+    assert kind_of(Source(*texts), wanted) == kind
+
+
+@pytest.mark.parametrize("texts, wanted, says", [
+    ([{"text": A, "tags": A}], "alt", "src: no text of kind 'alt'; the source has text, tags; choose with --text"),
+    ([{"text": A, "title": A}], "", "src: several kinds of text; the source has text, title; choose with --text"),
+    ([{}], "", "src: no kind of text to take by default; the source has none; name the column of the texts with text_fields"),
+    ([None, None], "", "src: none of 2 records that were looked at can be read; the first: src: record 0: broken"),
+])
+def test_a_kind_that_is_not_there_lists_those_that_are(texts, wanted, says):
+    with pytest.raises(UserError) as stop:
+        kind_of(Source(*texts), wanted, "--text")
+    assert says in str(stop.value)
+
+
+def test_a_vocabulary_says_which_kinds_there_are(tmp_path):
+    """The quickstart's `probabilities=dict(alt=1.0)` on a table with a column `text`."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a red apple"}\n')
+    source = {"kind": "jsonl", "path": str(tmp_path / "a.jsonl"), "name": "mine"}
+    config = lambda **captions: build(DataConfig, {"sources": [{**source, "captions": captions}]})
+    with pytest.raises(UserError, match="mine: no text of alt to train on; the source has text; choose with captions.prob"):
+        list(words(config(probabilities={"alt": 1.0})))
+    assert list(words(config())) == list(words(config(probabilities={"text": 1.0}))) == ["a red apple"]

@@ -116,3 +116,23 @@ def test_placeholders_that_do_not_match_are_named(text, pictures, says):
 def test_canonical_settings_still_hold():
     low = tokenizers.train(["a red apple"], config=dataclasses.replace(tokenizer().config, lowercase=True))
     assert low.encode(["A RED"], exact=True) == low.encode(["a red"], exact=True)
+
+
+@pytest.mark.parametrize("text", [
+    "Explain <images>1</images>.", "Is <pointer> a type?", "What does <img> do in HTML?", "<video> is a tag, <audio> another",
+    'Use <img src="a.png"> here', "a <picture>\n <source>\n</picture>", "<point> and <depth>", "imagine <imagery>, <Image>",
+])
+def test_tags_in_words_are_words(text):
+    assert place([Text(text)], [], "s", 0) == (Text(text),)
+    assert place([Text(f"<image>\n{text}")], [b"1"], "s", 0) == (Picture(b"1"), Text(f"\n{text}"))
+
+
+@pytest.mark.parametrize("text, tag", [
+    ("<video>\nWhat happens?", "<video>"), ("What happens?\n <audio> ", "<audio>"), ("<img>", "<img>"),
+    ("<image>\n<video>\nx", "<video>"), ("<image><speech> x", "<speech>"), ("x <sound> <image>", "<sound>"),
+    ("What is in <image 1>?", "<image 1>"), ("<img3> x", "<img3>"),
+    ("see <video_2>", "<video_2>"), ("\n" * 200_000 + "<video>", "<video>"),
+])
+def test_placeholders_of_other_formats_are_refused(text, tag):
+    with pytest.raises(BadExample, match=f"unknown placeholder {tag}"):
+        place([Text(text)], [b"x"] * text.count("<image>"), "s", 0)

@@ -1,10 +1,14 @@
 """`mof data inspect` and `mof data convert`."""
 
+import json
+
 from data_samples import picture
 import pytest
 from rich.console import Console
 
+from mof_jax import cli
 from mof_jax.data import tools
+from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import BadExample, UserError
@@ -102,3 +106,118 @@ def test_a_folder_of_pictures_is_a_source(tmp_path):
     for folder, message in (("none", "no such folder"), ("empty", "no picture in this folder")):
         with pytest.raises(UserError, match=message):
             open_source(SourceConfig(kind="folder", path=str(tmp_path / folder)))
+
+
+def jsonl(path, *rows) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+CHAT = {"image": "0.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "This."}]}
+PAGE = {"texts": ["a", None], "images": [None, "0.jpg"]}
+MMC4 = {"text_list": ["a"], "image_info": [{"image_name": "0.jpg", "matched_text_index": 0}]}
+
+
+TEXT = {"image": "0.jpg", "alt": "a"}
+
+
+@pytest.mark.parametrize("row, kind", [(CHAT, "llava"), (PAGE, "obelics"), (MMC4, "mmc4"), (TEXT, "jsonl")])
+def test_json_lines_are_told_by_their_first_row(table, tmp_path, row, kind):
+    path = jsonl(table / "a.jsonl", "", row)
+    assert tools.guess(path).kind == kind and tools.guess(path, "obelics").kind == "obelics"
+    if kind != "jsonl":
+        with pytest.raises(UserError, match=r"a.jsonl: record .* is a (chat|page), whose texts and pictures .* shards would not"):
+            tools.convert(path, str(tmp_path / "out"), console=QUIET)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_convert_writes_nothing_empty(table, tmp_path):
+    path = jsonl(table / "a.jsonl", {"image": "0.jpg", "alt": "a"}, {"image": None, "alt": " "}, {"image": None, "alt": "words"})
+    done = tools.convert(path, str(tmp_path / "out"), console=QUIET)
+    assert done.written == 2 and done.bad == [("line 2", "neither a picture nor a text; it has 'image', 'alt'")]
+
+    class Nothing:
+        name = "n"
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return Record("1", picture(1), {}) if index else Record("0", None, {"alt": ("", " ")})
+
+    assert tools.convert(Nothing(), str(tmp_path / "other"), console=QUIET).bad == [("0", "neither a picture nor a text")]
+
+
+def test_convert_of_half_a_surrogate(table, tmp_path):
+    path = jsonl(table / "a.jsonl", '{"image": "0.jpg", "alt": "a \\ud83d cat"}', {"image": "1.jpg", "alt": "fine"})
+    done = tools.convert(path, str(tmp_path / "out"), console=QUIET)
+    assert done.written == 1 and done.bad == [("line 1", "column 'alt': half a surrogate pair (\\ud83d) at 2 is no character")]
+
+
+def test_inspect_of_a_source_that_cannot_be_read_is_an_error(table, capsys):
+    path = jsonl(table / "a.jsonl", {"image": "none.jpg"}, {"image": "gone.jpg"})
+    with pytest.raises(UserError, match="none of 2 records can be read; the first: .*line 1: image 'none.jpg': no such file"):
+        tools.inspect(path)
+    assert cli.main(["data", "inspect", path]) == 1 == cli.main(["data", "convert", path, str(table / "out")])
+    assert "none of 2 records can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["[/b] sale [red] shoes", ":apple:", "\x1b[31mred"])
+def test_names_and_captions_are_shown_as_they_are(table, words, capsys):
+    path = jsonl(table / "a[v1] [.jsonl", {"id": words, "image": "0.jpg", "alt": words}, {"id": words, "image": "[/tmp].jpg"},
+                 {"id": "x", "image": "0.jpg", "caption": [words, 5]})
+    tools.inspect(path, console=Console(width=300))
+    tools.convert(path, str(table / "out"), console=Console(width=300))
+    out = capsys.readouterr().out
+    assert out.count(words.replace("\x1b", "\\x1b")) == 2 and "a[v1] [.jsonl" in out and "[/tmp].jpg" in out
+    assert "\x1b[31m" not in out
+
+
+def test_captions_that_a_folder_of_pictures_would_leave_out(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/0.jpg").write_bytes(picture(0))
+    assert tools.guess(str(tmp_path)).kind == "folder"
+    (tmp_path / "train/0.txt").write_text("a caption")
+    with pytest.raises(UserError, match=r"captions lie beside the pictures \(train/0.txt\)"):
+        tools.guess(str(tmp_path))
+    jsonl(tmp_path / "train/metadata.jsonl", {"file_name": "0.jpg", "text": "a caption"})
+    with pytest.raises(UserError, match=r"train/metadata.jsonl below it has captions; give .*train/metadata.jsonl"):
+        tools.guess(str(tmp_path))
+    assert tools.guess(str(tmp_path), "folder").kind == "folder" and tools.guess(str(tmp_path / "train")).kind == "jsonl"
+    (tmp_path / "train/0.txt").unlink()
+
+
+def test_what_save_to_disk_wrote_is_said(tmp_path):
+    for name in ("dataset_info.json", "state.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="written by save_to_disk of Hugging Face datasets"):
+        tools.guess(str(tmp_path))
+
+
+def test_columns_from_the_command_line(table, capsys):
+    (table / "b.csv").write_text("photo|words\n0.jpg|a cat\n")
+    assert cli.main(["data", "inspect", str(table / "b.csv"), "--image-field", "photo", "--text-fields", "alt=words"]) == 0
+    assert "alt: a cat" in capsys.readouterr().out
+    for flags, says in ((("--text-fields", "words"), "--text-fields 'words': expected KIND=NAME"), (("--kind", "jsnl"), "jsnl")):
+        assert cli.main(["data", "inspect", str(table / "b.csv"), *flags]) == 1
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, text", [("b.csv", "filepath,comment,Title\n0.jpg,a cat,t\n"),
+                                        ("b.jsonl", '{"filepath": "0.jpg", "comment": "a cat", "Title": "t"}\n')])
+def test_columns_that_nothing_is_taken_from_are_named(table, tmp_path, name, text, capsys):
+    (table / name).write_text(text)
+    assert tools.inspect(str(table / name), console=QUIET)["not read"] == "comment"
+    tools.convert(str(table / name), str(tmp_path / "out"), console=Console(width=200))
+    assert f"{name}: columns that are not kept: comment" in capsys.readouterr().out
+    chosen = tools.guess(str(table / name), text_fields={"alt": "comment"})
+    assert tools.inspect(chosen, console=QUIET)["not read"] == "Title"
+    assert tools.inspect(str(table), console=QUIET)["not read"] == ""
+
+
+@pytest.mark.parametrize("name", ["imgs@2x", "imgs@2", "@home"])
+def test_an_at_sign_in_a_folder_of_pictures(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "0.jpg").write_bytes(picture(0))
+    assert tools.guess(str(tmp_path / name)).kind == "folder"
+    assert tools.guess(str(tmp_path / "shards@2")).kind == "arrayrecord"

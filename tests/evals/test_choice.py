@@ -17,6 +17,7 @@ from mof_jax import evals
 from mof_jax.data import images
 from mof_jax.errors import UserError
 from mof_jax.evals.choice import Choice
+from mof_jax.evals.choice_files import mmbench, seed_bench
 
 OPTIONS = ("red", "green", "blue", "yellow")
 HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
@@ -178,7 +179,7 @@ def test_wrong_tables(tmp_path):
     with pytest.raises(UserError, match="t.tsv: no column answer, image; an MMBench table has"):
         build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(1)], HEADER[:7])).run(FakeResponder())
     (tmp_path / "t.tsv").write_text("\t".join(HEADER) + "\n1\tquestion\n")
-    with pytest.raises(UserError, match="record 1: ends before column A"):
+    with pytest.raises(UserError, match="record line 2: ends before column hint"):
         build(layout="mmbench", path=str(tmp_path / "t.tsv")).run(FakeResponder())
 
 
@@ -198,6 +199,61 @@ def test_mistakes_in_a_seed_file(seed, change, message):
         json.dump(value, f)
     with pytest.raises(UserError, match=message):
         build(**seed).run(FakeResponder())
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda v: v.update(question_type={"a": [1]}), r"'question_type' gives 'a' the number \[1\]"),
+    (lambda v: v.update(question_type={"a": {}}), "'question_type' gives 'a' the number {}"),
+    (lambda v: v.update(question_type={"a": 1, "b": 1}), "'question_type' gives 'b' the number 1; each needs one of its own"),
+    (lambda v: v.update(question_type=["a"]), "'question_type' is a list where an object of numbers by name is expected"),
+    (lambda v: v["questions"][0].update(question_id=["x"]), "record questions 0: 'question_id' is"),
+    (lambda v: v["questions"][1].update(question_type_id=[1]), "record 1: 'question_type_id' is"),
+    (lambda v: v["questions"][1].update(question="a \ud83d"), "record 1: 'question': half a surrogate pair"),
+    (lambda v: v["questions"][1].update(choice_b="a\0b"), "record 1: 'choice_b': a NUL at 1 is no text"),
+    (lambda v: v["questions"].insert(0, [1]), "record questions 0: not an object"),
+])
+def test_types_in_a_seed_file(seed, change, message):
+    with open(seed["path"]) as f:
+        value = json.load(f)
+    change(value)
+    with open(seed["path"], "w") as f:
+        json.dump(value, f)
+    with pytest.raises(UserError, match=message):
+        seed_bench(seed["path"], seed["images"])
+
+
+@pytest.mark.parametrize("data, message", [
+    (b"[" * 100_000, "nested too deeply; download it again"), (b'{"a": %s}' % (b"9" * 5000), "a number has too many digits"),
+    (b'{"a": 1, "a": 2}', "key 'a' stands twice"), (b"\xff\xfe{\0", "is UTF-16, not UTF-8"),
+    (b"[1]", "holds a list, not an object"),
+    (b'{"x": "caf\xe9"}', "byte 0xe9 at 10 is not UTF-8"),
+])
+def test_a_seed_file_that_is_no_object(tmp_path, data, message):
+    (tmp_path / "s.json").write_bytes(data)
+    with pytest.raises(UserError, match=f"s.json: .*{message}"):
+        seed_bench(str(tmp_path / "s.json"), str(tmp_path))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.replace("\tA\t", "\tB\t", 1), "line 1: column 'B' stands twice in the header"),
+    (lambda t: t.rstrip() + "\textra\n", "line 3: has more cells than the header"),
+    (lambda t: t.replace("\n", '\n"', 1), "t.tsv line 2: a cell of this row begins with a quote"),
+    (lambda t: t.encode("utf-16"), "t.tsv line 1: is UTF-16"),
+    (lambda t: t.encode().replace(b"red", b"r\xe9d"), "line 3: byte 0xe9"),
+    (lambda t: t.replace("red", "r\0d"), "line 3: .*a NUL"),
+])
+def test_cells_of_the_table(tmp_path, change, message):
+    path = write_table(tmp_path / "t.tsv", [row(1)])
+    with open(path, encoding="utf-8", newline="") as f:
+        changed = change(f.read())
+    (tmp_path / "t.tsv").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(UserError, match=message):
+        mmbench(path)
+
+
+def test_an_index_of_many_digits(tmp_path):
+    table = write_table(tmp_path / "t.tsv", [row(1) | {"index": "9" * 5000}])
+    assert [question.id for question in mmbench(table)] == ["9" * 5000]
 
 
 def test_mistakes_in_the_config():

@@ -191,10 +191,10 @@ def test_mistakes_in_the_table(change, message, tmp_path):
 
 
 @pytest.mark.parametrize("cut, message", [
-    (lambda data: data[:-20], "ends before column|no whole pairs|unexpected end of data"),
-    (lambda data: data.replace(b'""', b'"', 1), "line 3: ',' expected after '\"'; download it again"),
-    (lambda data: data[:40] + b"\xff\xfe\x00" + data[40:], "not UTF-8 text .*download it again"),
-    (lambda data: b"", "no column lndex, Question, Options, Correct Answer"),
+    (lambda data: data[:-20], "ends before column|no whole pairs|does not close before the end of the file"),
+    (lambda data: data.replace(b'""', b'"', 1), "line 4: a cell of this row begins with a quote, and text follows"),
+    (lambda data: data[:40] + b"\xff\xfe\x00" + data[40:], "byte 0xff.* is not UTF-8"),
+    (lambda data: b"", "the table has no rows"),
 ])
 def test_a_corrupt_table(cut, message, tmp_path):
     write_mmvp(str(tmp_path / "w"), mmvp_pairs(4))

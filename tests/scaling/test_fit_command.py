@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import samples
 
 from mof_jax import cli
 from mof_jax.bench import fit as bench
+from mof_jax.errors import UserError
 from mof_jax.scaling import plots
 from mof_jax.scaling.fit import fit
 from mof_jax.scaling.registry import LAWS
@@ -94,6 +96,11 @@ def test_a_plan_of_mof_plan_gives_the_throughput(path, tmp_path, monkeypatch, ca
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--mfu", "0.3"), "--mfu belongs to --topology"),
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "p", "--topology", "v5e:2x2"), "give one"),
     (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1e22", "--throughput", "none.jsonl"), "none.jsonl"),
+    (("--law", "pure-power", "--columns", COLUMNS, "--plan", "1e22"), "the law 'pure-power' has no compute-optimal"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "nan"), "--plan nan: a number of FLOPs above zero"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "-1"), "--plan -1: a number of FLOPs above zero"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1", "--topology", "v5e:2x2", "--price", "inf"), "--price inf"),
+    (("--law", "isoflop", "--columns", COLUMNS, "--plan", "1", "--topology", "v5e:2x2", "--mfu", "2"), "--mfu 2: a share"),
     (("--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "10"), "40 resamples at least"),
     (("--law", "isoflop", "--columns", COLUMNS, "--drop-highest", "-1"), "--drop-highest -1: at least 0"),
     (("--law", "isoflop", "--columns", COLUMNS, "--diverged", "1"), "a ratio above 1"),
@@ -104,6 +111,59 @@ def test_a_mistake_is_one_line(path, capsys, args, message):
     assert cli.main(["fit", str(path), *args]) == 1
     err = capsys.readouterr().err
     assert message in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_missing_library_is_said_before_the_work(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("mof_jax.scaling.fit.fit", None)  # not called
+    out = tmp_path / "out"
+    assert cli.main(["fit", str(path), "--law", "isoflop", "--columns", COLUMNS, "--out", str(out)]) == 1
+    assert "plots need matplotlib" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("json_", [True, False])
+def test_a_law_is_printed_whatever_becomes_of_its_plots(path, tmp_path, monkeypatch, capsys, json_):
+    pytest.importorskip("matplotlib")
+
+    def fails(figures, folder):
+        raise UserError(f"{folder}: no space left on the disk")
+
+    monkeypatch.setattr(plots, "save", fails)
+    args = ["fit", str(path), "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "0", "--out", str(tmp_path / "out")]
+    assert cli.main(args + ["--json"] * json_) == 1
+    out, err = capsys.readouterr()
+    assert "no space left" in err and ('"law": "isoflop"' in out if json_ else "N_opt = k_N C^a" in out)
+    assert json.loads((tmp_path / "out/fit.json").read_text())["points"] == 45
+
+
+def test_a_law_is_printed_whatever_becomes_of_its_plan(path, monkeypatch, capsys):
+    def fails(*args):
+        raise UserError("no compute-optimal frontier: an exponent is not positive")
+
+    monkeypatch.setattr("mof_jax.scaling.frontier.plan", fails)
+    assert cli.main(["fit", str(path), "--law", "isoflop", "--columns", COLUMNS, "--bootstrap", "0", "--plan", "1e21"]) == 1
+    out, err = capsys.readouterr()
+    assert "N_opt = k_N C^a" in out and "an exponent is not positive" in err
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(path, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("mof_jax.scaling.fit.fit", None)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["fit", str(path), "--law", "isoflop", "--columns", COLUMNS, "--out", str(tmp_path / "file/out")]) == 1
+    assert "file/out: " in capsys.readouterr().err
+
+
+def test_the_warning_of_units_is_printed_and_kept(tmp_path, capsys):
+    p = samples.chinchilla(np.random.default_rng(0), n=24)
+    rows = ((n / 1e6, d / 1e9, 6 * n * d, loss) for n, d, loss in zip(p["N"], p["D"], p["L"]))
+    with open(tmp_path / "[red]a.csv", "w", newline="") as f:
+        csv.writer(f).writerows([("params", "tokens", "flops", "loss"), *rows])
+    args = (tmp_path / "[red]a.csv", "--law", "pure-power", "--bootstrap", 0)
+    out = run(capsys, *args)
+    assert "warning: the table's C is 1e+15 times 6·N·D; parameters in millions and tokens in billions" in " ".join(out.split())
+    assert "[red]a.csv" in out
+    assert json.loads(run(capsys, *args, "--json"))["warnings"][0].startswith("the table's C is 1e+15 times 6·N·D")
 
 
 def test_help_names_every_law(capsys):

@@ -94,10 +94,20 @@ def test_rates_come_from_a_saved_law(tmp_path):
     assert p.lr == pytest.approx(lr.rate(p.N.value)) and p.weight_decay == pytest.approx(0.1 * p.lr) and p.batch == 512
     assert any("it was not searched" in note for note in p.notes)
     assert "no learning rate and no batch" in frontier.plan(f, 1e22).notes[-1]
-    path.write_text("[1]")
-    for bad in (path, tmp_path / "none.json"):
-        with pytest.raises(UserError, match="--rates .*--law lr"):
-            frontier.load_rates(str(bad))
+    with pytest.raises(UserError, match="--rates .*--law lr"):
+        frontier.load_rates(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("saved", [
+    [1], {}, {"params": [1]}, {"params": {"p": 1, "q": 2}}, {"params": {"p": {"value": "1"}, "q": {"value": 2}}},
+    {"params": {"p": {"value": float("nan")}, "q": {"value": 2}}}, {"params": {"p": {"value": True}, "q": {"value": 2}}},
+    {"params": {"p": {"value": 1}, "q": {"value": 2}, "wd_per_lr": {"value": None}}},
+    {"params": {"p": {"value": 1}, "q": {"value": 2}}, "batch": "512"}, {"params": {"p": {"value": 10**400}, "q": {"value": 2}}},
+])
+def test_what_is_no_saved_law_of_rates(tmp_path, saved):
+    (tmp_path / "fit.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="--rates .*fit.json: not a fit of --law lr"):
+        frontier.load_rates(str(tmp_path / "fit.json"))
 
 
 def test_no_frontier():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import sweep_run
 
@@ -27,6 +29,27 @@ def test_products_zips_and_chains():
         grid.zipped({"a": [1, 2], "b": [3]})
     with pytest.raises(UserError, match="set a, b"):
         grid.cross([{"a": 1, "b": 2}], [{"b": 3, "a": 4}])
+
+
+@pytest.mark.parametrize("value, plain", [
+    (np.float32(1e-3), 1e-3), (np.float16(0.5), 0.5), (np.float64(0.1), 0.1), (np.int64(3), 3), (np.bool_(True), True),
+    (np.str_("a"), "a"), (np.array([0.1, 0.2], np.float32), [0.1, 0.2]), (np.array(2.5), 2.5),
+    ((np.int32(1), [np.float32(2)]), (1, [2.0])),
+    ({"a": np.uint8(4)}, {"a": 4}), (None, None), ("x", "x"),
+])
+def test_numbers_of_numpy_are_pythons(value, plain):
+    found = grid.python(value)
+    assert found == plain and type(found) is type(plain) and repr(found) == repr(plain)
+
+
+def test_a_grid_made_by_numpy_is_the_grid_of_its_numbers():
+    rates = [1e-3, 2e-3]
+    expected = expand(sweep_run.__file__, grid=[{"optimizer.lr": rate, "seed": 3} for rate in rates])
+    for kind in (np.float32, np.float64):
+        found = expand(sweep_run.__file__, grid=grid.product({"optimizer.lr": np.array(rates, kind), "seed": [np.int64(3)]}))
+        assert found.points == expected.points and found.points[0].overrides == {"optimizer.lr": 1e-3, "seed": 3}
+        assert json.dumps([point.overrides for point in found.points])
+    assert sizes.assignments({"optimizer.lr": np.float32(1e-3)}) == ["optimizer.lr=0.001"]
 
 
 def test_log_spaced_sizes():

@@ -18,6 +18,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mof_jax import config as configs
+from mof_jax.console import plain
 from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.studies.blindness.plan import Study
@@ -98,7 +99,7 @@ def _in_pool(study: Study, folder: str, jobs: Sequence[Job], workers: int) -> No
         with multiprocessing.get_context("spawn").Pool(workers) as pool, Progress(*columns) as progress:
             bar = progress.add_task(f"{len(jobs)} jobs, {workers} workers", total=len(jobs))
             for job, seconds in pool.imap_unordered(_work, [(study, folder, job) for job in jobs]):
-                progress.console.print(f"{job.kind:9} {job.name}-{job.seed}  {seconds:.0f} s")
+                progress.console.print(plain(f"{job.kind:9} {job.name}-{job.seed}  {seconds:.0f} s"))
                 progress.advance(bar)
     finally:
         for key, value in kept.items():
