@@ -151,5 +151,5 @@ def check_ids(source: Source) -> None:
     for index in range(len(source)):
         name = source.id(index)
         if seen.setdefault(name, index) != index:
-            raise UserError(f"{source.name}: records {seen[name]:,} and {index:,} have the same id {name!r}, so that nothing could "
-                            "be said of one alone; give records ids of their own")
+            raise UserError(f"{source.name}: records {seen[name]:,} and {index:,} have the same id {name!r}, so that nothing "
+                            "could be said of one alone; give records ids of their own")
