@@ -209,8 +209,9 @@ def expand(path: str) -> str:
 def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
     """Paths that a pattern stands for: `*`, `?`, `[ab]`, `{00000..00012}` and `{a,b}`.
 
-    What is there under the very name is that path, whatever letters it has. Names that braces alone spell out come in their
-    order, whether they are there or not; what a `*` matches is sorted. A path without any of these is itself.
+    What is there under the very name is that path, whatever letters it has, and so is a local folder that begins it. Names
+    that braces alone spell out come in their order, whether they are there or not; what a `*` matches is sorted. A path without
+    any of these is itself.
 
     Raises:
       UserError: braces that stand for too many names.
@@ -218,15 +219,22 @@ def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
     if not any(c in pattern for c in "*?[{") or exists(pattern, retry):
         return [pattern]
     found = []
-    for name in _braces(pattern):
+    folder = "" if is_remote(pattern) else _literal_folder(pattern)
+    for name in _braces(pattern[len(folder):]):
         if not any(c in name for c in "*?["):
-            found.append(name)
-        elif not is_remote(name):
-            found += sorted(local_glob.glob(name))
+            found.append(folder + name)
+        elif not is_remote(pattern):
+            found += sorted(local_glob.glob(local_glob.escape(folder) + name))
         else:
             fs, inner = _fs(name, anew=True)
             found += sorted(fs.unstrip_protocol(p) for p in retry(lambda fs=fs, inner=inner: fs.glob(inner), name))
     return list(dict.fromkeys(found))
+
+
+def _literal_folder(pattern: str) -> str:
+    """The longest beginning of a local pattern, up to a `/`, that is a folder of that very name."""
+    ends = [i + 1 for i, c in enumerate(pattern) if c == "/"]
+    return next((pattern[:end] for end in reversed(ends) if os.path.isdir(pattern[:end])), "")
 
 
 def inside(folder: str, ending: str, retry: Retry = RETRY) -> list[str]:

@@ -87,6 +87,16 @@ def test_a_pattern_of_folders(tmp_path):
     assert remote.files(str(tmp_path / "none"), ".tar") == [] and remote.files(str(tmp_path / "none*"), ".tar") == []
 
 
+@pytest.mark.parametrize("folder", ["a[1]", "{0..1}", "a*", "x?"])
+def test_a_pattern_in_a_folder_of_any_name(tmp_path, folder):
+    for name in (f"{folder}/0.tar", f"{folder}/1.tar", "a1/2.tar", "0/3.tar", "ab/4.tar", "xy/5.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for pattern in ("{0..1}.tar", "*.tar", "[01].tar", "{0,1}.ta?"):
+        found = remote.glob(str(tmp_path / folder / pattern))
+        assert found == [str(tmp_path / folder / "0.tar"), str(tmp_path / folder / "1.tar")]
+
+
 def test_home_is_expanded_unless_something_has_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
