@@ -31,7 +31,7 @@ class ExitCode(enum.IntEnum):
     HANG = 76  # the watchdog gave up; the stacks are in WORKDIR/stacks-*.txt
     NON_FINITE = 77  # the loss is not finite, or has jumped once too often, and the policy says stop
     OUT_OF_MEMORY = 78  # of a device
-    PEER_LOST = 79  # another host of the job is gone
+    PEER_LOST = 79  # another host of the job is gone, or a process that loads data
 
 
 class UserError(Exception):
@@ -60,6 +60,12 @@ class Diverged(UserError):
 
 class Preempted(Exception):
     """The run was asked to stop and has saved its state; running it again resumes it."""
+
+
+class WorkerLost(UserError):
+    """A process that loads data was killed; running the command again resumes it."""
+
+    code = ExitCode.PEER_LOST
 
 
 class BadExample(UserError):
