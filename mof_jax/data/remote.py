@@ -421,7 +421,7 @@ def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
         return path
     folder = cache_dir or default_cache()
     make_folder(folder)
-    target = os.path.join(folder, f"{fingerprint(path, retry)}-{path.rsplit('/', 1)[-1]}")
+    target = os.path.join(folder, f"{fingerprint(path, retry)}-{path.rsplit('/', 1)[-1][-200:]}")
     if not os.path.exists(target):
         write_atomic(target, stream(path, retry=retry))
     return target

@@ -9,12 +9,9 @@ refused, since it could lead out of the archive.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-import logging
 from typing import BinaryIO, NamedTuple
 
 from mof_jax.parsing import Malformed, show
-
-log = logging.getLogger("mof_jax.data")
 
 _BLOCK = 512
 _MOST_HEADERS = 16  # of extension in a row before the member they speak of
@@ -35,13 +32,13 @@ class Member(NamedTuple):
     size: int
 
 
-def members(stream: BinaryIO, size: int, where: str) -> Iterator[Member]:
+def members(stream: BinaryIO, size: int, notes: list[str]) -> Iterator[Member]:
     """The plain files of an uncompressed tar, in order; folders are passed over.
 
     Args:
       stream: the tar from its first byte; it is read front to back and need not seek.
       size: of the tar, bytes.
-      where: the tar's name, for the log.
+      notes: takes what a user should know of a tar that can be read.
 
     Raises:
       Malformed: no tar, a truncated or a damaged one, or a member that is a link, a device, sparse or outside the archive.
@@ -59,9 +56,9 @@ def members(stream: BinaryIO, size: int, where: str) -> Iterator[Member]:
         yield Member(name, walk.at, length)
         walk.skip(length)
     if not walk.ended:
-        log.warning("%s: ends without the mark that ends a tar; if it was cut off between two members, they are missing", where)
+        notes.append("ends without the mark that ends a tar; if it was cut off between two members, the others are missing")
     elif walk.rest():
-        log.warning("%s: bytes behind the mark that ends a tar are not read; were two tars joined? (`tar -A` does it)", where)
+        notes.append("bytes behind the mark that ends a tar are not read; were two tars joined? (`tar -A` does it)")
 
 
 def _check(name: str) -> None:

@@ -108,6 +108,16 @@ def test_what_is_not_read_is_counted_and_said_once(make, caplog):
         make(["0.bmp", "1.bmp", "2.tiff"], "c.tar")
 
 
+def test_what_is_odd_about_a_tar_is_said_each_time(make, tmp_path, caplog):
+    make(["0.jpg", "0.txt"])
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(data + data)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert len(WebDatasetSource(str(tmp_path / "b.tar"))) == 1
+    assert len(caplog.messages) == 2 and all("b.tar: bytes behind the mark" in message for message in caplog.messages)
+
+
 def test_a_json_whose_keys_are_unknown_is_said_once(make, caplog):
     row = b'{"prompt": "a cat", "url": "x"}'
     members = {f"{n}.{e}": picture() if e == "jpg" else row for n in range(3) for e in ("jpg", "json")}
@@ -194,7 +204,7 @@ def test_a_damaged_index_is_made_again(make, tmp_path, change):
     ("spans", [0] * 15),
     ("spans", [1.5] * 16), ("spans", [True] * 16), ("spans", [10**30] * 16), ("spans", [-5] * 16), ("spans", [0, -1] * 8),
     ("spans", [10**6, 5] * 8), ("problems", []), ("problems", {"x": "y"}), ("problems", {"9": "y"}), ("problems", {"0": 1}),
-    ("unread", 1), ("unread", {"npy": -1}), ("unread", {"npy": 1e300}),
+    ("unread", 1), ("unread", {"npy": -1}), ("unread", {"npy": 1e300}), ("notes", None), ("notes", [1]),
 ])
 def test_an_index_that_does_not_fit_its_tar_is_made_again(make, tmp_path, key, value):
     """Even one with a right checksum: nothing in it is believed that was not looked at."""

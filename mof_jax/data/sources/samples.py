@@ -55,7 +55,7 @@ class Endings:
         image = image.lower().removeprefix(".")
         self.kinds = KINDS + tuple(texts)
         self.known = {ending: "image" for ending in ([image] if image else IMAGES)}
-        self.known |= {kind: kind for kind in self.kinds if kind != "image"}
+        self.known |= {kind.lower(): kind for kind in self.kinds if kind != "image"}
         self.exact = "." in image  # then the key ends at the first point, whatever follows
 
     def gather(self, members: Iterable[Member]) -> tuple[list[Sample], Counter[str]]:
@@ -97,7 +97,7 @@ class Endings:
             else:
                 left.append(ending)
         least = {"txt"} if "image" in plain else set(self.kinds) - {"image"}
-        own = [name for name, found in inner.items() if "image" in found and least & found.keys()]
+        own = {name: None for name, found in inner.items() if "image" in found and least & found.keys()}  # an ordered set
         loose = [name for name in inner if name not in own]
         merged = dict(plain)
         if "image" in plain:  # which has one text more, at most
@@ -111,7 +111,7 @@ class Endings:
                 for kind, found in inner[name].items():
                     merged[kind] = merged.get(kind, []) + found
         else:
-            own += loose
+            own |= dict.fromkeys(loose)
         samples = [_sample(f"{key}.{name}", inner[name]) for name in own]
         return samples + ([_sample(key, merged)] if merged else []), left
 

@@ -37,7 +37,8 @@ class WebDatasetSource:
 
     The `.txt` member is caption kind `alt`; the `.json` member gives further kinds (`synthetic`, `tags`, `texts`), and
     `scores` and `group`; the `.cls` member is attribute `label`. The id is the key. Where several tars have a key in common,
-    it is the tar's name and the key, for all records of the source, so that every id names one record.
+    it is the tar's name and the key, for all records of the source, so that every id names one record. What is not read of a tar
+    is said when it is opened; a local tar that changes afterwards is noticed when it is read.
 
     Args:
       path: a tar, a pattern (`*`, `?`, `[ab]`, `{00000..00012}`, `{a,b}`), or a folder of tars; local or remote.
@@ -63,6 +64,9 @@ class WebDatasetSource:
         self._problems = {int(end) - len(index.keys) + n: problem for end, index in zip(self._ends, indexes)
                           for n, problem in index.problems.items()}
         self._keys = _named(self._paths, [index.keys for index in indexes])
+        for file, index in zip(self._paths, indexes):
+            for note in index.notes:
+                log.warning("%s: %s", file, note)
         unread = sum((Counter(index.unread) for index in indexes), Counter())
         if not len(self._keys):
             raise UserError(f"{path}: no samples in {len(self._paths)} tar files" +
@@ -129,12 +133,12 @@ class WebDatasetSource:
         return {kind: data[a - start : b - start] for kind, (a, b) in present.items()}
 
 
-def _version(path: str) -> tuple[int, int, int] | None:
-    """What tells a local file from the one that takes its place later."""
+def _version(path: str) -> tuple[int, int] | None:
+    """What tells a local file from the one that takes its place later (mounts of stores give inodes anew)."""
     if remote.is_remote(path) or not os.path.exists(path):
         return None
     stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _named(paths: Sequence[str], keys: Sequence[list[str]]) -> list[str]:
@@ -154,17 +158,20 @@ class Index:
     Attributes:
       keys: of the samples. spans: int64 [samples, kinds, (offset, size)], size -1 where a sample lacks that member.
       problems: sample -> why it cannot be read. unread: how many members of each ending belong to no sample.
+      notes: what a user should know of the tar.
     """
 
     keys: list[str]
     spans: np.ndarray
     problems: dict[int, str]
     unread: dict[str, int]
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Itself as JSON values."""
         return {"version": _VERSION, "keys": self.keys, "spans": self.spans.ravel().tolist(),
-                "problems": {str(n): problem for n, problem in self.problems.items()}, "unread": self.unread}
+                "problems": {str(n): problem for n, problem in self.problems.items()}, "unread": self.unread,
+                "notes": self.notes}
 
 
 def load_index(path: str, cache_dir: str = "", image: str = "", texts: Sequence[str] = ()) -> Index:
@@ -198,7 +205,7 @@ def _stored(path: str, size: int, kinds: int) -> Index | None:
         if digest.decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
             return None
         found = parse_object(body)
-        keys, spans, problems, unread = (found.get(name) for name in ("keys", "spans", "problems", "unread"))
+        keys, spans, problems, unread, notes = (found.get(k) for k in ("keys", "spans", "problems", "unread", "notes"))
         if found.get("version") != _VERSION or not isinstance(keys, list) or not all(map(is_text, keys)):
             return None
         if not isinstance(spans, list) or not all(type(n) is int and -1 <= n <= size for n in spans):
@@ -210,7 +217,9 @@ def _stored(path: str, size: int, kinds: int) -> Index | None:
             return None
         if not all(map(is_text, problems.values())) or not all(n.isdecimal() and int(n) < len(keys) for n in problems):
             return None
-        return Index(keys, array, {int(n): problem for n, problem in problems.items()}, unread)
+        if not isinstance(notes, list) or not all(map(is_text, notes)):
+            return None
+        return Index(keys, array, {int(n): problem for n, problem in problems.items()}, unread, notes)
     except (UserError, ValueError):  # `Malformed` is one
         return None  # not worth an error: it is made again
 
@@ -221,13 +230,14 @@ def scan(path: str, size: int, endings: Endings) -> Index:
     Raises:
       UserError: see `WebDatasetSource`.
     """
+    notes: list[str] = []
     try:
         with remote.open_stream(path) as f:
-            samples, unread = endings.gather(tar.members(f, size, path))
+            samples, unread = endings.gather(tar.members(f, size, notes))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     spans = [[sample.members[kind][1:] if kind in sample.members else _NONE for kind in endings.kinds] for sample in samples]
     return Index([sample.key for sample in samples], np.array(spans, np.int64).reshape(-1, len(endings.kinds), 2),
-                 {n: sample.problem for n, sample in enumerate(samples) if sample.problem}, dict(unread))
+                 {n: sample.problem for n, sample in enumerate(samples) if sample.problem}, dict(unread), notes)
