@@ -196,7 +196,8 @@ ESCAPING = b'{"schema": 1, "files": {"../x.tsv": {}}, "locales": []}'
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"schema": 2}', b'{"schema": 1}', b"\xff\xfe", ESCAPING, b"[" * 100_000,
-                b'{"schema": 1, "files": {"a.tsv": {"bytes": true, "sha256": ""}}, "locales": []}', b'{"schema": ' + b"1" * 5000 + b"}",
+                b'{"schema": 1, "files": {"a.tsv": {"bytes": true, "sha256": ""}}, "locales": []}',
+                b'{"schema": ' + b"1" * 5000 + b"}",
                 b'{"schema": 1, "files": [], "locales": []}', b'{"schema": 1, "files": {}, "locales": [["de"]]}']
 )
 def test_bad_manifest(copy, content):
@@ -215,7 +216,8 @@ def test_hostile_index(copy, number, size):
         pack.Pack(copy)
 
 
-@pytest.mark.parametrize("place, value", [(0, ["x"]), (1, None), (1, "a\ud83d"), (2, 3), (5, [1]), (5, [None]), (5, 3), (5, ["a\0"])])
+@pytest.mark.parametrize("place, value", [(0, ["x"]), (1, None), (1, "a\ud83d"), (2, 3), (5, [1]), (5, [None]), (5, 3),
+                                          (5, ["a\0"])])
 def test_words_of_a_hostile_index(copy, place, value):
     index = json.loads((copy / "index.json").read_text())
     index["concepts"][7][place] = value
