@@ -28,9 +28,9 @@ def read(path: str) -> list[Record]:
             record = parse_json(line)
             if not isinstance(record, dict) or not {"name", "topology"} <= record.keys():
                 continue
-            if not is_text(record["name"]) or not is_text(record["topology"]):
-                raise Malformed("not what `mof plan --json` writes: name and topology are texts, here "
-                                f"{show(record['name'])}, {show(record['topology'])}")
+            for key in ("name", "topology"):
+                if not is_text(record[key]):
+                    raise Malformed(f"{key!r} is {show(record[key], 40)}, no text")
         except Malformed as error:
             if number == len(lines) and number > 1:
                 continue
@@ -62,7 +62,7 @@ def throughput(text: str) -> Throughput:
     source = f"{path}#{record['name']}"
     if sum(other["name"] == record["name"] for other in records) > 1:
         raise UserError(f"{source}: several plans have this name; leave one of them in the file")
-    if not record.get("fits"):
+    if record.get("fits") is not True:
         raise UserError(f"{source}: does not fit on {record['topology']}, so that no throughput is known")
     slices = Topology.parse(record["topology"])
     roofline = record["roofline"] if isinstance(record.get("roofline"), dict) else {}
