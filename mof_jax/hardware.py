@@ -41,6 +41,7 @@ class Chip:
 
 
 _GIB = 2**30
+_MOST_CHIPS = 1 << 20  # ten times what anybody has in one place
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16", "16x16x24")
 
@@ -82,6 +83,8 @@ class Topology:
             sizes = tuple(map(int, shape.split("x")))
             if len(sizes) != chip.shapes[0].count("x") + 1 or min(sizes) < 1 or int(count or 1) < 1:
                 raise UserError(f"topology {show(text)}: a slice of {generation} looks like {generation}:{chip.shapes[-1]}")
+            if math.prod(sizes) * int(count or 1) > _MOST_CHIPS:
+                raise UserError(f"topology {show(text)}: more than {_MOST_CHIPS:,} chips")
             return cls(generation, sizes, int(count or 1))
         kinds = {chip.kind: generation for generation, chip in CHIPS.items()}
         kind, _, number = text.rpartition("-")
