@@ -159,8 +159,8 @@ class _Shard:
         stored = features.view(np.uint16) if dtype == "bfloat16" else features
         out = io.BytesIO()
         np.save(out, stored, allow_pickle=False)
-        about = {"ids": list(self.ids), "bad": list(self.bad), "row_shape": features.shape[1:],
-                 "crc32": zlib.crc32(np.ascontiguousarray(stored))}
+        about = {"ids": list(map(_text_of, self.ids)), "bad": [(n, _text_of(why)) for n, why in self.bad],
+                 "row_shape": features.shape[1:], "crc32": zlib.crc32(np.ascontiguousarray(stored))}
         _write(folder, records, _text(about, indent=None))
         _write(folder, file, out.getvalue())
 
@@ -181,6 +181,11 @@ def _complete(folder: str, plan: dict[str, Any], files: Sequence[tuple[str, str]
     _write(folder, MANIFEST, _text(plan | {
         "complete": True, "row_shape": about["row_shape"], "fingerprint": fingerprint, "crc32": checks,
         "invalid": int(len(valid) - valid.sum()), "invalid_examples": examples[:100]}))
+
+
+def _text_of(text: str) -> str:
+    """`text`; where it cannot be written down, as a path that is no UTF-8, with escapes."""
+    return text if is_text(text) else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _about(path: str, rows: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 from mof_jax.data import images
 from mof_jax.data.orientation import upright
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken metadata
+
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 9, 3), np.uint8)
 XMP = ('<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" {}'
        '/></rdf:RDF></x:xmpmeta>')

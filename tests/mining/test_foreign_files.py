@@ -11,7 +11,7 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.mining import report
-from mof_jax.mining.embed import _about, _stands
+from mof_jax.mining.embed import _about, _Shard, _stands
 from mof_jax.mining.embeddings import Embeddings, map_npy
 from mof_jax.mining.state import Pairs, State
 
@@ -101,6 +101,12 @@ def test_what_a_shard_says_of_itself(tmp_path, change):
     path.write_text(json.dumps(good | change))
     with pytest.raises(UserError, match="r.json: damaged .*delete it, and run the same `mof data embed` again"):
         _about(str(path), 2)
+
+
+def test_ids_that_are_no_texts_are_written_as_ones(tmp_path):
+    _Shard(ROWS[:3], ["a\ud83d", "b\0", "é"], [(0, "no \udcff")], "s").write(str(tmp_path), "f.npy", "r.json", "float32")
+    about = _about(str(tmp_path / "r.json"), 3)
+    assert about["ids"] == ["a\\ud83d", "b\\x00", "é"] and about["bad"] == [[0, "no \\udcff"]]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "{}", json.dumps({**MANIFEST, "complete": "yes"})])
