@@ -15,7 +15,6 @@ import errno
 import glob as local_glob
 import hashlib
 import io
-import itertools
 import os
 import random
 import re
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from mof_jax.data.braces import spelled_out
 from mof_jax.errors import UserError
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ T = TypeVar("T")
 MAX_PICTURE = 512 << 20  # bytes of an encoded picture: 64 million pixels of 16-bit RGBA, as they are
 
 _CHUNK = 8 << 20
-_MOST_NAMES = 100_000  # that one pattern in braces may stand for
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError)
 
 # Where the clients of stores come from, for their errors have no class in common; TensorStore's and XLA's are plain ones whose
@@ -220,7 +219,7 @@ def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
         return [pattern]
     found = []
     folder = "" if is_remote(pattern) else _literal_folder(pattern)
-    for name in _braces(pattern[len(folder):]):
+    for name in spelled_out(pattern[len(folder):]):
         if not any(c in name for c in "*?["):
             found.append(folder + name)
         elif not is_remote(pattern):
@@ -256,33 +255,6 @@ def files(path: str, ending: str, retry: Retry = RETRY) -> list[str]:
         return [path] if path.endswith(ending) or exists(path, retry) else []
     found = glob(path, retry)
     return [file for name in found for file in (inside(name, ending) if os.path.isdir(name) else [name])]
-
-
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
-
-
-def _braces(pattern: str) -> list[str]:
-    """The names that a pattern with `{00000..00012}` and `{a,b}` spells out; braces around anything else are letters."""
-    pieces: list[list[str]] = []
-    count, end = 1, 0
-    for match in _BRACES.finditer(pattern):
-        if found := _RANGE.fullmatch(match[1]):
-            low, high = map(int, found.groups())
-            width = len(found[1]) if found[1].startswith("0") or len(found[1]) == len(found[2]) else 0
-            number = max(0, high - low + 1)
-            names = (f"{n:0{width}d}" for n in range(low, high + 1))
-        elif "," in match[1]:
-            words = match[1].split(",")
-            number, names = len(words), iter(words)
-        else:
-            continue
-        count *= number
-        if not 0 < count <= _MOST_NAMES:
-            raise UserError(f"{pattern}: the braces stand for {count:,} names; 1 to {_MOST_NAMES:,} are read")
-        pieces += [[pattern[end : match.start()]], list(names)]
-        end = match.end()
-    return ["".join(parts) for parts in itertools.product(*pieces, [pattern[end:]])]
 
 
 def find(folder: str, retry: Retry = RETRY, linked: list[str] | None = None) -> dict[str, int]:
