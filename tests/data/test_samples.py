@@ -9,8 +9,7 @@ import tarfile
 from data_samples import add, picture
 import pytest
 
-from mof_jax.data.filter import Subset
-from mof_jax.data.sources import check_ids, open_source, samples
+from mof_jax.data.sources import open_source, samples
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.webdataset import WebDatasetSource
 from mof_jax.errors import BadExample, UserError
@@ -161,24 +160,6 @@ def test_keys_that_two_tars_share_are_told_apart(make, tmp_path):
         (tmp_path / folder).mkdir()
         os.rename(tmp_path / f"{'01'['xy'.index(folder)]}.tar", tmp_path / folder / "0.tar")
     assert [WebDatasetSource(str(tmp_path / "*" / "0.tar")).id(n) for n in range(4)] == ["x/0/a", "x/0/b", "y/0/a", "y/0/b"]
-
-
-def test_ids_that_repeat_are_found_before_the_work(make):
-    source = make(["0.jpg", "1.jpg", "2.jpg"])
-    check_ids(source)
-    source._keys[2] = "0"
-    with pytest.raises(UserError, match="a.tar: records 0 and 2 have the same id '0', so that nothing could be said"):
-        check_ids(source)
-    check_ids(Subset(source, [1, 2]))
-
-    class Unnamed:
-        name = "unnamed"
-
-        def __len__(self):
-            raise AssertionError("must not be read")
-
-    check_ids(Unnamed())
-    check_ids(Subset(Unnamed(), [0]))
 
 
 def cached(tmp_path):

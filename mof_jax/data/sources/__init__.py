@@ -132,24 +132,3 @@ def open_source(config: SourceConfig) -> Source:
     if config.skip >= len(source):
         raise UserError(f"{config.path or config.label}: skip leaves out {config.skip} of {len(source)} records")
     return Subset(source, np.arange(config.skip, len(source))) if config.skip else source
-
-
-def check_ids(source: Source) -> None:
-    """For what names records by their ids (a table of scores): finds two of one id before any work is done.
-
-    A source that knows its ids is asked for them; one that has to read every record for that is not read.
-
-    Raises:
-      UserError: an id that two records have.
-    """
-    whole = source
-    while isinstance(whole, Subset):
-        whole = whole.source
-    if not hasattr(whole, "id"):
-        return
-    seen: dict[str, int] = {}
-    for index in range(len(source)):
-        name = source.id(index)
-        if seen.setdefault(name, index) != index:
-            raise UserError(f"{source.name}: records {seen[name]:,} and {index:,} have the same id {name!r}, so that nothing "
-                            "could be said of one alone; give records ids of their own")
