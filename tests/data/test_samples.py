@@ -56,7 +56,7 @@ def seen(source):
      [("v1.0_0001", "v1.0_0001.txt"), ("v1.0_0002",), ("v1.0_0003",)]),
     (["photo.jpg", "photo.txt", "photo.v2.jpg", "photo.v2.txt"], [("photo", "photo.txt"), ("photo.v2", "photo.v2.txt")]),
     (["a.b.c.d.webp", "a.b.c.d.cls"], [("a.b.c.d",)]),
-    (["x.1.jpg", "x.1.txt", "x.2.txt"], [("x.1", "x.1.txt"), ("x.2", "no image member")]),
+    (["x.1.jpg", "x.1.txt", "x.2.txt"], [("x.1", "x.1.txt"), ("x.2", "no image member, only .txt")]),
     # endings with points
     (["0.input.jpg", "0.caption.txt", "1.caption.txt", "1.input.jpg"], [("0", "0.caption.txt"), ("1", "1.caption.txt")]),
     (["0.input.jpg", "0.txt", "0.json"], [("0", "0.txt")]),

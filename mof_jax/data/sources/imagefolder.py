@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+import stat
 
 from mof_jax.data import remote
 from mof_jax.data.record import Record
@@ -40,7 +41,8 @@ class ImageFolder:
         files = {file: size for file, size in found.items() if is_picture(file)}
         links = ""
         if linked:
-            links = f"{len(linked):,} linked folders are not entered, the first is {linked[0]!r}; give it as a source of its own"
+            more = f" and {len(linked) - 1:,} more" if len(linked) > 1 else ""
+            links = f"folders that are links are not entered ({linked[0]!r}{more}); give each as a source of its own"
         if not files:
             if not remote.exists(path):
                 raise UserError(f"{path}: no such folder")
@@ -146,10 +148,14 @@ def _check_inside(root: str, path: str, source: str, record: str, what: str) -> 
 def _read(path: str, source: str, record: str, what: str, most: int = remote.MAX_PICTURE) -> bytes:
     """The bytes of a file, at most `most`."""
     if not remote.is_remote(path):
-        if os.path.lexists(path) and not os.path.isfile(path):
+        try:
+            found = os.stat(path)
+        except OSError:
+            found = None  # why, is said below
+        if found is not None and not stat.S_ISREG(found.st_mode):  # a pipe would never end
             raise BadExample(source, record, f"{what}: is not a file")
-        if os.path.isfile(path) and os.path.getsize(path) > most:
-            raise BadExample(source, record, f"{what}: {os.path.getsize(path):,} bytes, of which at most {most:,} are read")
+        if found is not None and found.st_size > most:
+            raise BadExample(source, record, f"{what}: {found.st_size:,} bytes, of which at most {most:,} are read")
     try:
         return remote.read(path)
     except UserError as error:

@@ -97,7 +97,7 @@ class WebDatasetSource:
             raise BadExample(file, key, self._problems[index])
         members = self._members(place, self._spans[index].tolist(), key)
         if "image" not in members:
-            raise BadExample(file, key, "no image member")
+            raise BadExample(file, key, f"no image member, only {listed(dict.fromkeys(members, 1))}")
         try:
             row = row_of(members.get("json"))
             words = {kind: text_of(data, kind) for kind, data in members.items() if kind not in ("image", "json")}
@@ -116,7 +116,7 @@ class WebDatasetSource:
         """The bytes of a sample's members: one read if they lie side by side, as they do, else one each."""
         path = self._paths[place]
         file = os.path.basename(path)
-        if not remote.is_remote(path) and os.path.exists(path) and _version(path) != self._versions[place]:
+        if (now := _version(path)) is not None and now != self._versions[place]:
             raise UserError(f"{path}: has changed since it was opened; start again, so that it is indexed anew")
         present = {kind: (offset, offset + size) for kind, (offset, size) in zip(self._kinds, spans) if size >= 0}
         large = [kind for kind, (a, b) in present.items() if b - a > (remote.MAX_PICTURE if kind == "image" else MAX_TEXT)]
@@ -135,9 +135,10 @@ class WebDatasetSource:
 
 def _version(path: str) -> tuple[int, int] | None:
     """What tells a local file from the one that takes its place later (mounts of stores give inodes anew)."""
-    if remote.is_remote(path) or not os.path.exists(path):
+    try:
+        stat = os.stat(path)  # of an address there is none
+    except OSError:
         return None
-    stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
 
 
