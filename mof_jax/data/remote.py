@@ -179,6 +179,12 @@ def exists(path: str, retry: Retry = RETRY) -> bool:
     return bool(retry(lambda: fs.exists(inner), path))
 
 
+def _check_local(path: str) -> None:
+    """Raises `ValueError` for what no local file is called: a NUL, or half a surrogate pair."""
+    if b"\0" in os.fsencode(path):
+        raise ValueError("a NUL in the path")
+
+
 def make_folder(path: str) -> None:
     """Makes a folder where there are such things; an object store has none.
 
@@ -187,8 +193,9 @@ def make_folder(path: str) -> None:
     """
     if not is_remote(path):
         try:
+            _check_local(path)
             os.makedirs(path, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _explain(path, error) from None
 
 
@@ -273,6 +280,10 @@ def find(folder: str, retry: Retry = RETRY, linked: list[str] | None = None) -> 
         found = retry(lambda: fs.find(inner, detail=True), folder)
         return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())
                 if not path.endswith("/")}
+    try:
+        _check_local(folder)
+    except ValueError as error:
+        raise _explain(folder, error) from None
     found = []
     for where, folders, names in os.walk(folder, onerror=_not_read):
         found += [os.path.join(where, name) for name in names]
@@ -359,7 +370,7 @@ def open_stream(path: str, retry: Retry = RETRY) -> io.BufferedIOBase:
         return io.BufferedReader(StreamFile(path, retry=retry), 1 << 20)
     try:
         return open(path, "rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _explain(path, error) from None
 
 

@@ -286,11 +286,13 @@ def test_what_interrupts_a_writer_is_not_hidden(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("action", [remote.read, remote.size, remote.fingerprint, lambda p: remote.write_atomic(p, [b""])])
-@pytest.mark.parametrize("path", ["/none/\0", "/none/\ud800", "/none/x"])
-def test_impossible_paths_are_one_line(action, path):
-    with pytest.raises(UserError):
-        action(path)
+@pytest.mark.parametrize("action", [remote.read, remote.size, remote.fingerprint, lambda p: remote.write_atomic(p, [b""]),
+                                    remote.open_stream, lambda p: ImageFolder(p, "x"), lambda p: remote.make_folder(f"{p}/\0")])
+@pytest.mark.parametrize("path", ["\0", "\ud800", "x"])
+def test_impossible_paths_are_one_line(tmp_path, action, path):
+    with pytest.raises(UserError) as caught:
+        action(f"{tmp_path}/none/{path}")
+    assert str(caught.value).isprintable() and os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("action", [remote.exists, remote.size, remote.read, remote.find])

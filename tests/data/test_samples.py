@@ -162,6 +162,18 @@ def test_keys_that_two_tars_share_are_told_apart(make, tmp_path):
     assert [WebDatasetSource(str(tmp_path / "*" / "0.tar")).id(n) for n in range(4)] == ["x/0/a", "x/0/b", "y/0/a", "y/0/b"]
 
 
+def test_tars_with_colons_between_them(make, tmp_path):
+    for name in ("0.tar", "1.tar", "2.tar"):
+        make([f"{name[0]}.jpg"], name)
+    several = f"{tmp_path}/{{1..2}}.tar::{tmp_path}/0.tar"
+    source = WebDatasetSource(several)
+    assert [source.id(n) for n in range(len(source))] == ["1", "2", "0"]
+    with pytest.raises(UserError, match=f"names {tmp_path}/1.tar twice"):
+        WebDatasetSource(f"{several}::{tmp_path}/1.tar")
+    with pytest.raises(UserError, match="9.tar: no such file"):
+        WebDatasetSource(f"{tmp_path}/0.tar::{tmp_path}/9.tar")
+
+
 def cached(tmp_path):
     (file,) = (tmp_path / "cache" / "tar-index").iterdir()
     return file

@@ -41,7 +41,8 @@ class WebDatasetSource:
     is said when it is opened; a local tar that changes afterwards is noticed when it is read.
 
     Args:
-      path: a tar, a pattern (`*`, `?`, `[ab]`, `{00000..00012}`, `{a,b}`), or a folder of tars; local or remote.
+      path: a tar, a pattern (`*`, `?`, `[ab]`, `{00000..00012}`, `{a,b}`), several of these with `::` between them as OpenCLIP
+        takes them, or a folder of tars; local or remote.
       text_fields: caption kind -> key of the `.json` member; `txt`, `cls` or an ending like `caption.txt` for that member.
       image_field: ending of the picture where a sample has several, e.g. `jpg` or `input.jpg`.
 
@@ -52,7 +53,7 @@ class WebDatasetSource:
     def __init__(self, path: str, name: str = "", text_fields: Mapping[str, str] | None = None, cache_dir: str = "",
                  image_field: str = ""):
         self.name, self._text_fields = name or os.path.basename(path.rstrip("/")), dict(text_fields or {})
-        self._paths = remote.files(path, ".tar")
+        self._paths = _tars(path)
         if not self._paths:
             raise UserError(f"{path}: no .tar files here")
         self._kinds = KINDS + tuple(sorted({v for v in self._text_fields.values() if v.endswith(".txt")}))
@@ -131,6 +132,22 @@ class WebDatasetSource:
         except UserError as error:
             raise BadExample(file, key, str(error)) from None
         return {kind: data[a - start : b - start] for kind, (a, b) in present.items()}
+
+
+def _tars(path: str) -> list[str]:
+    """The tars that a path stands for.
+
+    Raises:
+      UserError: one of them is named twice.
+    """
+    parts = path.split("::")
+    if len(parts) == 1 or not all(part.endswith(".tar") for part in parts) or remote.exists(path):
+        return remote.files(path, ".tar")
+    found = [file for part in parts for file in remote.files(part, ".tar")]
+    if len(set(found)) != len(found):
+        twice = next(file for n, file in enumerate(found) if file in found[:n])
+        raise UserError(f"{path}: names {twice} twice; give it once, and the source a weight")
+    return found
 
 
 def _version(path: str) -> tuple[int, int] | None:
