@@ -27,11 +27,11 @@ class ExitCode(enum.IntEnum):
     DONE = 0
     USER_ERROR = 1
     INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-    PREEMPTED = 75  # EX_TEMPFAIL: asked to stop, or a data worker was killed; the state was saved
+    PREEMPTED = 75  # EX_TEMPFAIL: asked to stop, the state was saved
     HANG = 76  # the watchdog gave up; the stacks are in WORKDIR/stacks-*.txt
     NON_FINITE = 77  # the loss is not finite, or has jumped once too often, and the policy says stop
     OUT_OF_MEMORY = 78  # of a device
-    PEER_LOST = 79  # another host of the job is gone
+    PEER_LOST = 79  # another host of the job, or a process that loads data, is gone
 
 
 class UserError(Exception):
@@ -59,7 +59,13 @@ class Diverged(UserError):
 
 
 class Preempted(Exception):
-    """The run had to stop and has saved its state; running it again resumes it."""
+    """The run was asked to stop and has saved its state; running it again resumes it."""
+
+
+class WorkerLost(UserError):
+    """A process that loads data was killed; running the command again resumes it."""
+
+    code = ExitCode.PEER_LOST
 
 
 class BadExample(UserError):

@@ -13,6 +13,7 @@ import re
 from typing import Annotated
 
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.parsing import show
 from mof_jax.ranges import Positive, Range
 
 
@@ -42,6 +43,7 @@ class Chip:
 
 
 _GIB = 2**30
+_MOST_CHIPS = 1 << 20  # ten times what anybody has in one place
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16", "16x16x24")
 
@@ -75,22 +77,26 @@ class Topology:
         Raises:
           UserError: no such generation, or no slice of that size on offer.
         """
-        if found := re.fullmatch(r"(?:(\d+)\*)?([\w]+):(\d+(?:x\d+){1,2})", text):
+        if not isinstance(text, str):
+            raise UserError(f"topology {show(text)}: write GENERATION:AxB[xC] (v5p:8x8x8), or an accelerator type (v5p-1024)")
+        if found := re.fullmatch(r"(?:([0-9]{1,6})\*)?(\w+):([0-9]{1,6}(?:x[0-9]{1,6}){1,2})", text):
             count, generation, shape = found.groups()
             chip = lookup(CHIPS, generation, "TPU generation")
             sizes = tuple(map(int, shape.split("x")))
             if len(sizes) != chip.shapes[0].count("x") + 1 or min(sizes) < 1 or int(count or 1) < 1:
-                raise UserError(f"topology {text!r}: a slice of {generation} looks like {generation}:{chip.shapes[-1]}")
+                raise UserError(f"topology {show(text)}: a slice of {generation} looks like {generation}:{chip.shapes[-1]}")
+            if math.prod(sizes) * int(count or 1) > _MOST_CHIPS:
+                raise UserError(f"topology {show(text)}: more than {_MOST_CHIPS:,} chips")
             return cls(generation, sizes, int(count or 1))
         kinds = {chip.kind: generation for generation, chip in CHIPS.items()}
         kind, _, number = text.rpartition("-")
-        if kind not in kinds or not number.isdigit():
-            raise UserError(f"topology {text!r}{nearest(text, CHIPS)}: write GENERATION:AxB[xC] (v5p:8x8x8, 2*v6e:16x16), or an "
-                            "accelerator type (v5p-1024)")
+        if kind not in kinds or not re.fullmatch("[0-9]{1,9}", number):
+            raise UserError(f"topology {show(text)}{nearest(text[:40], CHIPS)}: write GENERATION:AxB[xC] (v5p:8x8x8, "
+                            "2*v6e:16x16), or an accelerator type (v5p-1024)")
         chip = CHIPS[kinds[kind]]
         offered = {_chips(shape) * chip.counts: shape for shape in chip.shapes}
         if int(number) not in offered:
-            raise UserError(f"topology {text!r}: on offer are {', '.join(f'{kind}-{n}' for n in offered)}")
+            raise UserError(f"topology {show(text)}: on offer are {', '.join(f'{kind}-{n}' for n in offered)}")
         return cls(kinds[kind], tuple(map(int, offered[int(number)].split("x"))))
 
     def __str__(self) -> str:

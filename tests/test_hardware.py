@@ -33,10 +33,16 @@ def test_several_slices_and_their_hosts():
 
 @pytest.mark.parametrize("name, message", [
     ("v5p:8x8", "looks like v5p:16x16x24"), ("v5e:4x4x4", "looks like v5e:16x16"), ("v9:4x4", "unknown TPU generation 'v9'"),
+    ("v5p-²", "write GENERATION:AxB"), ("v5e:²x²", "write GENERATION:AxB"), ("٤*v5e:4x4", "write GENERATION:AxB"),
+    ("v5p-" + "9" * 5000, "write GENERATION:AxB"), ("v5p:" + "9" * 5000 + "x2x2", "write GENERATION:AxB"),
+    ("999999*v5e:999x999", "more than 1,048,576 chips"), ("v5p:99999x99999x99999", "more than 1,048,576 chips"),
+    ("9" * 5000 + "*v5e:4x4", "write GENERATION:AxB"), ("v5e:4x4\n", "write GENERATION:AxB"), (3, "topology 3: write"),
+    (["v5e:4x4"], "topology .* write"), (None, "topology None: write"),
     ("v5p-1000", "on offer are v5p-8, v5p-16"), ("v6e_256", "write GENERATION:AxB"), ("0*v5e:4x4", "looks like"), ("", "write")])
 def test_wrong_names_say_what_is_right(name, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         Topology.parse(name)
+    assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
     if name:
         with pytest.raises(UserError):
             HardwareConfig(name)

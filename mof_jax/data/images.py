@@ -1,43 +1,36 @@
 """From encoded bytes to an RGB picture of the size a model wants.
 
 The bytes may come from anywhere on the web: only four formats are opened, the size is checked before a pixel is
-decoded, and whatever cannot be read becomes one `BadExample` line.
+decoded, and whatever cannot be read becomes one `BadExample` line. So is the memory of one picture bounded: see `MAX_PIXELS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import io
-import struct
 from typing import Literal
-import zlib
 
 from jaxtyping import UInt8
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from mof_jax.data.orientation import upright
 from mof_jax.errors import BadExample
+from mof_jax.parsing import reason
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-MAX_PIXELS = 64_000_000  # 8000 x 8000: 192 MB of RGB
+
+# 8000 x 8000. Pillow keeps a pixel of RGB in four bytes, so that a picture as large as this takes 244 MiB; while it is decoded
+# (and lies in memory as it is in the file, too, or turned), at most 2.2 times as much, and a WebP 4.2 times, whose library keeps
+# frames of its own: about 1 GiB. Each loader thread may hold one.
+MAX_PIXELS = 64_000_000
+_STRIP = 1 << 20  # pixels that are converted at once where a conversion needs copies
 
 Resize = Literal["squash", "shortest", "crop", "longest"]
 Resample = Literal["bicubic", "bilinear"]
 Pixels = Literal["ours", "transformers", "open_clip"]
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_UNREADABLE = (
-    OSError,
-    SyntaxError,  # Pillow's word for a broken PNG or JPEG structure
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def decode(
@@ -57,7 +50,8 @@ def decode(
       at_least: if positive, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its short side keeps
         this many pixels (the scaling is free inside the inverse DCT). For `pixels="ours"` only.
       max_pixels: refuse larger pictures before decoding them.
-      pixels: what becomes of odd files. `ours`: RGB, upright, transparent parts on white, 16-bit grey scaled to 8 bits.
+      pixels: what becomes of odd files. `ours`: RGB, upright (see `orientation.upright`), transparent parts on white, 16-bit
+        grey scaled to 8 bits.
         `transformers`: RGB, transparent parts on white, but as it lies in the file (its EXIF orientation is not applied)
         and 16-bit grey clipped at 255, as the processors of that library (5.x) make of an opened picture. `open_clip`: as
         it lies in the file and in the file's own mode; `resize` makes it RGB afterwards, as that library does.
@@ -67,9 +61,11 @@ def decode(
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except _UNREADABLE as error:
-        reason = str(error) if isinstance(error, Image.DecompressionBombError) else "not a PNG, JPEG, WebP or GIF image"
-        raise BadExample(source, record, f"{reason} ({len(data)} bytes)") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers let through whatever a damaged file makes Python raise
+        why = str(error) if isinstance(error, Image.DecompressionBombError) else "not a PNG, JPEG, WebP or GIF image"
+        raise BadExample(source, record, f"{why} ({len(data)} bytes)") from None
     width, height = image.size
     if width * height > max_pixels:
         raise BadExample(source, record, f"image of {width}x{height} exceeds {max_pixels} pixels")
@@ -80,11 +76,13 @@ def decode(
         image.load()
         if pixels == "open_clip":
             return image
-        if pixels == "ours" and "exif" in image.info:
-            image = ImageOps.exif_transpose(image)
+        if pixels == "ours":
+            image = upright(image)
         return _rgb(image, pixels)
-    except _UNREADABLE as error:
-        raise BadExample(source, record, f"broken {image.format or 'image'}: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadExample(source, record, f"broken {image.format or 'image'}: {reason(error)}") from None
 
 
 def _rgb(image: Image.Image, pixels: Pixels) -> Image.Image:
@@ -92,13 +90,33 @@ def _rgb(image: Image.Image, pixels: Pixels) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") and pixels == "ours":  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return _in_strips(image, _scaled)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _in_strips(image, _on_white)
     return image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert`, which treats every pixel alike, a few rows at a time: of the copies that it makes none is of the whole."""
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return convert(image)
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(convert(strip), (0, top))
+    return result
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    grey = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def resize(

@@ -17,6 +17,7 @@ from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.vocabularies import UnreadableText
 from mof_jax.errors import BadExample, UserError
 
 # Called from several threads at once.
@@ -197,11 +198,17 @@ class Loader:
           BadExample: under `on_error="raise"`, the first bad one.
           UserError: under `skip`, a source where replacements keep being bad.
         """
+        try:
+            return self._rows(located, self._load)
+        except UnreadableText:  # rare: each caption is tried on its own, so that one is a bad example and not the batch
+            return self._rows(located, self._load_and_read)
+
+    def _rows(self, located: Located, load: Callable) -> Rows:
         c, n = self.config, len(located.source)
         group, texts, replaced = np.empty(n, np.int32), [], []
         views: dict[str, list[View]] = {}
         for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
-            pictures, words, group[row] = self._example(source, index, epoch, replaced)
+            pictures, words, group[row] = self._example(source, index, epoch, replaced, load)
             texts += words
             for name, mine in pictures.items():
                 views.setdefault(name, []).extend(mine)
@@ -215,12 +222,12 @@ class Loader:
             arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
         return Rows(arrays, replaced)
 
-    def _example(self, source: int, index: int, epoch: int, replaced: list[tuple[str, str]]):
-        """One example, or under `skip` the first good one of the hash sequence that starts at it."""
+    def _example(self, source: int, index: int, epoch: int, replaced: list[tuple[str, str]], load: Callable):
+        """One example by `load`, or under `skip` the first good one of the hash sequence that starts at it."""
         at = index
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._load(source, at, epoch)
+                return load(source, at, epoch)
             except BadExample as error:
                 if self.config.on_error == "raise":
                     raise
@@ -244,6 +251,15 @@ class Loader:
             draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
             words.append(captions.choose(record, wanted, draws, self.sources[source].name))
         return views, words, self._group(record, source)
+
+    def _load_and_read(self, source: int, index: int, epoch: int):
+        """`_load`, for an example whose captions the vocabulary can read."""
+        views, words, group = self._load(source, index, epoch)
+        try:
+            self.tokenizer(words)
+        except UnreadableText as error:
+            raise BadExample(self.sources[source].name, filters.record_id(self.sources[source], index), str(error)) from None
+        return views, words, group
 
     def _views(
         self, picture: Image.Image, count: int, size: int, changes: augment.AugmentConfig, key: tuple[int, ...]

@@ -24,6 +24,7 @@ import pathlib
 from typing import Any
 
 from mof_jax.errors import UserError, lookup
+from mof_jax.parsing import is_count, is_text, parse_object
 
 SCHEMA = 1
 MAX_FILE = 64 << 20  # bytes; also what locales.json.xz may unpack to
@@ -73,7 +74,7 @@ class Pack:
         self.root = root
         self.manifest = _manifest(root)
         self.name = str(self.manifest.get("name", root.name))
-        index = _guard(root / "index.json", lambda: json.loads(self._file("index.json")))
+        index = _guard(root / "index.json", lambda: parse_object(self._file("index.json")))
         self.concepts, self.pictures = _guard(root / "index.json", lambda: _index(index))
         end = self.pictures[-1].start + self.pictures[-1].size
         if end != self._entry("images.bin")["bytes"]:
@@ -114,9 +115,12 @@ class Pack:
             text = unpack.decompress(self._file("locales.json.xz"), max_length=MAX_FILE)
             if not unpack.eof:
                 raise ValueError(f"unpacks to more than {MAX_FILE} bytes")
-            table = {name: (value["labels"], value["tags"]) for name, value in json.loads(text).items()}
+            table = {name: (value["labels"], value["tags"]) for name, value in parse_object(text).items()}
             if any(len(column) != len(self.concepts) for columns in table.values() for column in columns):
                 raise ValueError("not one entry a concept")
+            rows = (row for labels, tags in table.values() for row in zip(labels, tags))
+            if not all(all(map(is_text, (label, *tags))) for label, tags in rows):
+                raise ValueError("labels or tags that are no texts")
             return table
 
         return _guard(self.root / "locales.json.xz", parse)
@@ -173,12 +177,15 @@ def _index(index: Mapping[str, Any]) -> tuple[tuple[Concept, ...], tuple[Picture
         Concept(number, key, label, tuple(tags), family, bool(flag), bool(held))
         for number, (key, label, family, flag, held, tags) in enumerate(index["concepts"])
     )
+    for c in concepts:
+        if not all(map(is_text, (c.hex, c.label, c.family, *c.tags))):
+            raise ValueError(f"concept {c.number}: words that are no texts")
     pictures, start = [], 0
     for vendor, (numbers, sizes) in index["pictures"].items():
         for number, size in zip(numbers, sizes, strict=True):
-            if not (isinstance(number, int) and 0 <= number < len(concepts)):
+            if not is_count(number, len(concepts)):
                 raise ValueError(f"concept number {number!r}")
-            if not (isinstance(size, int) and 0 < size <= MAX_FILE):
+            if not is_count(size, MAX_FILE + 1) or not size:
                 raise ValueError(f"picture size {size!r}")
             pictures.append(Picture(vendor, number, start, size))
             start += size
@@ -192,13 +199,13 @@ def _manifest(root: pathlib.Path) -> Mapping[str, Any]:
     path = root / "manifest.json"
 
     def parse():
-        manifest = json.loads(path.read_bytes())
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        manifest = parse_object(path.read_bytes())
+        if manifest.get("schema") != SCHEMA:
             raise ValueError(f"not a pack of schema {SCHEMA}")
         for name, entry in manifest["files"].items():
             if pathlib.PurePath(name).name != name:  # a pack reads nothing outside its folder
                 raise ValueError(f"file name {name!r}")
-            if not (isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)):
+            if not (is_count(entry["bytes"]) and isinstance(entry["sha256"], str)):
                 raise ValueError(f"entry of {name}")
         if not all(isinstance(name, str) for name in manifest["locales"]):
             raise ValueError("locales")

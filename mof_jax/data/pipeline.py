@@ -21,12 +21,15 @@ import numpy as np
 from mof_jax.data.identity import content
 from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
+from mof_jax.errors import WorkerLost
+from mof_jax.parsing import one_line
 
 __all__ = ["BatchInfo", "DataConfig", "Pipeline", "texts"]
 
 log = logging.getLogger("mof_jax.data")
 
 _FOREVER = 2**62
+_LOST = "Worker process was terminated unexpectedly"  # Grain's words: its exception is a plain RuntimeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,18 @@ class Batches(Iterator[tuple[dict[str, np.ndarray], BatchInfo]]):
         self.close = weakref.finalize(self, rows.close)
 
     def __next__(self) -> tuple[dict[str, np.ndarray], BatchInfo]:
-        rows = next(self._rows)
+        """The next step's.
+
+        Raises:
+          WorkerLost: a loader process was killed.
+        """
+        try:
+            rows = next(self._rows)
+        except RuntimeError as error:
+            if _LOST not in str(error):
+                raise
+            raise WorkerLost(f"data: step {self._step + 1}: {one_line(str(error))} Out of memory? See data.workers and "
+                             "data.prefetch. Run it again: it goes on from its newest checkpoint") from None
         self._report(rows.replaced)
         info = BatchInfo(self._step, rows.replaced)
         self._step += 1

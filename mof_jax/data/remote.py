@@ -11,21 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import glob as local_glob
 import hashlib
 import io
 import os
 import random
 import re
-import tempfile
 import time
 from typing import Any, TypeVar
 
 import fsspec
 
+from mof_jax.data.braces import spelled_out
 from mof_jax.errors import UserError
 
 T = TypeVar("T")
+
+MAX_PICTURE = 512 << 20  # bytes of an encoded picture: 64 million pixels of 16-bit RGBA, as they are
 
 _CHUNK = 8 << 20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, ImportError)
@@ -86,7 +89,10 @@ def _explain(what: str, error: BaseException) -> UserError:
         return UserError(f"{what}: no such file{' or bucket' if is_remote(what) else ''}")
     if isinstance(error, ImportError):
         return UserError(f"{what}: this kind of address needs another package ({error}); pip install 'mof_jax[cloud]'")
-    return UserError(f"{what}: {error or type(error).__name__}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{what}: no space left on the disk")
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UserError(f"{what}: {why or type(error).__name__}")
 
 
 def failure(error: BaseException) -> str:
@@ -148,6 +154,8 @@ def _fs(path: str, anew: bool = False) -> tuple[Any, str]:
         fs, inner = fsspec.core.url_to_fs(path, **({"use_listings_cache": True} if path.startswith("gs://") else {}))
     except (ImportError, ValueError) as error:
         raise _explain(path, error) from None
+    except Exception as error:  # some clients connect at once, and say so in classes of their own
+        raise Unavailable(f"{path}: cannot be reached: {reason(error)}") from None
     if anew:
         fs.invalidate_cache(inner)
     return fs, inner
@@ -171,6 +179,12 @@ def exists(path: str, retry: Retry = RETRY) -> bool:
     return bool(retry(lambda: fs.exists(inner), path))
 
 
+def _check_local(path: str) -> None:
+    """Raises `ValueError` for what no local file is called: a NUL, or half a surrogate pair."""
+    if b"\0" in os.fsencode(path):
+        raise ValueError("a NUL in the path")
+
+
 def make_folder(path: str) -> None:
     """Makes a folder where there are such things; an object store has none.
 
@@ -179,36 +193,109 @@ def make_folder(path: str) -> None:
     """
     if not is_remote(path):
         try:
+            _check_local(path)
             os.makedirs(path, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _explain(path, error) from None
 
 
+def is_folder(path: str, retry: Retry = RETRY) -> bool:
+    """Whether a folder is there."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    fs, inner = _fs(path, anew=True)
+    return bool(retry(lambda: fs.isdir(inner), path))
+
+
+def expand(path: str) -> str:
+    """A path as a user gives it, with `~` as his home folder, unless something of that name lies here."""
+    return os.path.expanduser(path) if path.startswith("~") and not os.path.lexists(path) else path
+
+
 def glob(pattern: str, retry: Retry = RETRY) -> list[str]:
-    """Paths that match, sorted; the path itself if it has no `*`, `?` or `[`."""
-    if not any(c in pattern for c in "*?["):
+    """Paths that a pattern stands for: `*`, `?`, `[ab]`, `{00000..00012}` and `{a,b}`.
+
+    What is there under the very name is that path, whatever letters it has, and so is a local folder that begins it. Names
+    that braces alone spell out come in their order, whether they are there or not; what a `*` matches is sorted. A path without
+    any of these is itself.
+
+    Raises:
+      UserError: braces that stand for too many names.
+    """
+    if not any(c in pattern for c in "*?[{") or exists(pattern, retry):
         return [pattern]
-    if not is_remote(pattern):
-        return sorted(local_glob.glob(pattern))
-    fs, inner = _fs(pattern, anew=True)
-    return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(inner), pattern))
+    found = []
+    folder = "" if is_remote(pattern) else _literal_folder(pattern)
+    for name in spelled_out(pattern[len(folder):]):
+        if not any(c in name for c in "*?["):
+            found.append(folder + name)
+        elif not is_remote(pattern):
+            found += sorted(local_glob.glob(local_glob.escape(folder) + name))
+        else:
+            fs, inner = _fs(name, anew=True)
+            found += sorted(fs.unstrip_protocol(p) for p in retry(lambda fs=fs, inner=inner: fs.glob(inner), name))
+    return list(dict.fromkeys(found))
 
 
-def find(folder: str, retry: Retry = RETRY) -> dict[str, int]:
+def _literal_folder(pattern: str) -> str:
+    """The longest beginning of a local pattern, up to a `/`, that is a folder of that very name."""
+    ends = [i + 1 for i, c in enumerate(pattern) if c == "/"]
+    return next((pattern[:end] for end in reversed(ends) if os.path.isdir(pattern[:end])), "")
+
+
+def inside(folder: str, ending: str, retry: Retry = RETRY) -> list[str]:
+    """The files of a folder that end in `ending`, sorted, hidden ones left out; whatever letters the folder's name has."""
+    if not is_remote(folder):
+        return sorted(local_glob.glob(os.path.join(local_glob.escape(folder), f"*{ending}")))
+    fs, inner = _fs(folder, anew=True)
+    pattern = f"{local_glob.escape(inner.rstrip('/'))}/*{ending}"
+    return sorted(fs.unstrip_protocol(p) for p in retry(lambda: fs.glob(pattern), folder))
+
+
+def files(path: str, ending: str, retry: Retry = RETRY) -> list[str]:
+    """The files of one kind that a path stands for: itself, those of a folder, or those of a pattern (see `glob`)."""
+    pattern = any(c in path for c in "*?[{")
+    # A store is not asked where the name tells: it may have no folders, or take long to say so.
+    if is_folder(path, retry) if pattern or not is_remote(path) else not path.endswith(ending):
+        return inside(path, ending, retry)
+    if not pattern:
+        return [path] if path.endswith(ending) or exists(path, retry) else []
+    found = glob(path, retry)
+    return [file for name in found for file in (inside(name, ending) if os.path.isdir(name) else [name])]
+
+
+def find(folder: str, retry: Retry = RETRY, linked: list[str] | None = None) -> dict[str, int]:
     """Every file below a folder as `a/b.png` -> bytes, sorted; folders that are links are not entered.
 
     Empty objects named like a folder (`a/`), as consoles and mounts leave them, are no files.
 
+    Args:
+      linked: takes the names of the folders that are links, so that whoever asks can say that they were left out.
+
     Raises:
-      UserError: a store that keeps failing.
+      UserError: a store that keeps failing, or a folder in it that may not be read.
     """
     if is_remote(folder):
         fs, inner = _fs(folder, anew=True)
         found = retry(lambda: fs.find(inner, detail=True), folder)
         return {path[len(inner):].strip("/"): int(info["size"] or 0) for path, info in sorted(found.items())
                 if not path.endswith("/")}
-    files = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
-    return {os.path.relpath(file, folder).replace(os.sep, "/"): os.lstat(file).st_size for file in sorted(files)}
+    try:
+        _check_local(folder)
+    except ValueError as error:
+        raise _explain(folder, error) from None
+    found = []
+    for where, folders, names in os.walk(folder, onerror=_not_read):
+        found += [os.path.join(where, name) for name in names]
+        if linked is not None:
+            links = [os.path.join(where, name) for name in folders if os.path.islink(os.path.join(where, name))]
+            linked += [os.path.relpath(link, folder) for link in sorted(links)]
+    return {os.path.relpath(file, folder).replace(os.sep, "/"): os.lstat(file).st_size for file in sorted(found)}
+
+
+def _not_read(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no folder has no files
+        raise UserError(f"{error.filename}: {error.strerror}")
 
 
 def read(path: str, start: int = 0, stop: int | None = None, retry: Retry = RETRY) -> bytes:
@@ -222,7 +309,7 @@ def read(path: str, start: int = 0, stop: int | None = None, retry: Retry = RETR
             with open(path, "rb") as f:
                 f.seek(start)
                 data = f.read() if stop is None else f.read(stop - start)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or half a surrogate pair
             raise _explain(path, error) from None
         if stop is not None and len(data) != stop - start:
             raise UserError(f"{path}: bytes {start}:{stop} lie beyond the end of the file")
@@ -283,7 +370,7 @@ def open_stream(path: str, retry: Retry = RETRY) -> io.BufferedIOBase:
         return io.BufferedReader(StreamFile(path, retry=retry), 1 << 20)
     try:
         return open(path, "rb")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _explain(path, error) from None
 
 
@@ -294,14 +381,17 @@ def fingerprint(path: str, retry: Retry = RETRY) -> str:
         info = retry(lambda: fs.info(inner), path)
         version = [info.get(k) for k in ("size", "etag", "ETag", "md5Hash", "generation", "mtime", "LastModified")]
     else:
-        stat = os.stat(path)
+        try:
+            stat = os.stat(path)
+        except (OSError, ValueError) as error:
+            raise _explain(path, error) from None
         version = [stat.st_size, stat.st_mtime_ns]
     return hashlib.sha256(repr([path, [str(v) for v in version]]).encode()).hexdigest()[:12]
 
 
 def default_cache() -> str:
     """The folder for downloaded shards and indexes: $MOF_CACHE, else the user's cache folder."""
-    return os.environ.get("MOF_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "mof_jax")
+    return expand(os.environ.get("MOF_CACHE", "")) or os.path.join(os.path.expanduser("~"), ".cache", "mof_jax")
 
 
 def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
@@ -313,8 +403,8 @@ def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
     if not is_remote(path):
         return path
     folder = cache_dir or default_cache()
-    os.makedirs(folder, exist_ok=True)
-    target = os.path.join(folder, f"{fingerprint(path, retry)}-{path.rsplit('/', 1)[-1]}")
+    make_folder(folder)
+    target = os.path.join(folder, f"{fingerprint(path, retry)}-{path.rsplit('/', 1)[-1][-200:]}")
     if not os.path.exists(target):
         write_atomic(target, stream(path, retry=retry))
     return target
@@ -323,7 +413,11 @@ def local_copy(path: str, cache_dir: str = "", retry: Retry = RETRY) -> str:
 def write_atomic(path: str, chunks: Iterable[bytes], retry: Retry = RETRY) -> None:
     """Writes a file so that no reader sees half of it.
 
-    A local file goes through a temporary one beside it; an object store shows an object once it is complete.
+    A local file goes through a temporary one beside it, and is as readable to others as the umask lets new files be; an object
+    store shows an object once it is complete.
+
+    Raises:
+      UserError: it cannot be written (no such folder, no space left, …); the temporary file is gone then.
     """
     if is_remote(path):
         fs, inner = _fs(path)
@@ -331,8 +425,9 @@ def write_atomic(path: str, chunks: Iterable[bytes], retry: Retry = RETRY) -> No
         retry(lambda: fs.pipe_file(inner, data), path)
         return
     try:
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".part")
-    except OSError as error:
+        temporary = os.path.join(os.path.dirname(os.path.abspath(path)), f"tmp{os.urandom(8).hex()}.part")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError) as error:
         raise _explain(path, error) from None
     try:
         with os.fdopen(handle, "wb") as f:
@@ -340,8 +435,10 @@ def write_atomic(path: str, chunks: Iterable[bytes], retry: Retry = RETRY) -> No
                 f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _explain(path, error) from None
         raise

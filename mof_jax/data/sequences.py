@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int32, UInt8
 import numpy as np
 
 from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.vocabularies import UnreadableText
 from mof_jax.errors import BadExample, UserError
 
 Kind = Literal["caption", "interleaved", "text", "chat"]
@@ -198,9 +199,12 @@ def encode(
       source: who to name in an error.
 
     Raises:
-      BadExample: too long (under `error`), or without a token to learn.
+      BadExample: too long (under `error`), without a token to learn, or of words that the vocabulary cannot read.
     """
-    sample = tokenize(document.id, document.parts, tokenizer, image_tokens)
+    try:
+        sample = tokenize(document.id, document.parts, tokenizer, image_tokens)
+    except UnreadableText as error:
+        raise BadExample(source, document.id, str(error)) from None
     most = len(sample.starts) if max_images is None else max_images
     if len(sample) > max_length or len(sample.starts) > most:
         if on_long == "error":

@@ -32,7 +32,10 @@ import numpy as np
 from mof_jax import config as configs
 from mof_jax.data import vocabularies
 from mof_jax.data.canonical import canonical, tidy
+from mof_jax.data.remote import expand
+from mof_jax.data.vocabulary_bounds import MAX_CONTEXT, MAX_IDS
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, reason
 
 SCHEMA = 1
 CLIP_VOCABULARY = pathlib.Path(__file__).parent / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
@@ -54,9 +57,9 @@ class TokenizerConfig:
       kind: which vocabulary.
       path: the vocabulary file (`.model`, `tokenizer.json`, a CLIP merges file); None for CLIP's own or one to train. For
         `run`, the work dir of the run whose tokenizer is used, as it is, or `hf:FOLDER` of another library's model.
-      vocab_size: entries a trained vocabulary may have, special tokens included; otherwise ignored.
+      vocab_size: entries a trained vocabulary may have, special tokens included, at most 4,194,304; otherwise ignored.
       records: of each source, evenly spread, that a vocabulary is trained on.
-      context_length: tokens a caption, special tokens included; longer captions are cut and keep their eos.
+      context_length: tokens a caption, special tokens included, at most 1,048,576; longer captions are cut and keep their eos.
       lowercase, strip_punctuation: canonical form of the text before it is split.
       bos, eos: whether the token is added.
       pad_id: what fills the rest.
@@ -79,14 +82,16 @@ class TokenizerConfig:
     pieces: Literal["ours", "transformers"] = "ours"
 
     def __post_init__(self):
-        if self.context_length is not None and self.context_length < 1:
-            raise ValueError(f"context_length {self.context_length}: at least 1")
+        if self.context_length is not None and not 1 <= self.context_length <= MAX_CONTEXT:
+            raise ValueError(f"context_length {self.context_length}: at least 1, at most {MAX_CONTEXT}")
         if self.records < 1:
             raise ValueError(f"records {self.records}: at least 1")
         if self.kind == "run" and not self.path:
             raise ValueError("kind 'run' needs path, the work dir of another run")
         if self.kind in ("wordlevel", "bpe") and self.vocab_size <= len(vocabularies.SPECIAL):
             raise ValueError(f"vocab_size {self.vocab_size}: at least {len(vocabularies.SPECIAL) + 1}")
+        if self.kind in ("wordlevel", "bpe") and self.vocab_size > MAX_IDS:
+            raise ValueError(f"vocab_size {self.vocab_size}: at most {MAX_IDS}")
 
     def resolved(self) -> TokenizerConfig:
         """The config with the kind's defaults filled in."""
@@ -144,6 +149,9 @@ class Tokenizer:
           exact: keep spaces and line breaks as they are, so that the ids of consecutive pieces of a document, joined, are
             those of a language model's text. A vocabulary that puts one more space before every text itself
             (SentencePiece) takes that one from the text.
+
+        Raises:
+          UnreadableText: a text that the vocabulary cannot split.
         """
         if isinstance(texts, str):
             raise TypeError("a list of texts is expected; one string would be read letter by letter")
@@ -231,7 +239,7 @@ def make(config: TokenizerConfig | Mapping[str, Any], texts: Iterable[str] | Non
         return train(texts, config=config)
     if config.path is None and config.kind != "clip":
         raise UserError(f"tokenizer: kind {config.kind!r} needs path, the vocabulary file")
-    path = pathlib.Path(config.path) if config.path else CLIP_VOCABULARY
+    path = pathlib.Path(expand(config.path)) if config.path else CLIP_VOCABULARY
     return Tokenizer(config, vocabularies.parse(config.kind, vocabularies.read(path), str(path)))
 
 
@@ -258,7 +266,7 @@ def train(
     counts: Counter[str] = Counter()
     for text in texts:
         clean = canonical(text, config.lowercase, config.strip_punctuation)
-        counts.update(word for word, _ in split.pre_tokenize_str(clean))
+        counts.update(vocabularies.words(split, clean))
     if not counts:
         raise UserError("tokenizer: no words in the captions to train on")
     words = sorted(counts, key=lambda word: (-counts[word], word))
@@ -275,11 +283,13 @@ def load(saved: Mapping[str, Any]) -> Tokenizer:
     try:
         if saved["schema"] != SCHEMA:
             raise ValueError(f"schema {saved['schema']}, this version reads {SCHEMA}")
+        if not isinstance(saved["config"], Mapping):
+            raise Malformed("its config is no section")
         config = configs.build(TokenizerConfig, saved["config"], "tokenizer")
         shipped = "vocabulary" not in saved and config.kind == "clip"
         data = vocabularies.read(CLIP_VOCABULARY) if shipped else base64.b64decode(saved["vocabulary"], validate=True)
         if hashlib.sha256(data).hexdigest() != saved["sha256"]:
             raise ValueError("wrong checksum")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"saved tokenizer: damaged ({type(error).__name__}: {error})") from None
+        raise UserError(f"saved tokenizer: damaged ({type(error).__name__}: {reason(error)})") from None
     return Tokenizer(config, vocabularies.parse(config.kind, data, "saved tokenizer"))

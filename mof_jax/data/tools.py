@@ -89,11 +89,6 @@ def _check_beside(path: str, files: Collection[str]) -> None:
     if table is not None:
         raise UserError(f"{path}: {table} below it has captions; give {remote.join(path, table)}, or kind 'folder' (--kind) for "
                         "the pictures alone")
-    stems = {os.path.splitext(file)[0] for file in files if is_picture(file)}
-    words = next((file for file in files if file.endswith(".txt") and file.removesuffix(".txt") in stems), None)
-    if words is not None:
-        raise UserError(f"{path}: captions lie beside the pictures ({words}), which are not read from a folder; write a table or "
-                        "tars of them, or give kind 'folder' (--kind) for the pictures alone")
 
 
 def inspect(source: str | SourceConfig | Source, examples: int = 3, sample: int = 200, console: Console | None = None):

@@ -1,22 +1,26 @@
 """Vocabulary files and what reads them: Hugging Face `tokenizers`, CLIP's merges, SentencePiece.
 
 `parse` makes a `Vocabulary` of a file's bytes, `train` makes such a file of counted words. Files come from outside, so
-sizes are bounded and whatever a parser raises becomes one `UserError` that names the file. Nothing is unpickled.
+sizes, ids and rules are bounded and whatever a parser raises becomes one `UserError` that names the file. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 import zlib
 
 import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
+from mof_jax.data.vocabulary_bounds import MAX_IDS, check_file, check_sentencepiece
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, check_text, kind, parse_object, reason, show
+
+T = TypeVar("T")
 
 CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 CLIP_MERGES = 49152 - 256 - 2
@@ -39,24 +43,35 @@ class Vocabulary(Protocol):
     def token(self, name: str) -> int | None: ...
 
 
+class UnreadableText(UserError):
+    """A text that a vocabulary cannot split: no text, a word it lacks where it has no word for that, or a rule that gives up."""
+
+
 class _Fast:
     """A vocabulary of Hugging Face's `tokenizers`."""
 
     def __init__(self, data: bytes, tokenizer: tokenizers.Tokenizer, special: Sequence[str | int | None]):
         self.data, self._tokenizer = data, tokenizer
         tokenizer.no_truncation()
+        tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # "</s>" in a caption is four characters
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        if self.size > MAX_IDS:
+            raise Malformed(f"has the id {self.size - 1:,}; ids below {MAX_IDS:,} are read")
         self.special = tuple(tokenizer.token_to_id(s) if isinstance(s, str) else s for s in special)
         probe = tokenizer.encode("a")
         inside = [i for i, masked in enumerate(probe.special_tokens_mask) if not masked] or [len(probe.ids)]
         self.template = (tuple(probe.ids[: inside[0]]), tuple(probe.ids[inside[-1] + 1 :]))
+        if beyond := [i for i in (*self.template[0], *self.template[1]) if i >= self.size]:
+            raise Malformed(f"puts the id {beyond[0]:,} around a text, and its largest is {self.size - 1:,}")
 
     def encode(self, texts):
-        return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        split = lambda some: [e.ids for e in self._tokenizer.encode_batch(some, add_special_tokens=False)]
+        return _encode(split, list(texts))
 
     def decode(self, ids):
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return _guarded(lambda: self._tokenizer.decode(list(ids), skip_special_tokens=False),
+                        lambda why: UnreadableText(f"tokenizer: ids that its vocabulary cannot write out: {why}"))
 
     def token(self, name):
         return self._tokenizer.token_to_id(name)
@@ -72,36 +87,84 @@ class _SentencePiece:
         self._model = sentencepiece.SentencePieceProcessor()
         self._model.LoadFromSerializedProto(data)
         self.size = self._model.vocab_size()
+        if self.size > MAX_IDS:
+            raise Malformed(f"has {self.size:,} ids; at most {MAX_IDS:,} are read")
         # Not the model's own pad id: SigLIP pads with eos, although its model has a <pad>.
         self.special = (*(i if i >= 0 else None for i in (self._model.bos_id(), self._model.eos_id())), None)
 
     def encode(self, texts):
-        return self._model.encode(list(texts), out_type=int)
+        return _encode(lambda some: self._model.encode(some, out_type=int), list(texts))
 
     def decode(self, ids):
-        return self._model.decode(list(ids))
+        return _guarded(lambda: self._model.decode(list(ids)),
+                        lambda why: UnreadableText(f"tokenizer: ids that its vocabulary cannot write out: {why}"))
 
     def token(self, name):
         found = self._model.piece_to_id(name)
         return found if self._model.id_to_piece(found) == name else None
 
 
-def parse(kind: str, data: bytes, where: str) -> Vocabulary:
-    """The vocabulary in a file's bytes; `where` is named if they are not one."""
+def _guarded(action: Callable[[], T], said: Callable[[str], UserError]) -> T:
+    """`action()` of another library. The one in Rust raises bare `Exception`, and panics that are not even that.
+
+    Raises:
+      UserError: `said(reason)`, for whatever the library raises.
+    """
     try:
+        return action()
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C, exit
+        raise said(reason(error)) from None
+
+
+def _encode(split: Callable[[list[str]], list[list[int]]], texts: list[str]) -> list[list[int]]:
+    """`split(texts)`.
+
+    Raises:
+      UnreadableText: naming the first text that cannot be split.
+    """
+    try:
+        return _guarded(lambda: split(texts), UnreadableText)
+    except UnreadableText:
+        for text in texts:
+            _guarded(lambda: split([text]), lambda why: _unreadable(text, why))
+        raise
+
+
+def _unreadable(text: Any, why: str) -> UnreadableText:
+    try:
+        why = check_text(text) and why if isinstance(text, str) else f"it is {kind(text)}, not text"
+    except Malformed as error:
+        why = str(error)
+    return UnreadableText(f"tokenizer: a text that its vocabulary cannot read, {show(text)}: {why}")
+
+
+def parse(kind: str, data: bytes, where: str) -> Vocabulary:
+    """The vocabulary in a file's bytes; `where` is named if they are not one, or one that asks too much (`vocabulary_bounds`).
+
+    Raises:
+      UserError: they are not.
+    """
+    def read() -> Vocabulary:
+        if len(data) > MAX_FILE:
+            raise Malformed(f"{len(data):,} bytes are too many")
         if kind == "sentencepiece":
+            check_sentencepiece(data)
             return _SentencePiece(data)
         if kind == "clip":
             return _Fast(data, _clip(data), ("<start_of_text>", "<end_of_text>", 0))
+        check_file(parse_object(data))
         tokenizer = tokenizers.Tokenizer.from_str(data.decode())
         if kind in ("wordlevel", "bpe"):
             return _Fast(data, tokenizer, (SPECIAL[2], SPECIAL[3], SPECIAL[0]))
         bos, eos, pad = _named(tokenizer, _BOS, _EOS, _PAD)
         pad = (tokenizer.padding or {}).get("pad_id", pad)
-        tokenizer.no_padding()
         return _Fast(data, tokenizer, (bos, eos, pad))
-    except Exception as error:  # noqa: BLE001  `tokenizers` raises bare Exception
-        raise UserError(f"{where}: not a {kind} vocabulary ({str(error).strip()[:200]})") from None
+
+    return _guarded(read, lambda why: UserError(f"{where}: not a {kind} vocabulary ({why})"))
 
 
 _BOS = ("<s>", "<bos>", "[CLS]", "<|begin_of_text|>", "<|startoftext|>")
@@ -118,6 +181,15 @@ def _named(tokenizer: tokenizers.Tokenizer, *names: Sequence[str]) -> list[int |
 def splitter(kind: str) -> pre_tokenizers.PreTokenizer:
     """Words and punctuation marks; for `bpe` words with the space before them, as bytes."""
     return pre_tokenizers.Whitespace() if kind == "wordlevel" else pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+def words(split: pre_tokenizers.PreTokenizer, text: str) -> list[str]:
+    """The words of a text.
+
+    Raises:
+      UnreadableText: it is none (half a surrogate pair).
+    """
+    return [word for word, _ in _guarded(lambda: split.pre_tokenize_str(text), lambda why: _unreadable(text, why))]
 
 
 def train(kind: str, words: Sequence[str], counts: Mapping[str, int], vocab_size: int) -> bytes:
@@ -188,6 +260,8 @@ def read(path: pathlib.Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE:
             raise UserError(f"{path}: {size} bytes, too large for a vocabulary")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path}: is not a file (vocabulary file)")
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error} (vocabulary file)") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error} (vocabulary file)") from None

@@ -23,7 +23,7 @@ from mof_jax.evals.questions import Questions
 from mof_jax.evals.retrieval import Retrieval
 from mof_jax.evals.vqa import Vqa
 from mof_jax.evals.zeroshot import ZeroShot
-from mof_jax.parsing import show
+from mof_jax.parsing import is_text, show
 
 
 class Evaluator(Protocol):
@@ -44,6 +44,7 @@ KINDS: dict[str, type] = {"zeroshot": ZeroShot, "retrieval": Retrieval, "knn": K
                           "contrastive_loss": ContrastiveLoss, "text_loss": TextLoss}
 
 
+_LONGEST = 200  # letters of an evaluator's name
 _ASKS = {"encoder": "for embeddings", "responder": "questions"}
 
 
@@ -68,4 +69,18 @@ def build(section: Mapping[str, Any], where: str, face: str = "encoder") -> Eval
     if needs(cls) != face:
         known = ", ".join(name for name, other in KINDS.items() if needs(other) == face)
         raise UserError(f"{where}.kind: {kind!r} asks a model {_ASKS[needs(cls)]}; this task's models can be asked by {known}")
-    return configs.build(cls, section, where)
+    return _named(configs.build(cls, section, where), where)
+
+
+def _named(evaluator: Evaluator, where: str) -> Evaluator:
+    """The evaluator, whose name becomes that of files in the work dir.
+
+    Raises:
+      UserError: a name that would lead elsewhere, or is none.
+    """
+    name = evaluator.name
+    odd = not is_text(name) or not name.isprintable() or not name.strip() or len(name) > _LONGEST
+    if odd or name.startswith(".") or any(c in name for c in "/\\"):
+        raise UserError(f"{where}.name: {show(name)} cannot be the name of a file; give one of at most {_LONGEST} printable "
+                        "letters, without / and \\ and no . in front")
+    return evaluator

@@ -9,30 +9,48 @@ from typing import Any
 
 import jax
 
+from mof_jax.data import remote
 from mof_jax.errors import UserError
-from mof_jax.train.metrics import read_lines
+from mof_jax.parsing import Malformed, is_text, parse_object, show
 
 
 def write_answers(folder: str | None, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """`FOLDER/answers/NAME.jsonl`, one object a question; written by process 0, nothing where `folder` is None."""
+    """`FOLDER/answers/NAME.jsonl`, one object a question; written by process 0, nothing where `folder` is None.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     if folder is None or jax.process_index():
         return
-    os.makedirs(os.path.join(folder, "answers"), exist_ok=True)
-    path = os.path.join(folder, "answers", f"{name}.jsonl")
-    with open(f"{path}.partial", "w") as f:
-        f.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
-    os.replace(f"{path}.partial", path)
+    remote.make_folder(os.path.join(folder, "answers"))
+    remote.write_atomic(os.path.join(folder, "answers", f"{name}.jsonl"), (_line(dict(row)) for row in rows))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    """A row as one line of UTF-8; half a surrogate pair, which has none, stands there as its escape."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (text if is_text(text) else json.dumps(row)).encode() + b"\n"
 
 
 def read_answers(path: str, key: str = "right") -> dict[str, Any]:
     """`id -> key` of a file that `write_answers` left.
 
     Raises:
-      UserError: no such file, or lines without an id or the key.
+      UserError: no such file, or lines without an id or the key, or with an id twice.
     """
-    try:
-        return {line["id"]: line[key] for line in read_lines(path)}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: a line has no {error}; it is not a file of answers") from None
+    found: dict[str, Any] = {}
+    for number, line in enumerate(remote.read(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_object(line)
+            if missing := next((name for name in ("id", key) if name not in row), None):
+                raise Malformed(f"a line has no {missing!r}; it is not a file of answers")
+            if not is_text(row["id"]):
+                raise Malformed(f"the id {show(row['id'])} is no text")
+            if row["id"] in found:
+                raise Malformed(f"the id {show(row['id'])} stands there twice")
+        except Malformed as error:
+            raise UserError(f"{path} line {number}: {error}") from None
+        found[row["id"]] = row[key]
+    return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import io
 import os
 
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mof_jax.data import images
+from mof_jax.data import images, remote
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.encoder import Encoder, records
@@ -55,8 +56,10 @@ class Gallery:
         picture = lambda i: cell(items[i].image)
         asked_rows = [(captions[q], [(picture(i), ids[i] == caption_ids[q]) for i in row]) for q, row in zip(asked, pictures)]
         shown_rows = [(picture(q), [(captions[t], caption_ids[t] == ids[q]) for t in row]) for q, row in zip(shown, texts)]
-        os.makedirs(encoder.pictures, exist_ok=True)
-        draw(asked_rows, shown_rows, self.k).save(os.path.join(encoder.pictures, f"{self.name}.png"))
+        remote.make_folder(encoder.pictures)
+        sheet = io.BytesIO()
+        draw(asked_rows, shown_rows, self.k).save(sheet, "PNG")
+        remote.write_atomic(os.path.join(encoder.pictures, f"{self.name}.png"), [sheet.getbuffer()])
         return {}
 
 

@@ -27,6 +27,7 @@ from mof_jax.data.pairs import PATTERNS, Pair, pattern_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.files import unique
 from mof_jax.evals.numbered import check_rows, names, new_folder, read_csv, read_pictures, write_csv, write_pictures
+from mof_jax.parsing import reason
 
 Labels = Literal["original", "corrected"]
 
@@ -140,15 +141,19 @@ def _read_parquet(path: str) -> list[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
+    data = remote.read(path)
     try:
-        table = parquet.read_table(pyarrow.BufferReader(remote.read(path)))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not parquet ({error}); download it again") from None
+        table = parquet.read_table(pyarrow.BufferReader(data))
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: not parquet ({reason(error)}); download it again") from None
     table = table.rename_columns([_ALIASES.get(name.lower(), name) for name in table.column_names])
     missing = [name for name in (*_MMVP_COLUMNS, "image") if name not in table.column_names]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the copy has Index, Question, Options, Correct Answer, image")
-    rows = table.to_pylist()
+    try:
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # ValueError: texts that are not UTF-8
+        raise UserError(f"{path}: holds what cannot be read ({reason(error)}); download it again") from None
     for n, row in enumerate(rows, 1):
         for name in _MMVP_COLUMNS:
             if row[name] is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,10 @@ from mof_jax.evals import vqa_accuracy
 from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
+from mof_jax.parsing import show
 
+_PLACE = re.compile(r"\{image_id(?::0([0-9]{1,3})d?)?\}")
+_WIDEST = 64  # digits of a picture's number
 _LEAST = 4  # annotators whose agreement can earn an answer the whole credit
 
 
@@ -31,7 +35,7 @@ class VqaFiles:
 
     Attributes:
       questions, annotations: the two JSON files. images: folder of the pictures.
-      image: file name of a picture, with `{image_id}` in it.
+      image: file name of a picture, with `{image_id}` in it, or `{image_id:012d}` for so many digits (at most 64).
     """
 
     questions: str
@@ -40,10 +44,11 @@ class VqaFiles:
     image: str = "COCO_val2014_{image_id:012d}.jpg"
 
     def __post_init__(self):
-        try:
-            self.image.format(image_id=0)
-        except (ValueError, KeyError, IndexError) as error:
-            raise ValueError(f"image {self.image!r}: not a pattern of {{image_id}} ({error})") from None
+        pieces = _PLACE.split(self.image)
+        wide = [width for width in pieces[1::2] if width and int(width) > _WIDEST]
+        if len(pieces) < 3 or any(c in piece for piece in pieces[::2] for c in "{}") or wide:
+            raise ValueError(f"image {show(self.image)}: not a pattern of {{image_id}}; write {{image_id}}, or {{image_id:012d}} "
+                             f"for 12 digits (at most {_WIDEST}), and no other braces")
 
 
 @dataclasses.dataclass(frozen=True)

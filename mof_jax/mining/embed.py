@@ -31,6 +31,7 @@ from mof_jax.data.record import Record, Source
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.encoder import Encoder, picture
 from mof_jax.mining.embeddings import DTYPES, KIND, MANIFEST, VALID, Embeddings, names
+from mof_jax.parsing import Malformed, is_count, is_text, parse_object
 
 SHARD = 16_384
 _SAME = {"source": "another source", "model": "another model", "which": "another kind of features", "dtype": "another dtype",
@@ -93,16 +94,20 @@ def _stands(folder: str, plan: dict[str, Any]) -> bool:
             if os.path.isdir(folder) and not all(file.endswith(".part") for file in os.listdir(folder)):
                 raise UserError(f"{folder}: not empty, and no embeddings ({MANIFEST}); give a new folder")
             if jax.process_index() == 0:
-                os.makedirs(folder, exist_ok=True)
+                remote.make_folder(folder)
         return False
     try:
-        found = json.loads(remote.read(path))
-        differ = [said for key, said in _SAME.items() if found[key] != plan[key]]
-        if differ:
-            raise UserError(f"{folder}: holds embeddings of {' and '.join(differ)}; give another folder or delete this one")
-        return bool(found["complete"])
-    except (ValueError, KeyError, TypeError) as error:
+        found = parse_object(remote.read(path))
+        if missing := {"complete", *_SAME} - found.keys():
+            raise Malformed(f"it has no {min(missing)!r}")
+        if not isinstance(found["complete"], bool):
+            raise Malformed("'complete' is neither true nor false")
+    except Malformed as error:
         raise UserError(f"{path}: not a manifest of embeddings ({error}); give another folder or delete this one") from None
+    differ = [said for key, said in _SAME.items() if found[key] != plan[key]]
+    if differ:
+        raise UserError(f"{folder}: holds embeddings of {' and '.join(differ)}; give another folder or delete this one")
+    return found["complete"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +157,8 @@ class _Shard:
         stored = features.view(np.uint16) if dtype == "bfloat16" else features
         out = io.BytesIO()
         np.save(out, stored, allow_pickle=False)
-        about = {"ids": list(self.ids), "bad": list(self.bad), "row_shape": features.shape[1:],
-                 "crc32": zlib.crc32(np.ascontiguousarray(stored))}
+        about = {"ids": list(map(_text_of, self.ids)), "bad": [(n, _text_of(why)) for n, why in self.bad],
+                 "row_shape": features.shape[1:], "crc32": zlib.crc32(np.ascontiguousarray(stored))}
         _write(folder, records, _text(about, indent=None))
         _write(folder, file, out.getvalue())
 
@@ -162,7 +167,7 @@ def _complete(folder: str, plan: dict[str, Any], files: Sequence[tuple[str, str]
     """`valid.npy` and the final manifest."""
     valid, examples, checks = np.ones(plan["count"], bool), [], []
     for i, (_, records) in enumerate(files):
-        about = json.loads(remote.read(remote.join(folder, records)))
+        about = _about(remote.join(folder, records), min(plan["shard"], plan["count"] - i * plan["shard"]))
         checks.append(about["crc32"])
         for n, reason in about["bad"]:
             valid[i * plan["shard"] + n] = False
@@ -174,6 +179,32 @@ def _complete(folder: str, plan: dict[str, Any], files: Sequence[tuple[str, str]
     _write(folder, MANIFEST, _text(plan | {
         "complete": True, "row_shape": about["row_shape"], "fingerprint": fingerprint, "crc32": checks,
         "invalid": int(len(valid) - valid.sum()), "invalid_examples": examples[:100]}))
+
+
+def _text_of(text: str) -> str:
+    """`text`; where it cannot be written down, as a path that is no UTF-8, with escapes."""
+    return text if is_text(text) else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _about(path: str, rows: int) -> dict[str, Any]:
+    """What `_Shard.write` said of a shard of so many rows.
+
+    Raises:
+      UserError: something else.
+    """
+    try:
+        found = parse_object(remote.read(path))
+        ids, bad, shape = found.get("ids"), found.get("bad"), found.get("row_shape")
+        if not isinstance(ids, list) or len(ids) != rows or not all(map(is_text, ids)):
+            raise Malformed(f"'ids' is no list of {rows} texts")
+        if not isinstance(bad, list) or not all(isinstance(b, list) and len(b) == 2 and is_count(b[0], rows) and is_text(b[1])
+                                                for b in bad):
+            raise Malformed("'bad' is no list of rows and reasons")
+        if not is_count(found.get("crc32"), 1 << 32) or not isinstance(shape, list) or not all(map(is_count, shape)):
+            raise Malformed("'crc32' or 'row_shape' is missing")
+        return found
+    except Malformed as error:
+        raise UserError(f"{path}: damaged ({error}); delete it, and run the same `mof data embed` again") from None
 
 
 def _reason(encoder: Encoder, source: Source, index: int) -> str:

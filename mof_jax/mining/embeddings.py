@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import functools
 import hashlib
-import json
 import math
 import os
 from typing import Any
@@ -16,12 +15,15 @@ import ml_dtypes
 import numpy as np
 
 from mof_jax.data import remote
+from mof_jax.data.npy import read_header
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, is_count, is_text, kind, parse_object, show
 
 MANIFEST, VALID = "manifest.json", "valid.npy"
 KIND = "mof_jax embeddings"
 DTYPES = ("float32", "bfloat16", "float16")
 _PLAIN = ("float32", "float16", "float64")  # what a file of somebody else's may hold
+_MOST_ROWS, _MOST_FILES = 1 << 48, 1_000_000
 
 
 class Embeddings:
@@ -76,7 +78,13 @@ class Embeddings:
         """Names of the records, None where nobody wrote them down."""
         if self._ids is not None or not self.manifest:
             return None if self._ids is None else list(self._ids)
-        found = [name for file in names(self.manifest, "records") for name in _json(remote.join(self.path, file))["ids"]]
+        found: list[str] = []
+        for file in names(self.manifest, "records"):
+            path = remote.join(self.path, file)
+            ids = _json(path).get("ids")
+            if not isinstance(ids, list) or not all(map(is_text, ids)):
+                raise UserError(f"{path}: 'ids' is no list of texts; delete the folder and embed again")
+            found += ids
         if len(found) != len(self):
             raise UserError(f"{self.path}: {len(found)} ids for {len(self)} rows; delete the folder and embed again")
         return found
@@ -116,14 +124,12 @@ def _open_folder(cls: type[Embeddings], path: str) -> Embeddings:
         raise UserError(f"{path}: no embeddings there (no {MANIFEST}); give a folder made by `mof data embed`, or a .npy file")
     manifest = _json(remote.join(path, MANIFEST))
     try:
-        if manifest["kind"] != KIND or manifest["dtype"] not in DTYPES or min(manifest["count"], manifest["shard"]) < 1:
-            raise ValueError(f"kind {manifest['kind']!r}, dtype {manifest['dtype']!r}, {manifest['count']} rows")
-        if not manifest["complete"]:
-            raise UserError(f"{path}: embedding is unfinished; run the same `mof data embed` again to complete it")
-        row_shape, files = tuple(map(int, manifest["row_shape"])), names(manifest, "features")
-        fingerprint = str(manifest["fingerprint"])
-    except (KeyError, TypeError, ValueError) as error:
+        row_shape, fingerprint = _check(manifest)
+    except Malformed as error:
         raise UserError(f"{path}/{MANIFEST}: not a manifest of embeddings ({error})") from None
+    if not manifest["complete"]:
+        raise UserError(f"{path}: embedding is unfinished; run the same `mof data embed` again to complete it")
+    files = names(manifest, "features")
     stored = "uint16" if manifest["dtype"] == "bfloat16" else manifest["dtype"]
     shards = []
     for i, file in enumerate(files):
@@ -139,6 +145,31 @@ def _open_folder(cls: type[Embeddings], path: str) -> Embeddings:
     return cls(path, shards, manifest["dtype"], valid, fingerprint, manifest)
 
 
+def _check(manifest: dict[str, Any]) -> tuple[tuple[int, ...], str]:
+    """(shape of a row, fingerprint) of a manifest, which are missing from an unfinished one.
+
+    Raises:
+      Malformed: a value that no manifest has.
+    """
+    if manifest.get("kind") != KIND or manifest.get("dtype") not in DTYPES:
+        raise Malformed(f"kind {show(manifest.get('kind'))}, dtype {show(manifest.get('dtype'))}")
+    for name in ("count", "shard"):
+        if not is_count(manifest.get(name), _MOST_ROWS) or not manifest[name]:
+            raise Malformed(f"{name} is {show(manifest.get(name))}")
+    if -(-manifest["count"] // manifest["shard"]) > _MOST_FILES:
+        raise Malformed(f"{manifest['count']:,} rows in files of {manifest['shard']:,} are more than {_MOST_FILES:,} files")
+    if not isinstance(manifest.get("complete"), bool):
+        raise Malformed(f"complete is {show(manifest.get('complete'))}")
+    if not manifest["complete"]:
+        return (), ""
+    shape, fingerprint = manifest.get("row_shape"), manifest.get("fingerprint")
+    if not isinstance(shape, list) or not shape or not all(is_count(n, _MOST_ROWS) and n for n in shape):
+        raise Malformed(f"row_shape is {show(shape)}")
+    if not is_text(fingerprint):
+        raise Malformed(f"fingerprint is {kind(fingerprint)}")
+    return tuple(shape), fingerprint
+
+
 def map_npy(path: str) -> np.ndarray:
     """A memory map of a `.npy` file; its header is checked before anything is mapped, and no pickle is ever loaded.
 
@@ -149,18 +180,14 @@ def map_npy(path: str) -> np.ndarray:
     size = remote.size(path)
     try:
         with open(path, "rb") as f:
-            version = np.lib.format.read_magic(f)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran, dtype = read(f)
+            shape, fortran, dtype = read_header(f)
             offset = f.tell()
-    except KeyError:
-        raise UserError(f"{path}: .npy version {version} is not read here; save it with np.save") from None
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path}: not a .npy file ({str(error).splitlines()[0][:120]})") from None
-    if dtype.hasobject or dtype.kind not in "fubi":
-        raise UserError(f"{path}: holds {dtype}, not numbers; pickled arrays are never loaded")
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     expected = offset + math.prod(shape) * dtype.itemsize
-    if any(n < 0 for n in shape) or size != expected:
+    if size != expected:
         state = "truncated" if size < expected else "longer than its header says"
         raise UserError(f"{path}: {state} ({size:,} bytes, shape {shape} of {dtype} takes {expected:,}); write it again")
     if not math.prod(shape):
@@ -170,9 +197,9 @@ def map_npy(path: str) -> np.ndarray:
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        return json.loads(remote.read(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        return parse_object(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _sampled_digest(rows: np.ndarray) -> str:

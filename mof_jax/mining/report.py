@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import json
 import os
 from typing import Any
@@ -15,11 +16,13 @@ from pyarrow import parquet
 from rich.table import Table
 
 from mof_jax.console import plain
+from mof_jax.data import remote
 from mof_jax.data.contact import comparison_sheet
 from mof_jax.data.record import Source
 from mof_jax.errors import BadExample, UserError, nearest
 from mof_jax.mining.best import best
 from mof_jax.mining.state import Pairs, State
+from mof_jax.parsing import Malformed, parse_object, reason
 
 _KEY = b"mof_jax"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -39,7 +42,7 @@ def write(
     path: str, state: State, rows: int, settings: dict[str, Any], ids: Sequence[str] | None, names: Sequence[str],
     codes: Int[np.ndarray, "records"],
 ) -> None:
-    """All finished rows as one file, whole or not at all.
+    """All finished rows as one file, whole or not at all. Raises `UserError` where it cannot be written.
 
     Args:
       settings: for the metadata; `top_k` and `limit` in it choose among the pairs.
@@ -56,14 +59,24 @@ def write(
     columns += [("id_i", pa.string()), ("id_j", pa.string())] if ids is not None else []
     columns += [(f"cos_{name}", pa.float32()) for name in features]
     temporary = f"{path}.part"
-    with parquet.ParquetWriter(temporary, pa.schema(columns)) as writer:
+    try:
+        _write(temporary, columns, chosen, ids, features, settings, names, codes)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise UserError(f"{path}: {remote.failure(error)}") from None
+
+
+def _write(path: str, columns: list, chosen: Callable[[], Iterator[Pairs]], ids: Sequence[str] | None, features: Sequence[str],
+           settings: dict[str, Any], names: Sequence[str], codes: Int[np.ndarray, "records"]) -> None:
+    with parquet.ParquetWriter(path, pa.schema(columns)) as writer:
         for p in chosen():
             named = {} if ids is None else {"id_i": [ids[n] for n in p.i], "id_j": [ids[n] for n in p.j]}
             values = {"i": p.i, "j": p.j, **named, **{f"cos_{name}": c for name, c in zip(features, p.cosines)}}
             writer.write_table(pa.table(values, schema=pa.schema(columns)))
         about = settings | {"statistics": statistics(chosen, features, settings["usable"], names, codes)}
         writer.add_key_value_metadata({_KEY: json.dumps(about).encode()})
-    os.replace(temporary, path)
 
 
 def _pick(parts: Iterator[Pairs], kept: Int[np.ndarray, "kept"]) -> Iterator[Pairs]:
@@ -121,12 +134,17 @@ def read(path: str) -> tuple[Pairs, tuple[str, ...], dict[str, Any]]:
     """
     try:
         file = parquet.ParquetFile(path)
-        info, table = json.loads(file.metadata.metadata[_KEY]), file.read()
+        about = (file.metadata.metadata or {}).get(_KEY)
+        if about is None:
+            raise Malformed("it has no settings of mof_jax")
+        info, table = parse_object(about), file.read()
+        if not isinstance(info.get("rules"), dict) or not info["rules"]:
+            raise Malformed("its settings have no rules")
         names = tuple(info["rules"])
         cosines = [table[f"cos_{name}"].to_numpy() for name in names]
         return Pairs(table["i"].to_numpy(), table["j"].to_numpy(), np.stack(cosines)), names, info
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a file of mined pairs ({str(error).splitlines()[0][:120]})") from None
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:  # `Malformed` is a ValueError
+        raise UserError(f"{path}: not a file of mined pairs ({reason(error)})") from None
 
 
 def summary(info: dict[str, Any]) -> Table:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, parse_json, reason
 
 _PLAN = "plan.json"
 
@@ -38,11 +39,14 @@ class State:
         self.folder = folder
         path = os.path.join(folder, _PLAN)
         if os.path.exists(path):
-            found = json.loads(remote.read(path))
+            try:
+                found = parse_json(remote.read(path))
+            except Malformed as error:
+                raise UserError(f"{path}: {error}; delete {folder} to start anew") from None
             if found != fingerprint:
                 raise UserError(f"{folder}: an unfinished run with other features, rules or sizes; repeat that one, or delete it")
         elif jax.process_index() == 0:
-            os.makedirs(folder, exist_ok=True)
+            remote.make_folder(folder)
             remote.write_atomic(path, [json.dumps(fingerprint).encode()])
 
     def done(self, row: int) -> bool:
@@ -57,9 +61,23 @@ class State:
             remote.write_atomic(self._file(row), [out.getvalue()])
 
     def load(self, row: int) -> Pairs:
-        """A finished row."""
-        with np.load(self._file(row), allow_pickle=False) as found:
-            return Pairs(found["i"], found["j"], found["cosines"])
+        """A finished row.
+
+        Raises:
+          UserError: its file is damaged.
+        """
+        try:
+            with np.load(self._file(row), allow_pickle=False) as found:
+                pairs = Pairs(found["i"], found["j"], found["cosines"])
+            if not (pairs.i.shape == pairs.j.shape == pairs.cosines.shape[1:] and pairs.cosines.ndim == 2):
+                raise Malformed("its columns differ in length")
+            if pairs.i.dtype.kind not in "iu" or pairs.j.dtype.kind not in "iu" or pairs.cosines.dtype.kind != "f":
+                raise Malformed("its columns are no pairs")
+            return pairs
+        except MemoryError:
+            raise
+        except Exception as error:  # of zip, zlib and NumPy's heads, which have no class in common
+            raise UserError(f"{self._file(row)}: damaged ({reason(error)}); delete it, and it is computed again") from None
 
     def remove(self) -> None:
         """The run is complete."""

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
-from mof_jax.data import remote
-from mof_jax.errors import NonFinite, Preempted, UserError
+from mof_jax.errors import NonFinite, Preempted, UserError, WorkerLost
 from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.display import Display
@@ -90,7 +89,7 @@ class Loop:
 
         Raises:
           Preempted: a signal came; the state is saved.
-          NonFinite: the loss is not finite. UserError: a checkpoint cannot be written.
+          NonFinite: the loss is not finite. UserError: a checkpoint cannot be written. WorkerLost: a data worker was killed.
           Spiked: the loss has jumped and stays up; who called has the checkpoints, and the data, to go back.
         """
         config, start = self.config, int(self.state.step)
@@ -142,13 +141,12 @@ class Loop:
         before = time.perf_counter()
         try:
             batch, replaced = next(self.batches)
+        except WorkerLost as error:
+            self._save_alone()
+            raise WorkerLost(f"{error}; step {self.saved} is saved") from None
         except UserError:
             self.checkpointer.wait()
             raise
-        except RuntimeError as error:
-            if "Worker process was terminated" not in str(error):  # Grain's; it has no class of its own
-                raise
-            self._without_workers(remote.reason(error))
         waited = time.perf_counter() - before
         for record, reason in replaced:
             self.display.say(f"skipped {record}: {reason}")
@@ -156,14 +154,11 @@ class Loop:
         idle = not in_flight or in_flight[-1].is_ready()
         return batch, waited if idle else 0.0
 
-    def _without_workers(self, why: str) -> NoReturn:
-        """A data worker is gone, mostly by the kernel's hand: the state is whole, and is saved where this process alone can."""
-        self.checkpointer.wait()
+    def _save_alone(self) -> None:
+        """Saves the state, which is whole, where no other process has to take part."""
         if self.done > self.saved and jax.process_count() == 1:
             self._save(self.done, self.metrics)
-            self.checkpointer.wait()
-        raise Preempted(f"a data worker was killed after step {self.done} of {self.config.steps} ({why}); out of memory? fewer "
-                        f"config.data.workers need less; step {self.saved} is saved, run again to resume")
+        self.checkpointer.wait()
 
     def _logged(self, step: int) -> bool:
         return step in (1, self.config.steps) or step % self.config.log_every == 0

@@ -116,7 +116,7 @@ def test_mmc4_pages(folder):
     ("obelics", {"texts": [None], "images": ["../1.jpg"]}, "image path '../1.jpg' leads outside"),
     ("obelics", {"texts": [None], "images": ["link.jpg"]}, "leads outside"),
     ("obelics", {"texts": [None], "images": ["9.jpg"]}, "image '9.jpg': no such file"),
-    ("obelics", {"texts": [None], "images": ["a\0b.jpg"]}, "leads outside"),
+    ("obelics", {"texts": [None], "images": ["a\0b.jpg"]}, "a NUL at 1 is no text"),
     ("obelics", "{broken", "not JSON"),
     ("mmc4", {"text_list": ["a"]}, "needs a list of strings 'text_list' and a list 'image_info'"),
     ("mmc4", {"text_list": ["a"], "image_info": [{"image_name": "1.jpg"}]}, "image_info 0: needs image_name and matched"),

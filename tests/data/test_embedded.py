@@ -195,7 +195,10 @@ ESCAPING = b'{"schema": 1, "files": {"../x.tsv": {}}, "locales": []}'
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'{"schema": 2}', b'{"schema": 1}', b"\xff\xfe", ESCAPING]
+    "content", [b"", b"{", b"[]", b"null", b'{"schema": 2}', b'{"schema": 1}', b"\xff\xfe", ESCAPING, b"[" * 100_000,
+                b'{"schema": 1, "files": {"a.tsv": {"bytes": true, "sha256": ""}}, "locales": []}',
+                b'{"schema": ' + b"1" * 5000 + b"}",
+                b'{"schema": 1, "files": [], "locales": []}', b'{"schema": 1, "files": {}, "locales": [["de"]]}']
 )
 def test_bad_manifest(copy, content):
     (copy / "manifest.json").write_bytes(content)
@@ -203,12 +206,23 @@ def test_bad_manifest(copy, content):
         pack.Pack(copy)
 
 
-@pytest.mark.parametrize("number, size", [(0, -1), (0, 10**12), (0, "9"), (10**6, 9), (-1, 9), (0, 1.5), (0, 9)])
+@pytest.mark.parametrize("number, size", [(0, -1), (0, 10**12), (0, "9"), (10**6, 9), (-1, 9), (0, 1.5), (0, 9),
+                                          (True, 9), (0, True), ([0], 9), ({}, 9), (0, None), (10**400, 9)])
 def test_hostile_index(copy, number, size):
     index = json.loads((copy / "index.json").read_text())
     index["pictures"] = {"noto": [[number], [size]]}
     _rewrite(copy, "index.json", json.dumps(index).encode())
     with pytest.raises(UserError):
+        pack.Pack(copy)
+
+
+@pytest.mark.parametrize("place, value", [(0, ["x"]), (1, None), (1, "a\ud83d"), (2, 3), (5, [1]), (5, [None]), (5, 3),
+                                          (5, ["a\0"])])
+def test_words_of_a_hostile_index(copy, place, value):
+    index = json.loads((copy / "index.json").read_text())
+    index["concepts"][7][place] = value
+    _rewrite(copy, "index.json", json.dumps(index).encode())
+    with pytest.raises(UserError, match="index.json: malformed"):
         pack.Pack(copy)
 
 

@@ -94,6 +94,72 @@ def test_formats_and_modes_become_rgb():
     assert np.all(np.asarray(images.decode(saved(deep, "PNG"))) == 128)
 
 
+def whole(image: Image.Image) -> np.ndarray:
+    """RGB as it was made before pictures were converted in strips: all at once."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
+        return np.asarray(Image.fromarray(grey.astype(np.uint8)).convert("RGB"))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def modes() -> dict[str, bytes]:
+    """A noise picture in every mode that the four formats have."""
+    noise = np.random.default_rng(0).integers(0, 256, (23, 17, 4), np.uint8)
+    rgba = Image.fromarray(noise, "RGBA")
+    rgb, grey = rgba.convert("RGB"), rgba.convert("L")
+    deep = Image.fromarray(np.random.default_rng(1).integers(0, 2**16, (23, 17), np.uint16))
+    palette = rgb.quantize(200)
+    found = {"rgb": (rgb, "PNG"), "rgba": (rgba, "PNG"), "la": (rgba.convert("LA"), "PNG"), "l": (grey, "PNG"),
+             "1": (grey.convert("1"), "PNG"), "p": (palette, "PNG"), "i16": (deep, "PNG"), "cmyk": (rgb.convert("CMYK"), "JPEG"),
+             "jpeg": (rgb, "JPEG"), "jpeg grey": (grey, "JPEG"), "webp": (rgb, "WEBP"), "webp alpha": (rgba, "WEBP"),
+             "gif": (palette, "GIF")}
+    data = {name: saved(image, kind) for name, (image, kind) in found.items()}
+    data |= {f"{name} clear": saved(image, kind, transparency=value) for name, image, kind, value in (
+        ("p", palette, "PNG", 3), ("p bytes", palette, "PNG", bytes(range(200))), ("l", grey, "PNG", 7),
+        ("rgb", rgb, "PNG", tuple(noise[0, 0, :3].tolist())), ("gif", palette, "GIF", 5), ("i16", deep, "PNG", 9))}
+    return data
+
+
+@pytest.mark.parametrize("name", modes())
+def test_pixels_do_not_depend_on_the_strips_they_are_made_in(name, monkeypatch):
+    data = modes()[name]
+    expected = whole(Image.open(io.BytesIO(data)))
+    for pixels in (1, 17 * 5, 17 * 22 + 3, 1 << 20):
+        monkeypatch.setattr(images, "_STRIP", pixels)
+        assert np.array_equal(np.asarray(images.decode(data)), expected)
+
+
+def test_memory_of_an_allowed_picture_is_bounded(monkeypatch):
+    """Of the copies that a conversion needs none is of the whole picture."""
+    largest = 0
+
+    def watched(image):
+        nonlocal largest
+        largest = max(largest, image.width * image.height)
+        return on_white(image)
+
+    on_white = images._on_white
+    monkeypatch.setattr(images, "_on_white", watched)
+    assert images.decode(saved(Image.new("LA", (2000, 3000)), "PNG")).size == (2000, 3000) and 0 < largest <= 1 << 20
+
+
+def test_whatever_a_parser_raises_is_one_line(monkeypatch):
+    for error in (AttributeError, RecursionError, AssertionError, ZeroDivisionError, UnicodeDecodeError):
+        def load(self, error=error):
+            raise error("a\nb") if error is not UnicodeDecodeError else UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+        with pytest.raises(BadExample, match="record 7: broken PNG: ") as caught:
+            images.decode(saved(RED, "PNG"), record=7)
+        assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.undo()
+
+
 def test_first_frame_and_orientation():
     frames = [Image.new("RGB", (5, 5), c) for c in ("red", "blue")]
     gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])

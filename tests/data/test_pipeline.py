@@ -3,6 +3,9 @@
 import gc
 import json
 import logging
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -14,9 +17,9 @@ from mof_jax.config import build
 from mof_jax.data import images, keyed
 from mof_jax.data.load import _REPLACE, Loader
 from mof_jax.data.mixture import Located
-from mof_jax.data.pipeline import DataConfig, Pipeline, texts
+from mof_jax.data.pipeline import Batches, DataConfig, Pipeline, texts
 from mof_jax.data.preprocess import Preprocess
-from mof_jax.errors import BadExample, UserError
+from mof_jax.errors import BadExample, ExitCode, UserError, WorkerLost
 
 TWO = [
     {"kind": "synthetic", "name": "a", "size": 60, "pixels": 24, "weight": 3.0},
@@ -98,6 +101,36 @@ def test_worker_processes_give_the_same_batches_and_errors(table):
     spoil(table)
     with pytest.raises(UserError, match="table: record r"):
         take(pipeline(sources=[{"kind": "jsonl", "path": str(table), "name": "table"}], workers=1), 2)
+
+
+def test_a_killed_worker_is_one_line_and_a_code_that_is_run_again():
+    class Rows:
+        def __init__(self, says):
+            self.says = says
+
+        def __next__(self):
+            raise RuntimeError(self.says)
+
+        def close(self):
+            pass
+
+    killed = "Worker process was terminated unexpectedly with exit code -9. Search the logs above for the source of the crash."
+    with pytest.raises(WorkerLost, match="^data: step 8: Worker process .* exit code -9.*Run it again") as caught:
+        next(Batches(Rows(killed), 7, print))
+    assert caught.value.code == ExitCode.PEER_LOST and len(str(caught.value).splitlines()) == 1
+    with pytest.raises(RuntimeError, match="^another$"):
+        next(Batches(Rows("another"), 7, print))
+
+
+@pytest.mark.slow
+def test_a_worker_that_the_kernel_kills():
+    batches = pipeline(workers=1).batches()
+    next(batches)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match="exit code -9"):
+        for _ in range(1000):
+            next(batches)
 
 
 @pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])

@@ -177,14 +177,10 @@ def test_captions_that_a_folder_of_pictures_would_leave_out(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train/0.jpg").write_bytes(picture(0))
     assert tools.guess(str(tmp_path)).kind == "folder"
-    (tmp_path / "train/0.txt").write_text("a caption")
-    with pytest.raises(UserError, match=r"captions lie beside the pictures \(train/0.txt\)"):
-        tools.guess(str(tmp_path))
     jsonl(tmp_path / "train/metadata.jsonl", {"file_name": "0.jpg", "text": "a caption"})
     with pytest.raises(UserError, match=r"train/metadata.jsonl below it has captions; give .*train/metadata.jsonl"):
         tools.guess(str(tmp_path))
     assert tools.guess(str(tmp_path), "folder").kind == "folder" and tools.guess(str(tmp_path / "train")).kind == "jsonl"
-    (tmp_path / "train/0.txt").unlink()
 
 
 def test_what_save_to_disk_wrote_is_said(tmp_path):

@@ -166,7 +166,7 @@ class TestFiles:
             "pickle.npy": (pickle.dumps(Evil()), "not a .npy file"), "empty.npy": (b"", "not a .npy file"),
             "huge.npy": (data.replace(b"(4, 3)", b"(4e9,)"), "not a .npy file"),
             "code.npy": (data.replace(b"(4, 3)", b"exit()"), "not a .npy file"),
-            "negative.npy": (data.replace(b"(4, 3)", b"(-4,3)"), "truncated|longer"),
+            "negative.npy": (data.replace(b"(4, 3)", b"(-4,3)"), "says that its shape is"),
         }
         for name, (content, message) in files.items():
             (tmp_path / name).write_bytes(content)

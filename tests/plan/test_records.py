@@ -33,6 +33,52 @@ def test_a_file_without_plans_is_refused(tmp_path):
             records.read(written(tmp_path / "lines.jsonl", line))
 
 
+@pytest.mark.parametrize("line, says", [
+    ('{"name": "a", "topology": "v5e:2x4", "x": ' + "1" * 5000 + "}", "line 2: .*too many digits"),
+    ("[" * 100_000, "line 2: .*nested too deeply"),
+    ('{"name": ["a"], "topology": "v5e:2x4"}', r"line 2: 'name' is \['a'\], no text"),
+    ('{"name": {}, "topology": "v5e:2x4"}', "line 2: 'name' is {}, no text"),
+    ('{"name": "a", "topology": 3}', "line 2: 'topology' is 3, no text"),
+    ('{"name": "a\\ud83d", "topology": "v5e:2x4"}', "line 2: 'name' is .*, no text"),
+    ('{"name": "a", "name": "b", "topology": "v5e:2x4"}', "line 2: key 'name' stands twice"),
+    ("{broken", "line 2: not JSON"),
+    ("\xff", "line 2: byte 0xff"),
+])
+def test_a_damaged_line_is_named_and_nothing_behind_it_is_lost(tmp_path, line, says):
+    good = json.dumps(GOOD).encode()
+    (tmp_path / "p.jsonl").write_bytes(good + b"\n" + line.encode("latin-1") + b"\n" + good + b"\n")
+    with pytest.raises(UserError, match=f"p.jsonl {says}") as caught:
+        records.read(str(tmp_path / "p.jsonl"))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_last_line_that_a_kill_cut_off_and_one_with_a_line_separator(tmp_path):
+    text = json.dumps(GOOD | {"note": "a\u2028b"}, ensure_ascii=False) + "\n" + json.dumps(GOOD)[:40]
+    (tmp_path / "p.jsonl").write_text(text, "utf-8")
+    assert [r["note"] for r in records.read(str(tmp_path / "p.jsonl"))] == ["a\u2028b"]
+
+
+@pytest.mark.parametrize("key", ["seconds", "model_flops"])
+@pytest.mark.parametrize("value", [None, True, "2.0", [2.0], {}, -1.0, 0, 10**400, float("nan"), float("inf")])
+def test_figures_of_a_plan_are_numbers(tmp_path, key, value):
+    for changed in (GOOD | {key: value}, GOOD | {"roofline": {**GOOD["roofline"], "bound": value}}, GOOD | {"roofline": value}):
+        with pytest.raises(UserError, match="a.py: not what `mof plan --json` writes"):
+            records.throughput(written(tmp_path / "p.jsonl", changed))
+
+
+def test_two_plans_of_one_name(tmp_path):
+    path = written(tmp_path / "p.jsonl", GOOD, GOOD | {"seconds": 3.0})
+    with pytest.raises(UserError, match="p.jsonl#a.py: several plans have this name; leave one"):
+        records.throughput(path + "#a.py")
+    with pytest.raises(UserError, match="2 plans; write which one"):
+        records.throughput(path)
+
+
+def test_a_path_with_a_hash(tmp_path):
+    path = written(tmp_path / "p#1.jsonl", GOOD)
+    assert records.throughput(path).source == f"{path}#a.py"
+
+
 def test_throughput_of_every_plan_that_fits():
     """The expected step is never faster than the bound, and its MFU what the config expects of it."""
     found = [r for r in records.read(str(DOCS)) if r["fits"]]
@@ -57,10 +103,10 @@ def test_one_plan_needs_no_name(tmp_path):
     ("", [{"name": "a.py", "topology": "v5e:2x4"}], "does not fit"),
     ("", [{k: v for k, v in GOOD.items() if k != "seconds"}], "not what `mof plan --json` writes"),
     ("", [GOOD | {"seconds": 0}], "not what `mof plan --json` writes"),
-    ("", [GOOD | {"topology": 3}], "not what `mof plan --json` writes"),
+    ("", [GOOD | {"topology": 3}], "plans.jsonl line 1: 'topology' is 3, no text"),
     ("", [GOOD | {"topology": "h9:2x2"}], "unknown TPU generation"),
     ("", [GOOD | {"seconds": 0.5}], "no shares"),
-    ("", [GOOD | {"roofline": {"bound": float("nan"), "exposed": 1.0}}], "no shares"),
+    ("", [GOOD | {"roofline": {"bound": float("nan"), "exposed": 1.0}}], "not what `mof plan --json` writes"),
 ])
 def test_what_gives_no_throughput(tmp_path, name, lines, message):
     path = written(tmp_path / "plans.jsonl", *lines)

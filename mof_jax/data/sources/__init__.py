@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 
 import numpy as np
 
+from mof_jax.data import remote
 from mof_jax.data.filter import Subset
 from mof_jax.data.record import Source
 from mof_jax.data.sources.config import SourceConfig
@@ -35,7 +37,7 @@ def _tfds(config: SourceConfig) -> Source:
 def _webdataset(config: SourceConfig) -> Source:
     from mof_jax.data.sources.webdataset import WebDatasetSource
 
-    return WebDatasetSource(config.path, config.label, config.text_fields, cache_dir=config.cache_dir)
+    return WebDatasetSource(config.path, config.label, config.text_fields, config.cache_dir, config.image_field)
 
 
 def _jsonl(config: SourceConfig) -> Source:
@@ -117,12 +119,14 @@ READERS: dict[str, Callable[[SourceConfig], Source]] = {
 
 
 def open_source(config: SourceConfig) -> Source:
-    """Opens a source, without its filter.
+    """Opens a source, without its filter; `~` in its paths is the user's home.
 
     Raises:
       UserError: unknown kind, nothing at the path, or no records in it.
     """
-    source = lookup(READERS, config.kind, "source kind")(config)
+    reader = lookup(READERS, config.kind, "source kind")
+    paths = {name: remote.expand(getattr(config, name)) for name in ("path", "image_root", "cache_dir")}
+    source = reader(dataclasses.replace(config, name=config.label, **paths))
     if not len(source):
         raise UserError(f"{config.path or config.label}: the source has no records")
     if config.skip >= len(source):

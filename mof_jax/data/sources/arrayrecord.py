@@ -11,13 +11,15 @@ how many records each holds, so that a remote data set opens without fetching it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import struct
 import threading
+from typing import Any
 
 from array_record.python import array_record_module
 import numpy as np
@@ -25,6 +27,7 @@ import numpy as np
 from mof_jax.data import remote
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, check_text, is_count, kind, parse_object, show
 
 SUFFIX = ".array_record"
 INDEX = "index.json"
@@ -32,11 +35,17 @@ INDEX = "index.json"
 _MAGIC = b"MOF1"
 _LENGTH = struct.Struct("<I")
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # random access: no buffers, no threads of its own
-_SHARDED = re.compile(r"^(?P<name>.+)@(?P<count>\d+)$")
+_SHARDED = re.compile(r"(?P<name>.+)@(?P<count>[0-9]+)", re.DOTALL)
+_MOST_SHARDS = 100_000  # five digits in their names
+_MOST_RECORDS = 1 << 40  # of a shard
 
 
 def encode(record: Record) -> bytes:
-    """A record as bytes."""
+    """A record as bytes.
+
+    Raises:
+      BadExample: text that cannot be written down (half a surrogate pair).
+    """
     header = {
         "id": record.id,
         "texts": {kind: list(values) for kind, values in record.texts.items()},
@@ -45,7 +54,10 @@ def encode(record: Record) -> bytes:
         "attributes": dict(record.attributes),
         "image": None if record.image is None else len(record.image),
     }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise BadExample("ArrayRecord", ascii(record.id)[1:-1], f"cannot be written: {error.reason}") from None
     return b"".join([_MAGIC, _LENGTH.pack(len(text)), text, record.image or b""])
 
 
@@ -59,27 +71,65 @@ def parse(data: bytes, source: str, position: int) -> Record:
         raise BadExample(source, position, "not a mof_jax record; write such files with `mof data convert`")
     start = 8 + _LENGTH.unpack_from(data, 4)[0]
     try:
-        header = json.loads(data[8:start])
-        image = header["image"]
-        if image is not None and len(data) - start != image:
-            raise BadExample(source, header["id"], f"{len(data) - start} image bytes where {image} were written")
-        return Record(
-            id=str(header["id"]),
-            image=None if image is None else data[start:],
-            texts={str(kind): tuple(map(str, values)) for kind, values in header["texts"].items()},
-            scores={str(name): float(value) for name, value in header["scores"].items()},
-            group=int(header["group"]),
-            attributes=header["attributes"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise BadExample(source, position, f"broken record header: {error!r}") from None
+        header = parse_object(data[8:start])
+        if missing := {"id", "texts", "scores", "group", "attributes", "image"} - header.keys():
+            raise Malformed(f"has no {min(missing)!r}")
+        name, image, group = header["id"], header["image"], header["group"]
+        if not isinstance(name, str):
+            raise Malformed(f"'id' is {kind(name)}")
+        if image is not None and not is_count(image):
+            raise Malformed(f"'image' is {show(image)}, not a number of bytes")
+        if isinstance(group, bool) or not isinstance(group, int) or not -1 <= group < 1 << 63:
+            raise Malformed(f"'group' is {show(group)}")
+        record = Record(check_text(name), None, _texts(header["texts"]), _scores(header["scores"]), group,
+                        _attributes(header["attributes"]))
+    except Malformed as error:
+        raise BadExample(source, position, f"broken record header: {error}") from None
+    if image is not None and len(data) - start != image:
+        raise BadExample(source, name, f"{len(data) - start} image bytes where {image} were written")
+    return record if image is None else dataclasses.replace(record, image=data[start:])
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{what!r} is {kind(value)}, not an object")
+    for name in value:
+        check_text(name)
+    return value
+
+
+def _texts(value: Any) -> dict[str, tuple[str, ...]]:
+    for name, texts in _object(value, "texts").items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise Malformed(f"the texts {name!r} are {kind(texts)}, not a list of texts")
+    return {name: tuple(map(check_text, texts)) for name, texts in value.items()}
+
+
+def _scores(value: Any) -> dict[str, float]:
+    try:
+        for name, score in _object(value, "scores").items():
+            if isinstance(score, bool) or not isinstance(score, (int, float)):
+                raise Malformed(f"the score {name!r} is {kind(score)}, not a number")
+        return {name: float(score) for name, score in value.items()}
+    except OverflowError:
+        raise Malformed("a score is beyond float64") from None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    for name, attribute in _object(value, "attributes").items():
+        if isinstance(attribute, (dict, list)):
+            raise Malformed(f"the attribute {name!r} is {kind(attribute)}")
+        if isinstance(attribute, str):
+            check_text(attribute)
+    return value
 
 
 class ArrayRecordSource:
     """Records of one or many shards.
 
     Args:
-      path: a file, a glob, `name@N` (for `name-00000-of-0000N.array_record`), or a folder of shards; local or remote.
+      path: a file, a pattern (see `remote.glob`), `name@N` (for `name-00000-of-0000N.array_record`), or a folder of shards;
+        local or remote.
         Remote shards are copied to `cache_dir`, each when it is first read.
 
     Raises:
@@ -149,25 +199,21 @@ def _short(error: Exception) -> str:
 
 
 def find_shards(path: str) -> list[str]:
-    """The shard files that a path, glob, `name@N` or folder stands for, in order."""
-    if match := _SHARDED.match(path):
-        count = int(match["count"])
-        name = match["name"].removesuffix(SUFFIX)
-        paths = [f"{name}-{i:05d}-of-{count:05d}{SUFFIX}" for i in range(count)]
-        for shard in paths:
-            if not remote.exists(shard):
-                raise UserError(f"{shard}: missing shard of {path}")
-        if not paths:
-            raise UserError(f"{path}: names no shards")
+    """The shard files that a path, pattern, `name@N` or folder stands for, in order."""
+    if (match := _SHARDED.fullmatch(path)) and not remote.exists(path):
+        digits, name = match["count"], match["name"].removesuffix(SUFFIX)
+        if len(digits) > len(str(_MOST_SHARDS)) or not 0 < int(digits) <= _MOST_SHARDS:
+            raise UserError(f"{path}: names no shards; write name@N, N from 1 to {_MOST_SHARDS:,}")
+        paths = []
+        for i in range(int(digits)):
+            paths.append(f"{name}-{i:05d}-of-{int(digits):05d}{SUFFIX}")
+            if not remote.exists(paths[-1]):
+                raise UserError(f"{paths[-1]}: missing shard of {path}")
         return paths
-    paths = remote.glob(path)
-    if len(paths) == 1 and not path.endswith(SUFFIX):
-        inside = remote.glob(remote.join(path, f"*{SUFFIX}"))
-        if not inside and not (remote.exists(path) and (remote.is_remote(path) or os.path.isfile(path))):
-            raise UserError(f"{path}: no {SUFFIX} shards here")
-        paths = inside or paths
+    paths = remote.files(path, SUFFIX)
     if not paths:
-        raise UserError(f"{path}: matches no file")
+        there = any(c in path for c in "*?[{") and not remote.exists(path)
+        raise UserError(f"{path}: matches no file" if there else f"{path}: no {SUFFIX} shards here")
     for shard in paths:
         if not remote.is_remote(shard) and not os.path.isfile(shard):
             raise UserError(f"{shard}: no such file")
@@ -181,9 +227,15 @@ def _read_index(paths: list[str]) -> dict[int, int]:
     if not remote.exists(path):
         return {}
     try:
-        listed: Mapping[str, int] = json.loads(remote.read(path))["shards"]
-        return {i: int(listed[name]) for i, p in enumerate(paths) if (name := p.rsplit("/", 1)[-1]) in listed}
-    except (ValueError, KeyError, TypeError) as error:
+        listed = parse_object(remote.read(path)).get("shards")
+        if not isinstance(listed, dict):
+            raise Malformed(f"'shards' is {kind(listed)}, not an object")
+        known = {i: listed[name] for i, p in enumerate(paths) if (name := p.rsplit("/", 1)[-1]) in listed}
+        for i, count in known.items():
+            if not is_count(count, below=_MOST_RECORDS):
+                raise Malformed(f"{paths[i].rsplit('/', 1)[-1]} has {show(count)} records")
+        return known
+    except Malformed as error:
         raise UserError(f"{path}: not an index of shards ({error}); delete it to count the records again") from None
 
 

@@ -19,13 +19,15 @@ class SourceConfig:
 
     Attributes:
       kind: which reader.
-      path: file, glob, `name@N`, folder or URL, as the reader documents; unused by what comes with the package
-        (emoji5, synthetic, pages, glossary, scenes, patterns).
+      path: file, pattern (`*`, `?`, `[ab]`, `{000..012}`, `{a,b}`), `name@N`, folder or URL, as the reader documents; what is
+        there under the very name is that file. Unused by what comes with the package (emoji5, synthetic, pages, glossary,
+        scenes, patterns).
       name: name in tables, ids and messages; by default the kind and the last part of the path.
       weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
       split: split of emoji5, TFDS, pages, scenes and patterns.
       locales: caption languages of emoji5; languages that pages and glossary name things in.
-      image_field: column or feature with the image; by default the usual names.
+      image_field: column or feature with the image; by default the usual names. Of tars, the ending of the picture where a
+        sample has several (`jpg`, `input.jpg`).
       text_fields: caption kind -> column or feature, e.g. `{"alt": "caption"}`; by default the usual names.
       image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
         folder of the file.

@@ -17,7 +17,9 @@ from mof_jax.data.documents import Page
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines
+from mof_jax.data.sources.llava import check_head, record_name
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, check_text, kind
 
 # A page's text, or the name of a picture, in reading order.
 _Piece = tuple[str, bool]  # (text or file name, whether it is a picture)
@@ -38,6 +40,7 @@ class PageSource:
         self.path, self.name = path, name or os.path.basename(path)
         self._root = image_root or (path.rsplit("/", 1)[0] if "/" in path else ".")
         self._pieces = _STYLES[style]
+        check_head(path, "pages as JSON lines")
         self._rows = JsonLines(path)
         if not len(self._rows):
             raise UserError(f"{path}: the file has no lines")
@@ -51,12 +54,18 @@ class PageSource:
         line, row = self._rows[index]
         where = f"line {line}"
         pieces = self._pieces(row, lambda reason: BadExample(self.path, where, reason))
+        try:
+            for piece, picture in pieces:
+                if not picture:
+                    check_text(piece)
+        except Malformed as error:
+            raise BadExample(self.path, where, str(error)) from None
         parts = tuple(read_image(self._root, piece, self.path, where) if picture else piece for piece, picture in pieces)
         if not parts:
             raise BadExample(self.path, where, "a page without texts and images")
         words = "\n".join(part for part in parts if isinstance(part, str))
         return Page(
-            id=str(fields.first(row, fields.ID_FIELDS) or line),
+            id=record_name(row, str(line), self.path, where),
             image=next((part for part in parts if isinstance(part, bytes)), None),
             texts={"text": (words,)} if words else {},
             scores=fields.scores(row),
@@ -70,9 +79,11 @@ def _obelics(row: Mapping[str, Any], bad: Callable[[str], BadExample]) -> list[_
         raise bad("needs lists 'texts' and 'images' of one length, with null where the other has an entry")
     pieces = []
     for place, (text, picture) in enumerate(zip(texts, pictures)):
-        if (text is None) == (picture is None) or not isinstance(text or picture or "", str):
-            raise bad(f"place {place}: needs a text or an image name, and null for the other")
-        pieces.append((picture, True) if text is None else (text, False))
+        given = picture if text is None else text
+        if (text is None) == (picture is None) or not isinstance(given, str):
+            raise bad(f"place {place}: needs a text or an image name, and null for the other" +
+                      ("" if given is None or isinstance(given, str) else f"; it has {kind(given)}"))
+        pieces.append((given, text is None))
     return pieces
 
 

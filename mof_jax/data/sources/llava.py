@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -18,8 +17,11 @@ from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, check_text, is_number, kind, parse_json, show
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_HEADS = {b"PAR1": "a parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file",
+          b"(\xb5/\xfd": "a zstandard file"}
 
 
 class LlavaSource:
@@ -35,6 +37,7 @@ class LlavaSource:
     def __init__(self, path: str, name: str = "", image_root: str = ""):
         self.path, self.name = path, name or os.path.basename(path)
         self._root = image_root or (path.rsplit("/", 1)[0] if "/" in path else ".")
+        check_head(path, "a list of conversations as JSON")
         self._rows: Any = JsonLines(path) if path.endswith((".jsonl", ".ndjson")) else _read_list(path)
         if not len(self._rows):
             raise UserError(f"{path}: the file has no conversations")
@@ -49,9 +52,9 @@ class LlavaSource:
         place = place if isinstance(place, str) else f"line {place}"
         if not isinstance(row, dict):
             raise BadExample(self.path, place, "not a JSON object")
-        record = str(fields.first(row, fields.ID_FIELDS) or place)
-        names = row.get("image") or []
-        names = [names] if isinstance(names, str) else names
+        record = record_name(row, place, self.path, place)
+        names = row.get("image")
+        names = [] if names is None or names == "" else [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise BadExample(self.path, record, "image is neither a file name nor a list of them")
         messages = self._messages(row, record)
@@ -68,18 +71,50 @@ class LlavaSource:
         for number, turn in enumerate(turns):
             if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
                 raise BadExample(self.path, record, f"turn {number}: needs 'from' and a text 'value'")
-            if turn.get("from") not in _ROLES:
-                known = ", ".join(_ROLES)
-                raise BadExample(self.path, record, f"turn {number}: unknown role {turn.get('from')!r} (known: {known})")
-            messages.append({"role": _ROLES[turn["from"]], "content": turn["value"]})
+            role = turn.get("from")
+            if not isinstance(role, str) or role not in _ROLES:
+                raise BadExample(self.path, record, f"turn {number}: unknown role {show(role)} (known: {', '.join(_ROLES)})")
+            try:
+                messages.append({"role": _ROLES[role], "content": check_text(turn["value"])})
+            except Malformed as error:
+                raise BadExample(self.path, record, f"turn {number}: {error}") from None
         return tuple(messages)
 
 
 def _read_list(path: str) -> list[tuple[str, Any]]:
     try:
-        rows = json.loads(remote.read(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+        rows = parse_json(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: not a list of conversations; a file of JSON lines ends in .jsonl")
     return [(f"entry {number}", row) for number, row in enumerate(rows)]
+
+
+def record_name(row: dict[str, Any], default: str, source: str, place: str) -> str:
+    """The row's id as text, whole numbers and 0 included; `default` where it has none.
+
+    Raises:
+      BadExample: at `place` of `source`: an id that names nothing (a list, an object, true or false).
+    """
+    found = fields.first(row, fields.ID_FIELDS)
+    if found is None:
+        return default
+    if not isinstance(found, str) and not is_number(found):
+        raise BadExample(source, place, f"its id is {kind(found)}, neither text nor a number")
+    try:
+        return check_text(str(found))
+    except Malformed as error:
+        raise BadExample(source, place, f"its id {show(found)}: {error}") from None
+
+
+def check_head(path: str, wanted: str) -> None:
+    """Says what a file is that is clearly not JSON, before its lines are looked for.
+
+    Raises:
+      UserError: no such file, or a format with a head of its own.
+    """
+    head = remote.read(path, 0, min(4, remote.size(path)))
+    for start, name in _HEADS.items():
+        if head.startswith(start):
+            raise UserError(f"{path}: is {name}, not {wanted}; write its rows as JSON lines")

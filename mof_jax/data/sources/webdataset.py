@@ -1,61 +1,80 @@
-"""WebDataset tars in img2dataset's layout (`KEY.jpg`, `KEY.txt`, `KEY.json`), read in any order.
+"""WebDataset tars in img2dataset's layout (`KEY.jpg`, `KEY.txt`, `KEY.json`, `KEY.cls`), read in any order.
 
 A tar is scanned once for where each member's bytes lie; that index is kept in the cache folder, and from then on a
 record is one range read, local or remote. Nothing is ever unpacked to disk. A tar may come from anywhere, so links,
-devices, sparse members and names that leave the archive are refused.
+devices, sparse members and names that leave the archive are refused (see `data.tar`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+import dataclasses
 import hashlib
 import json
+import logging
 import os
-import pathlib
-import tarfile
+from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax.data import remote, tar
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.samples import KINDS, MAX_TEXT, Endings, listed, row_of, text_of, texts_of
 from mof_jax.errors import BadExample, UserError
+from mof_jax.parsing import Malformed, is_count, is_text, parse_object, show
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
-_KINDS = ("image", "txt", "json")
-_VERSION = 1
+log = logging.getLogger("mof_jax.data")
+
+_VERSION = 2
 _GAP = 16 << 10  # bytes of headers and padding that are cheaper to read than to skip
+_NONE = (0, -1)  # where a member would lie that a sample lacks
 
 
 class WebDatasetSource:
-    """Samples of one or many tars.
+    """Samples of one or many tars; `data.sources.samples` says which members make one.
 
     The `.txt` member is caption kind `alt`; the `.json` member gives further kinds (`synthetic`, `tags`, `texts`), and
-    `scores` and `group`.
+    `scores` and `group`; the `.cls` member is attribute `label`. The id is the key. Where several tars have a key in common,
+    it is the tar's name and the key, for all records of the source, so that every id names one record. What is not read of a tar
+    is said when it is opened; a local tar that changes afterwards is noticed when it is read.
 
     Args:
-      path: a tar, a glob, or a folder of tars; local or remote.
-      text_fields: caption kind -> key of the `.json` member; `txt` stands for the `.txt` member.
+      path: a tar, a pattern (`*`, `?`, `[ab]`, `{00000..00012}`, `{a,b}`), several of these with `::` between them as OpenCLIP
+        takes them, or a folder of tars; local or remote.
+      text_fields: caption kind -> key of the `.json` member; `txt`, `cls` or an ending like `caption.txt` for that member.
+      image_field: ending of the picture where a sample has several, e.g. `jpg` or `input.jpg`.
 
     Raises:
       UserError: no tars, a broken or compressed one, or one with members that could do harm.
     """
 
-    def __init__(self, path: str, name: str = "", text_fields: Mapping[str, str] | None = None, cache_dir: str = ""):
+    def __init__(self, path: str, name: str = "", text_fields: Mapping[str, str] | None = None, cache_dir: str = "",
+                 image_field: str = ""):
         self.name, self._text_fields = name or os.path.basename(path.rstrip("/")), dict(text_fields or {})
-        self._paths = remote.glob(path if path.endswith(".tar") else remote.join(path, "*.tar"))
-        if any(c in path for c in "*?[") and not path.endswith(".tar"):
-            self._paths = remote.glob(path)
+        self._paths = _tars(path)
         if not self._paths:
             raise UserError(f"{path}: no .tar files here")
-        indexes = [load_index(tar, cache_dir) for tar in self._paths]
-        self._keys = [key for index in indexes for key in index["keys"]]
+        self._kinds = KINDS + tuple(sorted({v for v in self._text_fields.values() if v.endswith(".txt")}))
+        self._versions = [_version(path) for path in self._paths]
+        indexes = [load_index(path, cache_dir, image_field, self._kinds[len(KINDS):]) for path in self._paths]
         # [samples, kinds, (offset, size)]; size -1 where a sample lacks that member
-        spans = [np.array(index["spans"], np.int64).reshape(-1, len(_KINDS), 2) for index in indexes]
-        self._spans = np.concatenate(spans)
-        self._ends = np.cumsum([len(s) for s in spans])
+        self._spans = np.concatenate([index.spans for index in indexes])
+        self._ends = np.cumsum([len(index.keys) for index in indexes])
+        self._problems = {int(end) - len(index.keys) + n: problem for end, index in zip(self._ends, indexes)
+                          for n, problem in index.problems.items()}
+        self._keys = _named(self._paths, [index.keys for index in indexes])
+        for file, index in zip(self._paths, indexes):
+            for note in index.notes:
+                log.warning("%s: %s", file, note)
+        unread = sum((Counter(index.unread) for index in indexes), Counter())
         if not len(self._keys):
-            raise UserError(f"{path}: no samples in {len(self._paths)} tar files")
+            raise UserError(f"{path}: no samples in {len(self._paths)} tar files" +
+                            (f"; their members end in {listed(unread)}" if unread else ""))
+        if unread:
+            log.warning("%s: %d members are not read: %s", self.name, unread.total(), listed(unread))
+        self._said = False  # that a record has no text
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -67,111 +86,176 @@ class WebDatasetSource:
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:12]
 
     def id(self, index: int) -> str:
-        """Key of sample `index`."""
+        """Key of sample `index`, behind the name of its tar where keys repeat."""
         return self._keys[index]
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        tar = self._paths[int(np.searchsorted(self._ends, index, side="right"))]
-        key = self._keys[index]
-        members = self._members(tar, self._spans[index].tolist(), key)
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        file, key = os.path.basename(self._paths[place]), self._keys[index]
+        if index in self._problems:
+            raise BadExample(file, key, self._problems[index])
+        members = self._members(place, self._spans[index].tolist(), key)
         if "image" not in members:
-            raise BadExample(os.path.basename(tar), key, "no image member")
-        row = self._row(members, os.path.basename(tar), key)
-        return Record(
-            id=key,
-            image=members["image"],
-            texts=self._texts(row, members.get("txt")),
-            scores=fields.scores(row),
-            group=fields.group(row),
-        )
+            raise BadExample(file, key, f"no image member, only {listed(dict.fromkeys(members, 1))}")
+        try:
+            row = row_of(members.get("json"))
+            words = {kind: text_of(data, kind) for kind, data in members.items() if kind not in ("image", "json")}
+            texts = texts_of(row, words, self._text_fields)
+            scores, group = fields.scores(row), fields.group(row)
+        except Malformed as error:
+            raise BadExample(file, key, str(error)) from None
+        if not self._said and not any(texts.values()) and (row or self._text_fields):
+            self._said = True
+            log.warning("%s: record %s has no text; its .json has %s; text_fields={'alt': KEY} says which it is", self.name, key,
+                        ", ".join(map(show, row)) or "nothing")
+        attributes = {"label": words["cls"].strip()} if "cls" in words else {}
+        return Record(key, members["image"], texts, scores, group, attributes)
 
-    def _members(self, tar: str, spans: list[list[int]], key: str) -> dict[str, bytes]:
+    def _members(self, place: int, spans: list[list[int]], key: str) -> dict[str, bytes]:
         """The bytes of a sample's members: one read if they lie side by side, as they do, else one each."""
-        present = {kind: (offset, offset + size) for kind, (offset, size) in zip(_KINDS, spans) if size >= 0}
+        path = self._paths[place]
+        file = os.path.basename(path)
+        if (now := _version(path)) is not None and now != self._versions[place]:
+            raise UserError(f"{path}: has changed since it was opened; start again, so that it is indexed anew")
+        present = {kind: (offset, offset + size) for kind, (offset, size) in zip(self._kinds, spans) if size >= 0}
+        large = [kind for kind, (a, b) in present.items() if b - a > (remote.MAX_PICTURE if kind == "image" else MAX_TEXT)]
+        if large:
+            raise BadExample(file, key, f"its member for {large[0]} is too large to be one")
         start, stop = min(a for a, _ in present.values()), max(b for _, b in present.values())
         apart = stop - start - sum(b - a for a, b in present.values()) > _GAP
         try:
             if apart:
-                return {kind: remote.read(tar, a, b) for kind, (a, b) in present.items()}
-            data = remote.read(tar, start, stop)
+                return {kind: remote.read(path, a, b) for kind, (a, b) in present.items()}
+            data = remote.read(path, start, stop)
         except UserError as error:
-            raise BadExample(os.path.basename(tar), key, str(error)) from None
+            raise BadExample(file, key, str(error)) from None
         return {kind: data[a - start : b - start] for kind, (a, b) in present.items()}
 
-    def _row(self, members: Mapping[str, bytes], tar: str, key: str) -> dict:
-        try:
-            row = json.loads(members.get("json", b"{}"))
-        except (ValueError, RecursionError) as error:
-            raise BadExample(tar, key, f"its .json member is not JSON: {error}") from None
-        return row if isinstance(row, dict) else {}
 
-    def _texts(self, row: Mapping, txt: bytes | None) -> dict[str, tuple[str, ...]]:
-        alt = () if txt is None else (txt.decode("utf-8", "replace"),)
-        if self._text_fields:
-            return fields.texts({**row, "txt": alt}, self._text_fields)
-        found = fields.texts(row, {})
-        if txt is not None:
-            found = {
-                kind: values for kind, values in found.items() if kind != "caption"
-            }  # img2dataset repeats it there
-            found = {"alt": alt, **found}
-        return found
+def _tars(path: str) -> list[str]:
+    """The tars that a path stands for.
+
+    Raises:
+      UserError: one of them is named twice.
+    """
+    parts = path.split("::")
+    if len(parts) == 1 or not all(part.endswith(".tar") for part in parts) or remote.exists(path):
+        return remote.files(path, ".tar")
+    found = [file for part in parts for file in remote.files(part, ".tar")]
+    if len(set(found)) != len(found):
+        twice = next(file for n, file in enumerate(found) if file in found[:n])
+        raise UserError(f"{path}: names {twice} twice; give it once, and the source a weight")
+    return found
 
 
-def load_index(tar: str, cache_dir: str = "") -> dict[str, list]:
-    """Where the samples of a tar lie, from the cache or by scanning it once."""
-    size = remote.size(tar)
+def _version(path: str) -> tuple[int, int] | None:
+    """What tells a local file from the one that takes its place later (mounts of stores give inodes anew)."""
+    try:
+        stat = os.stat(path)  # of an address there is none
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _named(paths: Sequence[str], keys: Sequence[list[str]]) -> list[str]:
+    """The ids of all samples: their keys, or tar and key if two tars have a key in common."""
+    flat = [key for some in keys for key in some]
+    if len(set(flat)) == len(flat):
+        return flat
+    shared = os.path.commonprefix([path.rpartition("/")[0] + "/" for path in paths]).rpartition("/")[0]
+    tars = [path[len(shared) :].lstrip("/").removesuffix(".tar") for path in paths]
+    return [f"{name}/{key}" for name, some in zip(tars, keys) for key in some]
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """Where the samples of a tar lie.
+
+    Attributes:
+      keys: of the samples. spans: int64 [samples, kinds, (offset, size)], size -1 where a sample lacks that member.
+      problems: sample -> why it cannot be read. unread: how many members of each ending belong to no sample.
+      notes: what a user should know of the tar.
+    """
+
+    keys: list[str]
+    spans: np.ndarray
+    problems: dict[int, str]
+    unread: dict[str, int]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Itself as JSON values."""
+        return {"version": _VERSION, "keys": self.keys, "spans": self.spans.ravel().tolist(),
+                "problems": {str(n): problem for n, problem in self.problems.items()}, "unread": self.unread,
+                "notes": self.notes}
+
+
+def load_index(path: str, cache_dir: str = "", image: str = "", texts: Sequence[str] = ()) -> Index:
+    """Where the samples of a tar lie, from the cache or by scanning it once.
+
+    Args:
+      image, texts: see `samples.Endings`.
+
+    Raises:
+      UserError: no such tar, or see `scan`; or the cache cannot be written.
+    """
+    size = remote.size(path)
+    chosen = hashlib.sha256(repr((image, tuple(texts))).encode()).hexdigest()[:6] + "-" if image or texts else ""
     folder = os.path.join(cache_dir or remote.default_cache(), "tar-index")
-    path = os.path.join(folder, f"{remote.fingerprint(tar)}-{os.path.basename(tar)}.json")
-    if os.path.exists(path):
-        try:
-            index = json.loads(remote.read(path))
-            if index["version"] == _VERSION:
-                return index
-        except (ValueError, KeyError, TypeError):
-            pass  # not worth an error: it is made again below
-    index = scan(tar, size)
-    os.makedirs(folder, exist_ok=True)
-    remote.write_atomic(path, [json.dumps(index).encode()])
+    cached = os.path.join(folder, f"{remote.fingerprint(path)}-{chosen}{os.path.basename(path)[-100:]}.json")
+    if (index := _stored(cached, size, len(KINDS) + len(texts))) is not None:
+        return index
+    index = scan(path, size, Endings(image, texts))
+    remote.make_folder(folder)
+    body = json.dumps(index.to_json()).encode()
+    remote.write_atomic(cached, [hashlib.sha256(body).hexdigest().encode(), b"\n", body])
     return index
 
 
-def scan(tar: str, size: int) -> dict[str, list]:
-    """Reads a tar's headers: `keys` and `spans` [samples][image, txt, json][offset, size].
+def _stored(path: str, size: int, kinds: int) -> Index | None:
+    """The index in a cache file; None unless it is whole and every number in it fits the tar."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        digest, _, body = remote.read(path).partition(b"\n")
+        if digest.decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
+            return None
+        found = parse_object(body)
+        keys, spans, problems, unread, notes = (found.get(k) for k in ("keys", "spans", "problems", "unread", "notes"))
+        if found.get("version") != _VERSION or not isinstance(keys, list) or not all(map(is_text, keys)):
+            return None
+        if not isinstance(spans, list) or not all(type(n) is int and -1 <= n <= size for n in spans):
+            return None
+        array = np.array(spans, np.int64).reshape(len(keys), kinds, 2)
+        if (array.clip(0).sum(-1) > size).any() or (array[..., 0] < 0).any() or not (array[..., 1] >= 0).any(-1).all():
+            return None
+        if not isinstance(unread, dict) or not all(map(is_count, unread.values())) or not isinstance(problems, dict):
+            return None
+        if not all(map(is_text, problems.values())) or not all(n.isdecimal() and int(n) < len(keys) for n in problems):
+            return None
+        if not isinstance(notes, list) or not all(map(is_text, notes)):
+            return None
+        return Index(keys, array, {int(n): problem for n, problem in problems.items()}, unread, notes)
+    except (UserError, ValueError):  # `Malformed` is one
+        return None  # not worth an error: it is made again
+
+
+def scan(path: str, size: int, endings: Endings) -> Index:
+    """Reads a tar's headers.
 
     Raises:
       UserError: see `WebDatasetSource`.
     """
-    samples: dict[str, list[list[int]]] = {}
+    notes: list[str] = []
     try:
-        with remote.open_stream(tar) as f, tarfile.open(fileobj=f, mode="r|" if remote.is_remote(tar) else "r:") as t:
-            for member in t:
-                if member.isdir():
-                    continue
-                _check(tar, member, size)
-                folder, _, file = member.name.rpartition("/")
-                key, _, extension = file.partition(".")
-                kind = "image" if extension.lower() in _IMAGES else extension.lower()
-                if kind in _KINDS:
-                    key = f"{folder}/{key}" if folder else key
-                    spans = samples.setdefault(key, [[0, -1] for _ in _KINDS])
-                    if spans[_KINDS.index(kind)][1] >= 0:
-                        raise UserError(f"{tar}: two members for {kind} of key {key!r}")
-                    spans[_KINDS.index(kind)] = [member.offset_data, member.size]
-                t.members = []  # tarfile keeps every header otherwise
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{tar}: not an uncompressed tar, or truncated: {error}") from None
-    return {"version": _VERSION, "keys": list(samples), "spans": list(samples.values())}
-
-
-def _check(tar: str, member: tarfile.TarInfo, size: int) -> None:
-    parts = pathlib.PurePosixPath(member.name).parts
-    if not member.isreg() or member.issparse():
-        kind = "a link" if member.issym() or member.islnk() else "sparse" if member.issparse() else "not a plain file"
-        raise UserError(f"{tar}: member {member.name!r} is {kind}; refused")
-    if member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name or not parts:
-        raise UserError(f"{tar}: member {member.name!r} leads outside the archive; refused")
-    if member.offset_data + member.size > size:
-        raise UserError(f"{tar}: truncated inside member {member.name!r}")
+        with remote.open_stream(path) as f:
+            samples, unread = endings.gather(tar.members(f, size, notes))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    spans = [[sample.members[kind][1:] if kind in sample.members else _NONE for kind in endings.kinds] for sample in samples]
+    return Index([sample.key for sample in samples], np.array(spans, np.int64).reshape(-1, len(endings.kinds), 2),
+                 {n: sample.problem for n, sample in enumerate(samples) if sample.problem}, dict(unread), notes)
