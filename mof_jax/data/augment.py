@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Annotated
 
 from jaxtyping import Float, UInt8
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from mof_jax.data import images
 from mof_jax.data.keyed import Draws
+from mof_jax.ranges import Grey, NotNegative, Positive, Range, Share, Whole
 
 _GREY = np.array([0.299, 0.587, 0.114])
 _IDENTITY, _TO_GREY = np.eye(3), np.outer(np.ones(3), _GREY)
@@ -29,8 +31,8 @@ _YIQ_INVERSE = np.linalg.inv(_YIQ)
 class Crop:
     """Random resized crop: area as a share of the picture, aspect ratio of the box."""
 
-    scale: tuple[float, float] = (0.9, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    scale: tuple[Positive, Share] = (0.9, 1.0)
+    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
@@ -41,36 +43,40 @@ class Crop:
 class Affine:
     """Small moves: zoom factor up to e^±zoom, shift up to ±shift of the side, rotation up to ±rotate degrees."""
 
-    zoom: float = 0.1
-    shift: float = 0.05
-    rotate: float = 0.0
+    zoom: NotNegative = 0.1
+    shift: NotNegative = 0.05
+    rotate: NotNegative = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Jitter:
     """Colour jitter: factors in 1 ± value; hue in turns of the colour circle."""
 
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.0
-    probability: float = 1.0
+    brightness: NotNegative = 0.2
+    contrast: NotNegative = 0.2
+    saturation: NotNegative = 0.2
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    probability: Share = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Blur:
     """Gaussian blur with a radius drawn from `sigma` (pixels of the output)."""
 
-    probability: float = 0.5
-    sigma: tuple[float, float] = (0.1, 1.0)
+    probability: Share = 0.5
+    sigma: tuple[Positive, Positive] = (0.1, 1.0)
+
+    def __post_init__(self):
+        if self.sigma[0] > self.sigma[1]:
+            raise ValueError(f"sigma {self.sigma}: the smallest comes first")
 
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
     """`operations` draws from a list of simple changes (arXiv 1909.13719); `magnitude` runs from 0 to 10."""
 
-    operations: int = 2
-    magnitude: float = 5.0
+    operations: Whole = 2
+    magnitude: Annotated[float, Range(0, 10)] = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +92,12 @@ class AugmentConfig:
 
     crop: Crop | None = None
     affine: Affine | None = None
-    flip: float = 0.0
+    flip: Share = 0.0
     jitter: Jitter | None = None
-    grayscale: float = 0.0
+    grayscale: Share = 0.0
     blur: Blur | None = None
     rand: RandAugment | None = None
-    fill: int = 255
+    fill: Grey = 255
 
     @property
     def whole(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from mof_jax.data import keyed
 from mof_jax.data.record import Record, Source
 from mof_jax.errors import BadExample, UserError
+from mof_jax.ranges import NotNegative, Share, Whole
 
 TAGS = "tags"
 _SAMPLE = 64  # records that say which kinds a source has
@@ -37,10 +38,10 @@ class CaptionConfig:
       templates: phrases with `{}` for the caption, one drawn at random, e.g. `("a photo of {}",)`.
     """
 
-    probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
-    dropout: float = 0.0
-    tags: int = 0
-    sentences: int = 0
+    probabilities: dict[str, NotNegative] = dataclasses.field(default_factory=dict)
+    dropout: Share = 0.0
+    tags: Whole = 0
+    sentences: Whole = 0
     templates: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -12,6 +12,7 @@ from mof_jax.data.record import Record
 from mof_jax.data.sequences import Document, Kind, Part, Picture, Special, Text, place
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import BadExample, nearest
+from mof_jax.ranges import Positive
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -51,7 +52,7 @@ class KindConfig:
       supervise_prompts: learn a conversation's questions too.
     """
 
-    weight: float = 1.0
+    weight: Positive = 1.0
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     kind: str = ""
     template: str = ""

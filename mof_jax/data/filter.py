@@ -14,7 +14,7 @@ import io
 import json
 import math
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
@@ -25,14 +25,15 @@ from mof_jax.data.npy import parse_npy
 from mof_jax.data.record import Record, Source, as_score
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, is_count, is_text, kind, parse_json, parse_object, show
+from mof_jax.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRule:
     """Keep scores of at least `minimum`, or the best `fraction`. Exactly one is given."""
 
-    minimum: float | None = None
-    fraction: float | None = None
+    minimum: Annotated[float, Range()] | None = None
+    fraction: Annotated[float, Range(0, 1, above=True)] | None = None
 
     def __post_init__(self):
         if (self.minimum is None) == (self.fraction is None):

@@ -19,6 +19,7 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.vocabularies import UnreadableText
 from mof_jax.errors import BadExample, UserError
+from mof_jax.ranges import Count, NotNegative, Whole
 
 # Called from several threads at once.
 Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
@@ -37,8 +38,8 @@ class LocalViews:
       augment: random changes; by default crops of 5 to 32 % of the picture's area.
     """
 
-    views: int = 8
-    image_size: int = 96
+    views: Count = 8
+    image_size: Count = 96
     augment: augment.AugmentConfig = augment.AugmentConfig(crop=augment.Crop(scale=(0.05, 0.32)))
 
     def __post_init__(self):
@@ -71,23 +72,23 @@ class DataConfig:
     """
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    image_size: int = 64
-    views: int = 1
-    captions: int = 1
+    image_size: Count = 64
+    views: Whole = 1
+    captions: Whole = 1
     augment: augment.AugmentConfig = augment.AugmentConfig()
     local: LocalViews | None = None
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
-    resize_side: int | None = None
+    resize_side: Count | None = None
     pixels: images.Pixels = "ours"
     shuffle: bool = True
     on_error: Literal["raise", "skip"] = "raise"
     cache: Literal["none", "decoded"] = "none"
-    cache_gb: float = 4.0
-    threads: int = 4
-    prefetch: int = 4
-    workers: int = 0
-    chunk: int = 32
+    cache_gb: NotNegative = 4.0
+    threads: Whole = 4
+    prefetch: Count = 4
+    workers: Whole = 0
+    chunk: Count = 32
 
     def __post_init__(self):
         _ = self.preprocess  # which checks its own fields

@@ -44,6 +44,7 @@ from mof_jax.data.sequences import OnLong, Sample, encode
 from mof_jax.data.sources import open_source
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import BadExample, UserError
+from mof_jax.ranges import Count, Grey, Whole
 
 log = logging.getLogger("mof_jax.data")
 
@@ -77,24 +78,24 @@ class SequenceConfig:
     """
 
     kinds: dict[str, KindConfig] = dataclasses.field(default_factory=lambda: {"caption": KindConfig()})
-    context_length: int = 512
-    rows_per_stream: int = 4
-    images_per_stream: int = 64
-    max_images: int = 16
-    tokens_per_image: int = 16
-    image_size: int = 64
+    context_length: Count = 512
+    rows_per_stream: Count = 4
+    images_per_stream: Whole = 64
+    max_images: Whole = 16
+    tokens_per_image: Count = 16
+    image_size: Count = 64
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
-    fill: int = 255
-    resize_side: int | None = None
+    fill: Grey = 255
+    resize_side: Count | None = None
     pixels: images.Pixels = "ours"
     on_long: OnLong = "error"
     on_error: Literal["raise", "skip"] = "raise"
     shuffle: bool = True
-    carry: int = 24
-    lookahead: int = 16
-    threads: int = 4
-    prefetch: int = 2
+    carry: Count = 24
+    lookahead: Count = 16
+    threads: Whole = 4
+    prefetch: Count = 2
 
     def __post_init__(self):
         _ = self.preprocess  # which checks its own fields

@@ -36,6 +36,7 @@ from mof_jax.data.remote import expand
 from mof_jax.data.vocabulary_bounds import MAX_CONTEXT, MAX_IDS
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, reason
+from mof_jax.ranges import Count, Whole
 
 SCHEMA = 1
 CLIP_VOCABULARY = pathlib.Path(__file__).parent / "vocab" / "bpe_simple_vocab_16e6.txt.gz"
@@ -71,14 +72,14 @@ class TokenizerConfig:
 
     kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf", "run"] = "bpe"
     path: str | None = None
-    vocab_size: int = 4096
-    records: int = 100_000
-    context_length: int | None = None
+    vocab_size: Count = 4096
+    records: Count = 100_000
+    context_length: Count | None = None
     lowercase: bool | None = None
     strip_punctuation: bool | None = None
     bos: bool | None = None
     eos: bool | None = None
-    pad_id: int | None = None
+    pad_id: Whole | None = None
     pieces: Literal["ours", "transformers"] = "ours"
 
     def __post_init__(self):

@@ -22,6 +22,7 @@ from mof_jax.nn.attention import attention
 from mof_jax.nn.flops import training_factor
 from mof_jax.nn.layers import ACTIVATIONS, LayerNorm, Linear, Mlp, shifted
 from mof_jax.nn.module import normal, param
+from mof_jax.ranges import Count, Whole
 
 Kind = Literal["linear", "mlp", "average", "attention", "c_abstractor"]
 
@@ -41,10 +42,10 @@ class ConnectorConfig:
     """
 
     kind: Kind = "mlp"
-    tokens: int | None = None
-    width: int = 0
-    depth: int = 0
-    heads: int = 16
+    tokens: Count | None = None
+    width: Whole = 0
+    depth: Whole = 0
+    heads: Count = 16
 
     def __post_init__(self):
         pools = self.kind in ("average", "attention", "c_abstractor")

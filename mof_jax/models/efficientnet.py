@@ -23,6 +23,7 @@ from mof_jax.models.vit import ViTOutput, normalise
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import Linear, project, shifted
 from mof_jax.nn.module import Axes, Matrix, lecun, normal, ones, param, zeros
+from mof_jax.ranges import Count, NotNegative, Positive, Share, Whole
 
 # width factor, depth factor, image size: the published sizes.
 SIZES: dict[str, tuple[float, float, int]] = {
@@ -62,13 +63,13 @@ class EfficientNetConfig:
 
     kind: Literal["efficientnet"] = "efficientnet"
     variant: str | None = None
-    width_factor: float = 0.0
-    depth_factor: float = 0.0
-    image_size: int = 0
-    mean: tuple[float, float, float] = (127 / 255, 127 / 255, 127 / 255)
-    std: tuple[float, float, float] = (128 / 255, 128 / 255, 128 / 255)
-    norm_eps: float = 1e-3
-    embed_dim: int | None = None
+    width_factor: NotNegative = 0.0
+    depth_factor: NotNegative = 0.0
+    image_size: Whole = 0
+    mean: tuple[Share, Share, Share] = (127 / 255, 127 / 255, 127 / 255)
+    std: tuple[Positive, Positive, Positive] = (128 / 255, 128 / 255, 128 / 255)
+    norm_eps: NotNegative = 1e-3
+    embed_dim: Count | None = None
     embed_bias: bool = False
 
     def __post_init__(self):

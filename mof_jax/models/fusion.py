@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mof_jax.ranges import Share
+
 Fusion = Literal["single", "additive", "channel", "interleaved"]
 Normalise = Literal["none", "l2", "layernorm"]
 
@@ -34,7 +36,7 @@ class FusionConfig:
     """
 
     kind: Fusion = "single"
-    ssl_ratio: float = 0.5
+    ssl_ratio: Share = 0.5
     normalise: Normalise = "none"
 
     def __post_init__(self):

@@ -77,7 +77,7 @@ def test_records_that_are_no_such_document_are_named(record, kind, says):
 
 
 @pytest.mark.parametrize("values, says", [
-    ({"weight": 0.0}, "weight must be positive"),
+    ({"weight": 0.0}, "weight: 0.0 is not above 0"),
     ({"kind": "captions"}, "did you mean 'caption'"),
     ({"kind": "chat"}, "a chat needs one"),
     ({"template": "vicuna"}, "did you mean 'vicuna_v1'"),

@@ -54,7 +54,7 @@ def test_crops_are_cut_from_the_whole_picture_cached_or_not():
 
 
 @pytest.mark.parametrize("change, says", [
-    (dict(local=dict(views=0)), "config.local: views and image_size must be positive"),
+    (dict(local=dict(views=0)), "config.local.views: 0 is not at least 1"),
     (dict(local=dict(size=8)), "config.local.size: unknown key"),
     (dict(local=dict(views=1), views=0, captions=1), "local views need views"),
 ])

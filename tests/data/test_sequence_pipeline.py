@@ -242,8 +242,8 @@ def test_a_small_picture_buffer_is_said(caplog):
     ({"kinds": {"chat": {}}}, "kinds.chat: template: a chat needs one"),
     ({"max_images": 40}, "max_images 40: a stream's buffer holds images_per_stream 24"),
     ({"tokens_per_image": 256}, "tokens_per_image 256: a row has 256"),
-    ({"carry": 0}, "carry must be positive"),
-    ({"threads": -1}, "threads must not be negative"),
+    ({"carry": 0}, "carry: 0 is not at least 1"),
+    ({"threads": -1}, "threads: -1 is not at least 0"),
     ({"on_long": "cut"}, "on_long: 'cut' is not one of"),
 ])
 def test_config_mistakes_are_named(values, says):

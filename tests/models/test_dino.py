@@ -77,7 +77,6 @@ def test_scores_of_a_bf16_tower_are_float32():
 
 @pytest.mark.parametrize("change, says", [
     (dict(encoder=dataclasses.replace(ENCODER, pool="none")), "needs a pooled feature"),
-    (dict(prototypes=0), "must be positive"),
     (dict(dtype="half"), "not float32 or bfloat16"),
 ])
 def test_a_config_that_cannot_be_is_refused(change, says):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.filter import FilterConfig
+from mof_jax.ranges import Count, NotNegative, Share, Whole
 
 Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "folder", "synthetic", "obelics", "mmc4", "llava", "pages",
                "glossary", "scenes", "patterns"]
@@ -44,17 +45,17 @@ class SourceConfig:
     kind: Kind = "emoji5"
     path: str = ""
     name: str = ""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     split: str = "train"
     locales: tuple[str, ...] = ("en",)
     image_field: str = ""
     text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
     image_root: str = ""
-    size: int = 1024
-    pixels: int = 64
-    skip: int = 0
+    size: Count = 1024
+    pixels: Count = 64
+    skip: Whole = 0
     questions: tuple[str, ...] = ()
-    stated: float = 0.25
+    stated: Share = 0.25
     cache_dir: str = ""
     captions: CaptionConfig = CaptionConfig()
     filter: FilterConfig | None = None
