@@ -331,6 +331,7 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
     content = pipeline.content()
+    other = {} if saved is None else same(saved, step, content)
     program = Program.of(run, pipeline.cursor)
     state = first_state(origin, program.init, program.state, program.shardings, config.seed,
                         lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
@@ -339,10 +340,9 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     if step and start != step:  # restoring showed a damage that the files did not, and took an older one
         allow_change = [*allow_change, *(key for change in history_of.saved(saved) for key in change.keys)]
         saved = origin.meta(start) if start else None
-        history = rollback.saved(saved)
+        history, other = rollback.saved(saved), same(saved, start, content) if start else {}
     flops, changes = run.flops(), history_of.saved(saved)
     if saved:
-        other = same(saved, start, content)
         changes, history = history_of.changed(
             other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)

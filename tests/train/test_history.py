@@ -1,5 +1,6 @@
 """A resume never becomes another run: what differs is refused by key, or kept from its step on."""
 
+import dataclasses
 import json
 import shutil
 
@@ -29,7 +30,7 @@ def config(table, **changes):
     c.data = dict(sources=[dict(kind="jsonl", path=str(table))], threads=0)
     c.optimizer = dict(lr=1e-3, schedule=dict(kind="constant"))
     c.compilation_cache = CACHE
-    c.checkpoint, c.log_every, c.eval_every = dict(every=3, keep=9, asynchronous=False), 1, None
+    c.checkpoint, c.log_every, c.eval_every = dict(every=0, asynchronous=False), 1, None
     return configs.override(c, [f"{key}={value!r}" for key, value in changes.items()])
 
 
@@ -103,26 +104,32 @@ def test_every_key_of_a_config_has_a_verdict():
     assert {key for key in keys if history.verdict(key) == history.NOTED} >= {"data.on_error", "spikes.nonfinite"}
 
 
-def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(workdir, table, tmp_path):
-    changes = {"data.prefetch": 1, "log_every": 1, "checkpoint.every": 2, "objective.microbatches": 2, "eval_batch_size": 8,
+def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(workdir, table):
+    changes = {"data.prefetch": 1, "checkpoint.every": 2, "objective.microbatches": 2, "eval_batch_size": 8,
                "model.image.remat": "full"}
-    run.train(config(table, steps=10, **changes), str(workdir))
-    run.train(config(table, steps=10), str(tmp_path / "whole"))
-    found, whole = (read_lines(str(path / "metrics.jsonl")) for path in (workdir, tmp_path / "whole"))
-    assert [line["step"] for line in found] == [line["step"] for line in whole] == list(range(1, 11))
-    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in whole], rel=1e-5)
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (workdir, tmp_path / "whole")]
-    assert [s["examples"] for s in summaries] == [160, 160] and all(history.KEY not in s for s in summaries)
+    run.train(config(table, steps=8, **changes), str(workdir))
+    assert [line["step"] for line in read_lines(str(workdir / "metrics.jsonl"))] == list(range(1, 9))
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert (summary["steps"], summary["examples"]) == (8, 128) and history.KEY not in summary
+    assert summary["flops"] == 8 * summary["flops_per_step"]
 
 
-def test_steps_may_not_grow_where_the_rates_would_have_been_others(table, tmp_path):
-    cosine = {"optimizer.schedule.kind": "cosine", "steps": 3}
-    run.train(config(table, **cosine), str(tmp_path))
-    with pytest.raises(UserError, match=r"config.steps: .* trained with 3 until step 3 and would go on with 6 \(its schedule"):
-        run.train(config(table, **cosine | {"steps": 6}), str(tmp_path))
-    run.train(config(table, **cosine | {"steps": 6}), str(tmp_path), ["steps"])
-    change, = history.saved(json.loads((tmp_path / "summary.json").read_text()))
-    assert (change.step, change.keys) == (3, {"steps": (3, 6)})
+@pytest.mark.parametrize("schedule, grows", [
+    (dict(kind="cosine"), False), (dict(kind="constant"), True), (dict(kind="wsd", cooldown=2), False),
+    (dict(kind="rsqrt"), True), (dict(kind="constant", warmup=3), True)])
+def test_steps_may_grow_where_the_rates_of_the_steps_done_stay(done, table, schedule, grows):
+    """Not with a cosine, which ends at the last step, nor in the middle of a cooldown."""
+    meta, now = run.open_checkpoint(str(done))[1], config(table, steps=8)
+    meta["config"]["optimizer"]["schedule"], now.optimizer.schedule = schedule, schedule
+    now = run.resolve(now)
+    before = history.before(meta, run.resolve, now)
+    if grows:
+        assert history.go_on(before, now, 6, str(done)) == {}
+    else:
+        with pytest.raises(UserError, match=r"config.steps: .* with 6 until step 6 and would go on with 8 \(its schedule"):
+            history.go_on(before, now, 6, str(done))
+        assert history.go_on(before, now, 6, str(done), None, ["steps"]) == {"steps": (6, 8)}
+    assert history.go_on(before, dataclasses.replace(now, steps=6), 6, str(done)) == {}
 
 
 def test_steps_that_are_done_stay_done(workdir, table):
@@ -130,17 +137,19 @@ def test_steps_that_are_done_stay_done(workdir, table):
         run.train(config(table, steps=4), str(workdir), ["steps"])
 
 
-def test_a_change_that_is_allowed_is_kept_with_its_step(workdir, table):
+def test_a_change_that_is_allowed_is_kept_with_its_step(workdir, table, capsys):
     changed = config(table, steps=8, **{"optimizer.lr": 1e-5, "optimizer.weight_decay": 0.5})
     run.train(changed, str(workdir), ["config.optimizer"])
-    run.train(configs.override(changed, ["steps=9"]), str(workdir))  # again without the flag: it is the run's own now
+    assert "after step 6: optimizer.lr 0.001 → 1e-05, optimizer.weight_decay 0.0001 → 0.5" in capsys.readouterr().out
     rates = {line["step"]: line["lr"] for line in read_lines(str(workdir / "metrics.jsonl"))}
-    assert rates == {step: 1e-3 if step <= 6 else pytest.approx(1e-5) for step in range(1, 10)}
-    for name in ("config.json", "summary.json"):
-        change, = history.saved(json.loads((workdir / name).read_text()))
+    assert rates == {step: 1e-3 if step <= 6 else pytest.approx(1e-5) for step in range(1, 9)}
+    meta = run.open_checkpoint(str(workdir))[1]
+    for found in (meta, *(json.loads((workdir / name).read_text()) for name in ("config.json", "summary.json"))):
+        change, = history.saved(found)
         assert change.step == 6 and change.examples == 96
         assert change.keys == {"optimizer.lr": (1e-3, 1e-5), "optimizer.weight_decay": (1e-4, 0.5)}
     assert json.loads((workdir / "config.json").read_text())["optimizer"]["lr"] == 1e-5
+    assert going_on(workdir, changed) == {}, "it is the run's own now"
 
 
 def test_another_batch_size_goes_on_behind_the_last_example(workdir, table):
@@ -199,23 +208,36 @@ def test_an_old_checkpoint_without_content_goes_on(workdir, table):
         history.go_on(history.before(unknown, run.resolve, now), now, 6, str(workdir))
 
 
-def test_two_runs_do_not_share_a_work_dir(workdir, table):
-    with place.taken(str(workdir)), pytest.raises(UserError, match=r"process \d+ on .* trains there; wait for it"):
-        run.train(config(table, steps=7), str(workdir))
-    run.train(config(table, steps=7), str(workdir))
+def test_two_runs_do_not_share_a_work_dir(done, table):
+    with place.taken(str(done)), pytest.raises(UserError, match=r"process \d+ on .* trains there; wait for it"):
+        run.train(config(table, steps=7), str(done))
 
 
-def test_the_command(done, table, tmp_path, capsys):
-    workdir = shutil.copytree(done, tmp_path / "run")
+def test_the_command(done, table, tmp_path, capsys, monkeypatch):
     file = tmp_path / "c.py"
     file.write_text(f"import json, ml_collections\ndef get_config():\n    return ml_collections.ConfigDict(json.loads("
                     f"{json.dumps(config(table, steps=7).to_json())}))\n")
-    args = ["train", "--config", str(file), "--workdir", str(workdir), "--config.optimizer.lr=1e-5", "--config.seed=9"]
+    args = ["train", "--config", str(file), "--workdir", str(done), "--config.optimizer.lr=1e-5", "--config.seed=9"]
     assert cli.main(args) == 1
     error = capsys.readouterr().err
     assert "config.seed: " in error and "(0.001 → 1e-05)" in error and len(error.strip().splitlines()) == 1
+    taken = []
+    monkeypatch.setattr(run, "train", lambda config, workdir, allowed: taken.extend(allowed))
     assert cli.main([*args, "--allow-change", "optimizer.lr", "--allow-change", "seed"]) == 0
-    assert "after step 6: seed 3 → 9, optimizer.lr 0.001 → 1e-05" in capsys.readouterr().out
+    assert taken == ["optimizer.lr", "seed"]
+
+
+def test_a_checkpoint_says_nothing_of_where_programs_are_kept(done):
+    """They are read from there, and run."""
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        assert run.open_checkpoint(str(done))[1]["config"]["compilation_cache"] == CACHE
+        assert run.restore(str(done)).run.config.compilation_cache == run.RunConfig.compilation_cache != CACHE
+        assert jax.config.jax_compilation_cache_dir != CACHE
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 64)), min_size=1, max_size=5), st.integers(1, 64))
