@@ -149,8 +149,13 @@ class Checkpointer:
             return ""  # an old one: its fingerprints have to do
         try:
             found = manifest.read(folder)
+            if reason := manifest.damage(folder, found, lambda names: [name for name in names if name.startswith("meta/")]):
+                return reason
+            self.meta(step)
         except remote.Unavailable:
             raise
+        except Damaged as error:  # sealed anew after an edit
+            return str(error).removeprefix(f"{folder}: ").removesuffix("; take another step")
         except UserError as error:
             return str(error)
         wanted = lambda names: [name for name in names if arrays or "/d/" not in name]
@@ -244,6 +249,10 @@ class Checkpointer:
             except Exception as error:  # as in `restore`
                 raise UserError(f"{self.directory}/{step}: cannot be read: {remote.reason(error)}; take another step") from None
         for part in wanted:
+            for path, x in state[part].items():
+                if isinstance(x, jax.ShapeDtypeStruct):
+                    raise UserError(f"{self.directory}/{step}: {path} is named in its meta, and there is no such array; take "
+                                    "another step")
             prints = jax.device_get(fingerprints(state[part]))
             for path, value in prints.items():
                 if int(value) != meta["fingerprints"].get(f"{part}:{path}"):
@@ -408,7 +417,7 @@ def _is_leaf(value: Any) -> bool:
         return False
     try:
         return all(map(is_count, value[0])) and isinstance(value[1], str) and bool(jnp.dtype(value[1]).itemsize)
-    except TypeError:
+    except (TypeError, ValueError):
         return False
 
 

@@ -135,3 +135,45 @@ def test_a_checkpoint_of_the_first_schema_still_opens(copy):
         os.unlink(copy / "checkpoints" / str(step) / "manifest.json")
     checkpointer = Checkpointer(str(copy / "checkpoints"))
     assert checkpointer.newest() == 2 and equal(checkpointer.restore(abstract(state(0)))[0], state(2))
+
+
+@pytest.mark.parametrize("meta", [
+    b"", b"7", b"[]", b"{", b"\xff", b"[" * 50_000, b"9" * 5000, b'{"schema": 2}', b'{"schema": "2"}',
+    b'{"schema": -1, "leaves": {}}', b'{"schema": 2, "leaves": {"params:a": 3}, "fingerprints": {}}',
+    b'{"schema": 2, "leaves": {"a": [["x"], "float32"]}}', b'{"schema": 2, "leaves": {"a": [[2], "1e+22"]}, "fingerprints": {}}',
+    b'{"schema": 2, "leaves": {}, "fingerprints": []}', b'{"schema": 2, "leaves": {}, "fingerprints": {"params:a": "1"}}',
+    b'{"schema": 2, "leaves": {"a": [[-1], "int8"]}}', b'{"schema": 2, "config": [], "leaves": {}, "fingerprints": {}}'])
+def test_a_meta_that_is_none_sealed_again_is_passed_over(copy, meta, caplog):
+    """The checksums hold: who seals after an edit vouches for it. What a reader makes of it is a line all the same."""
+    folder = copy / "checkpoints" / "2"
+    (folder / "meta" / "metadata").write_bytes(meta)
+    os.unlink(folder / "manifest.json")
+    manifest.write(str(folder), 2)
+    assert "meta" in falls_back(copy, caplog)
+    with pytest.raises(UserError, match="checkpoints/2: .*meta.*take another step"):
+        open_checkpoint(f"{folder}")
+
+
+def test_leaves_that_the_arrays_lack_are_a_line(copy):
+    folder = copy / "checkpoints" / "2"
+    path = folder / "meta" / "metadata"
+    path.write_text(path.read_text().replace('"fingerprints": {', '"fingerprints": {"params:zz": 1, ').replace(
+        '"leaves": {', '"leaves": {"params:zz": [[3], "float32"], '))
+    os.unlink(folder / "manifest.json")
+    manifest.write(str(folder), 2)
+    reader, _, step = open_checkpoint(str(copy))
+    with pytest.raises(UserError, match="checkpoints/2: zz is named in its meta, and there is no such array"):
+        reader.restore_params(step)
+
+
+def test_what_orbax_has_not_joined_is_not_sealed(copy):
+    """A seal means that a restore works."""
+    from etils import epath
+
+    from mof_jax.train.checkpoint import _check_merged
+
+    state = copy / "checkpoints" / "2" / "state"
+    _check_merged(epath.Path(state))
+    (state / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match="no manifest.ocdbt there; it could not be restored, and is not sealed"):
+        _check_merged(epath.Path(state))
