@@ -248,7 +248,7 @@ def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _processor(family: Family, now: Processing, files: Mapping[str, Any]) -> dict[str, Any]:
     """The processor file that came with the model where it still says what we do, else a new one."""
     for name in sources.PROCESSORS:
-        if name in files and preprocess.read_hf(files[name], name)._replace(pixels=now.pixels, fill=now.fill) == now:
+        if name in files and preprocess.read_hf(files[name], name, family.name)._replace(pixels=now.pixels, fill=now.fill) == now:
             return {name: files[name]}
     kind = {"siglip": "SiglipImageProcessor", "dinov2": "BitImageProcessor"}.get(family.name, "CLIPImageProcessor")
     return {sources.PROCESSORS[0]: preprocess.write_hf(now, kind)}

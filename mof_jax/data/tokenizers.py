@@ -104,6 +104,7 @@ class Tokenizer:
       context_length: columns of the result.
       pad_id: id after the end of the text.
       bos_id, eos_id: ids around the text, None where the kind has no such token.
+      end_id: the id that every text ends with, None if nothing is put there.
     """
 
     def __init__(self, config: TokenizerConfig, vocabulary: vocabularies.Vocabulary):
@@ -118,6 +119,7 @@ class Tokenizer:
         self.eos_id = self._after[-1] if self._after else eos
         default = next(i for i in (pad, self.eos_id, 0) if i is not None)
         self.pad_id = default if config.pad_id is None else config.pad_id
+        self.end_id = self._after[-1] if self._after else None
         self._room = self.context_length - len(self._before) - len(self._after)
         if self._room < 1:
             raise UserError(f"tokenizer: context_length {self.context_length} leaves no room for text")

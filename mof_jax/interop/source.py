@@ -27,6 +27,7 @@ from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import ImageConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
+from mof_jax.parsing import reason
 
 PREFIX = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -72,8 +73,8 @@ class Source:
         config = family.parse(theirs, remote.join(folder, family.config_file))
         try:
             processing, files = _processing(folder, family, theirs, config)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder}: its processor file is malformed ({error})") from None
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            raise UserError(f"{folder}: its processor file is malformed ({reason(error)})") from None
         if processing is not None:
             config = with_normalisation(config, processing)
         weights = weights or Weights.open(path)
@@ -193,15 +194,17 @@ def _processing(
     files = {name: read_json(remote.join(folder, name)) for name in names} | words.read_kept(folder)
     if family.name == "open_clip":
         size = config.image.image_size
-        return preprocess.read_open_clip(theirs.get("preprocess_cfg") or {}, size, OPEN_CLIP.config_file), files
+        cfg = theirs.get("preprocess_cfg")
+        where = remote.join(folder, OPEN_CLIP.config_file)
+        return preprocess.read_open_clip({} if cfg is None else cfg, size, where), files
     tower = eyes(config)
     if tower is None:
         return None, files
     if family.name == "timm":
-        return timm.read_processing(theirs, tower.image_size), files
+        return timm.read_processing(theirs, tower.image_size, remote.join(folder, family.config_file)), files
     for name in PROCESSORS:
-        if name in files and (name == PROCESSORS[0] or "image_processor" in files[name]):
-            return preprocess.read_hf(files[name], remote.join(folder, name)), files
+        if name in files and (name == PROCESSORS[0] or files[name].get("image_processor") is not None):
+            return preprocess.read_hf(files[name], remote.join(folder, name), family.name), files
     mean, std = {"dinov2": _IMAGENET, "siglip": _HALF, "vit": _HALF}.get(family.name, (tower.mean, tower.std))
     resize = "squash" if family.name == "siglip" else "crop"
     note = "no preprocessor_config.json beside it: pictures are prepared as its family does by default"

@@ -13,8 +13,8 @@ from typing import Any
 from flax import nnx
 
 # Fields of any module's config that change what given weights compute.
-FIELDS = ("activation", "heads", "kv_heads", "head_dim", "norm_eps", "causal", "swiglu", "qk_norm", "rope_theta", "mean", "std",
-          "post_norm", "width_factor")
+FIELDS = ("activation", "heads", "kv_heads", "head_dim", "norm_eps", "causal", "swiglu", "qk_norm", "rope_theta", "window",
+          "mean", "std", "post_norm", "norm_after_pool", "width_factor")
 
 
 def settings(build: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, Any]:
