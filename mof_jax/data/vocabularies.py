@@ -38,6 +38,8 @@ class Vocabulary(Protocol):
 
     def token(self, name: str) -> int | None: ...
 
+    def name(self, token: int) -> str | None: ...
+
 
 class _Fast:
     """A vocabulary of Hugging Face's `tokenizers`."""
@@ -60,6 +62,12 @@ class _Fast:
 
     def token(self, name):
         return self._tokenizer.token_to_id(name)
+
+    def name(self, token):
+        return self._tokenizer.id_to_token(token)
+
+    def model(self):
+        return json.loads(self._tokenizer.to_str())["model"]
 
 
 class _SentencePiece:
@@ -84,6 +92,9 @@ class _SentencePiece:
     def token(self, name):
         found = self._model.piece_to_id(name)
         return found if self._model.id_to_piece(found) == name else None
+
+    def name(self, token):
+        return self._model.id_to_piece(token) if 0 <= token < self.size else None
 
 
 def parse(kind: str, data: bytes, where: str) -> Vocabulary:

@@ -48,7 +48,8 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 def _class(size: dict[str, int], resample: int, colours: str, crop: int | None = None) -> dict[str, Any]:
     mean, std = {"clip": (_CLIP_MEAN, _CLIP_STD), "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}[colours]
     return dict(size=size, resample=resample, image_mean=mean, image_std=std, do_center_crop=crop is not None,
-                crop_size=None if crop is None else {"height": crop, "width": crop}, default_to_square="shortest_edge" not in size)
+                crop_size=None if crop is None else {"height": crop, "width": crop},
+                default_to_square="shortest_edge" not in size)
 
 
 _SQUARE_224 = {"height": 224, "width": 224}

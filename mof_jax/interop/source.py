@@ -14,7 +14,7 @@ import jax
 from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
-from mof_jax.interop import big_vision, preprocess, words
+from mof_jax.interop import big_vision, preprocess, sentences, words
 from mof_jax.interop.big_vision import BigVision
 from mof_jax.interop.families import family_of, recognise, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
@@ -77,6 +77,8 @@ class Source:
             raise UserError(f"{folder}: its processor file is malformed ({reason(error)})") from None
         if processing is not None:
             config = with_normalisation(config, processing)
+        if family.name == "bert":
+            config = _as_sentences(folder, config)
         weights = weights or Weights.open(path)
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
@@ -90,7 +92,7 @@ class Source:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Its tokenizer, if there is a file of it."""
-        return words.read_tokenizer(_folder(self.where), self.family.name, self.config)
+        return words.read_tokenizer(_folder(self.where), self.family.name, self.config, self.theirs)
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -140,6 +142,22 @@ def locate(spec: str) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{spec}: no such folder, and the hub did not give it ({reason}); fetch it elsewhere and give its "
                         "folder") from None
+
+
+def _as_sentences(folder: str, config: WordsConfig) -> WordsConfig:
+    """A BERT that pools as the files of sentence-transformers say, and hides what the tokenizer beside it pads with.
+
+    Raises:
+      UserError: such files that ask for something else, or a tokenizer that pads with the end of its texts.
+    """
+    text = dataclasses.replace(config.text, pool=sentences.pool_of(folder))
+    tokenizer = words.read_tokenizer(folder, "bert", config)
+    if tokenizer is not None:
+        if tokenizer.pad_id == tokenizer.end_id and tokenizer.config.pad_id is not None:
+            raise UserError(f"{folder}: its tokenizer pads with the id that ends texts, {tokenizer.pad_id}; here both would be "
+                            "hidden")
+        text = dataclasses.replace(text, pad_id=tokenizer.pad_id)
+    return dataclasses.replace(config, text=text)
 
 
 def _folder(path: str) -> str:

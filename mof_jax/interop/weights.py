@@ -14,6 +14,7 @@ from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
 from mof_jax.interop import pickles, safetensors
 from mof_jax.interop.safetensors import Entry
+from mof_jax.parsing import Malformed, parse_object
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt")
@@ -134,12 +135,9 @@ def read_json(path: str) -> dict[str, Any]:
     if remote.size(path) > MAX_JSON:
         raise UserError(f"{path}: {remote.size(path):,} bytes, too large")
     try:
-        found = json.loads(remote.read(path).decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({str(error)[:120]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(found).__name__}")
-    return found
+        return parse_object(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _sharded(index: str) -> dict[str, tuple[str, Entry]]:

@@ -120,7 +120,8 @@ def test_both_places_of_the_rotary_base():
     (dict(architecture="vit_base_patch16_224", model_args=dict(rope=True)), "model_args.rope .True. is not known here"),
     (dict(architecture="vit_base_patch16_224", model_args=dict(global_pool="avg")),
      "behind the mean of the patches"),
-    (dict(architecture="vit_base_patch16_224", global_pool="avg"), "global_pool 'avg' is not what architecture and model_args say"),
+    (dict(architecture="vit_base_patch16_224", global_pool="avg"),
+     "global_pool 'avg' is not what architecture and model_args say"),
     (dict(architecture="vit_base_patch16_224", pretrained_cfg=dict(input_size=[3, 224, 320])),
      "input_size .3, 224, 320. has 224×320 pixels; towers here take sq"),
     (dict(model_type="dinov3"), "model_type 'dinov3' is not read here; bert, clip, dinov2, .* are$"),
@@ -162,7 +163,8 @@ def test_timms_preprocessing_goes_there_and_back():
     (dict(model_type="qwen2", sliding_window=9, use_sliding_window=True, max_window_layers=2, num_hidden_layers=2), 0),
     (dict(model_type="qwen3", num_hidden_layers=2, sliding_window=9, use_sliding_window=True,
           layer_types=["sliding_attention"] * 2), 9),
-    (dict(model_type="qwen3", num_hidden_layers=2, sliding_window=9, use_sliding_window=True, layer_types=["full_attention"] * 2), 0),
+    (dict(model_type="qwen3", num_hidden_layers=2, sliding_window=9, use_sliding_window=True,
+          layer_types=["full_attention"] * 2), 0),
 ])
 def test_how_far_back_attention_looks(theirs, window):
     family = FAMILIES["llama"]

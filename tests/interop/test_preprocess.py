@@ -133,4 +133,4 @@ def test_what_open_clips_section_may_not_say(change, message):
     with pytest.raises(UserError, match=message):
         read_open_clip(change, 224, "open_clip_config.json")
     nothing = {"mean": None, "std": None, "interpolation": None, "size": 3}
-    assert read_open_clip(nothing, 224, "o") == read_open_clip({}, 224, "o"), "null is the library's default, its size the tower's"
+    assert read_open_clip(nothing, 224, "o") == read_open_clip({}, 224, "o"), "null is the default, the size the tower's"

@@ -76,10 +76,13 @@ def test_a_config_of_another_model_is_refused_before_a_tensor_is_read(tmp_path, 
 
 
 @pytest.mark.parametrize("name, value, message", [
-    ("preprocessor_config.json", {"size": 24, "crop_size": 24, "image_mean": "grey"}, "processor file is malformed"),
+    ("preprocessor_config.json", {"size": 24, "crop_size": 24, "image_mean": "grey"},
+     "image_mean .grey.: three numbers are read here"),
     ("preprocessor_config.json", {"size": "big"}, "is not a square"),
-    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**9}}, "which is not there"),
-    ("config.json", {"model_type": "clip", "text_config": {"hidden_size": 1e3}}, "expected int"),
+    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**9}},
+     "num_hidden_layers 1000000000 is no whole number"),
+    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**6}}, "which is not there"),
+    ("config.json", {"model_type": "clip", "text_config": {"hidden_size": 1e3}}, "hidden_size 1000.0 is no whole number"),
     ("config.json", {"model_type": {"a": 1}}, "is not read here"),
 ])
 def test_hostile_config_files_are_one_line(name, value, message, tmp_path):

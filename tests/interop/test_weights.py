@@ -83,7 +83,7 @@ def test_a_shard_that_is_cut_short(sharded):
         Weights.open(str(sharded))
 
 
-@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "expected a JSON object"), ("{}", "no weight_map"),
+@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "holds a list, not an object"), ("{}", "no weight_map"),
                                            ('{"weight_map": {"a": 3}}', "no weight_map"), ("[" * 99_999, "not JSON")])
 def test_a_broken_index(text, message, tmp_path):
     (tmp_path / INDEX).write_text(text)

@@ -5,6 +5,7 @@ sentence-transformers beside it say (see `interop.sentences`); the pooler and th
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from mof_jax import config as configs
@@ -12,6 +13,7 @@ from mof_jax.interop import links
 from mof_jax.interop.families.clip import shape_of, their_shape
 from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
+from mof_jax.interop.sentences import POOLS
 from mof_jax.interop.transfer import Ignored
 from mof_jax.interop.values import MOST_WORDS, Values
 from mof_jax.models.tower import Words, WordsConfig
@@ -62,4 +64,10 @@ def write(config: WordsConfig) -> dict[str, Any]:
         type_vocab_size=text.token_types, pad_token_id=text.pad_id)
 
 
-BERT = Family("bert", "words", ("bert",), read, write, Words, lambda config: TABLE, lambda config: _BESIDE)
+def normal(config: WordsConfig) -> WordsConfig:
+    """Without the way of pooling, which stands in files of its own."""
+    pool = "gap" if config.text.pool in POOLS else config.text.pool
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, pool=pool))
+
+
+BERT = Family("bert", "words", ("bert",), read, write, Words, lambda config: TABLE, lambda config: _BESIDE, normal=normal)

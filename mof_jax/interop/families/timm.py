@@ -167,7 +167,8 @@ def read_processing(theirs: Mapping[str, Any], image_size: int, where: str = "co
         raise cfg.wrong("crop_pct", "leaves no picture")
     # torchvision's crop, as OpenCLIP's.
     return Processing(image_size, "squash" if mode == "squash" else "crop", resample, colours("mean", (0.485, 0.456, 0.406)),
-                      colours("std", (0.229, 0.224, 0.225), 1e-6), resize_side=None if side == image_size else side, pixels="open_clip")
+                      colours("std", (0.229, 0.224, 0.225), 1e-6), resize_side=None if side == image_size else side,
+                      pixels="open_clip")
 
 
 def write_processing(p: Processing) -> dict[str, Any]:
