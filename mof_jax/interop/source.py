@@ -148,14 +148,11 @@ def _as_sentences(folder: str, config: WordsConfig) -> WordsConfig:
     """A BERT that pools as the files of sentence-transformers say, and hides what the tokenizer beside it pads with.
 
     Raises:
-      UserError: such files that ask for something else, or a tokenizer that pads with the end of its texts.
+      UserError: such files that ask for something else.
     """
     text = dataclasses.replace(config.text, pool=sentences.pool_of(folder))
     tokenizer = words.read_tokenizer(folder, "bert", config)
     if tokenizer is not None:
-        if tokenizer.pad_id == tokenizer.end_id and tokenizer.config.pad_id is not None:
-            raise UserError(f"{folder}: its tokenizer pads with the id that ends texts, {tokenizer.pad_id}; here both would be "
-                            "hidden")
         text = dataclasses.replace(text, pad_id=tokenizer.pad_id)
     return dataclasses.replace(config, text=text)
 

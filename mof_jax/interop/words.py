@@ -99,11 +99,23 @@ def _bert(folder: str, path: str | None, positions: int) -> Tokenizer | None:
             if named[key] != normaliser.get(inner):
                 raise UserError(f"{remote.join(folder, CONFIG)}: {key} {show(named[key])} goes against the normalizer of "
                                 f"tokenizer.json ({inner} {show(normaliser.get(inner))}); save the tokenizer anew")
-    tokenizer = _padded(make(TokenizerConfig(kind="hf", path=path, pieces="transformers", context_length=limit)), folder)
-    if lower and tokenizer.encode(["QWERTY Ä"]) != tokenizer.encode(["qwerty ä"]):
-        raise UserError(f"{remote.join(folder, sentences.LENGTH)}: do_lower_case True, and its vocabulary tells cases apart; "
+    if lower and not _lowers(normaliser):
+        raise UserError(f"{remote.join(folder, sentences.LENGTH)}: do_lower_case True, and tokenizer.json tells cases apart; "
                         "write false there and lower-case the texts before")
+    tokenizer = _padded(make(TokenizerConfig(kind="hf", path=path, pieces="transformers", context_length=limit)), folder)
+    if tokenizer.pad_id == tokenizer.end_id:
+        raise UserError(f"{folder}: its tokenizer has no padding but the id that ends texts, {tokenizer.end_id}, and both would "
+                        f"be hidden; name a pad_token in {CONFIG}")
     return tokenizer
+
+
+def _lowers(normaliser: Any) -> bool:
+    """Whether a normalizer of a `tokenizer.json`, or one in its sequence, makes letters small."""
+    if not isinstance(normaliser, Mapping):
+        return False
+    inner = normaliser.get("normalizers")
+    bert = normaliser.get("type") == "BertNormalizer" and normaliser.get("lowercase") is True
+    return normaliser.get("type") == "Lowercase" or bert or (isinstance(inner, list) and any(map(_lowers, inner)))
 
 
 _BERT_NORMALISER = {
@@ -224,7 +236,7 @@ def read_kept(folder: str) -> dict[str, Any]:
 
 
 def _padded(tokenizer: Tokenizer, folder: str) -> Tokenizer:
-    """With the padding token that `tokenizer_config.json` names, if it names one, or else the older file beside it."""
+    """With the padding token that `tokenizer_config.json` names, or else the older file beside it, if they name one."""
     for name in (CONFIG, "special_tokens_map.json"):
         path = remote.join(folder, name)
         pad = read_json(path).get("pad_token") if remote.exists(path) else None

@@ -173,7 +173,8 @@ def head(text: bytes, version: bytes = b"\x01\x00") -> bytes:
 @pytest.mark.parametrize("member, message", [
     (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,"), "params/t not a .npy file"),  # TokenError
     (head(b"{'descr': '<f4' 'x'"), "params/t not a .npy file"), (head(b"{] not python"), "params/t not a .npy file"),
-    (head(b"{" * 5000), "params/t not a .npy file"), (b"", "params/t not a .npy file"), (b"\x93NUMPY", "params/t not a .npy file"),
+    (head(b"{" * 5000), "params/t not a .npy file"), (b"", "params/t not a .npy file"),
+    (b"\x93NUMPY", "params/t not a .npy file"),
     (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"), "params/t says that its shape is"),
     (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,)}" % 10**30), "params/t says that its shape is"),
     (head(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"), "params/t holds object"),
