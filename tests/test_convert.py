@@ -140,7 +140,8 @@ def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, ca
     assert carried(init, dataclasses.replace(config, image=dataclasses.replace(config.image, pool="gap"))) is None
     assert "do not travel with this run (format 'clip' cannot hold this model (image.pool" in capsys.readouterr().out
     others = train_tokenizer(["w1 w2 w3"], context_length=foreign.CONTEXT, kind="wordlevel")
-    other = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=others.vocab_size))
+    text = dataclasses.replace(config.text, vocab_size=others.vocab_size, eos_id=others.eos_id)
+    other = dataclasses.replace(config, text=text)
     assert carried(init, other, others)["files"].keys() == {"preprocessor_config.json"}
     assert carried(init, preprocess=dataclasses.replace(preprocess, resize="squash")) is not None
     assert "was made for pictures with resize='crop' in config.data" in capsys.readouterr().out

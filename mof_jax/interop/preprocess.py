@@ -45,11 +45,12 @@ class Processing(NamedTuple):
 
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-def _class(size: dict[str, int], resample: int, colours: str, crop: int | None = None) -> dict[str, Any]:
+def _class(size: dict[str, int], resample: int, colours: str, crop: int | None = None, squared: bool = False) -> dict[str, Any]:
+    """Args: squared: whether a size that is a number alone is a square, or a shortest edge."""
     mean, std = {"clip": (_CLIP_MEAN, _CLIP_STD), "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}[colours]
     return dict(size=size, resample=resample, image_mean=mean, image_std=std, do_center_crop=crop is not None,
                 crop_size=None if crop is None else {"height": crop, "width": crop},
-                default_to_square="shortest_edge" not in size)
+                default_to_square=squared)
 
 
 _SQUARE_224 = {"height": 224, "width": 224}
@@ -57,8 +58,8 @@ _SQUARE_224 = {"height": 224, "width": 224}
 CLASSES: dict[str, dict[str, Any]] = {
     "CLIP": _class({"shortest_edge": 224}, 3, "clip", 224), "Bit": _class({"shortest_edge": 224}, 3, "clip", 224),
     "Llava": _class({"shortest_edge": 224}, 3, "clip", 224), "Siglip": _class(_SQUARE_224, 3, "half"),
-    "ViT": _class(_SQUARE_224, 2, "half"), "DeiT": _class({"height": 256, "width": 256}, 3, "half", 224),
-    "Blip": _class({"height": 384, "width": 384}, 3, "clip")}
+    "ViT": _class(_SQUARE_224, 2, "half", squared=True), "DeiT": _class({"height": 256, "width": 256}, 3, "half", 224, True),
+    "Blip": _class({"height": 384, "width": 384}, 3, "clip", squared=True)}
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
 # How the library hands arrays around, and what it writes beside; pictures here always become RGB.
 _FREE = ("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length",

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
+from mof_jax.data import tokenizers
+from mof_jax.errors import UserError
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.nn.module import Skeleton
 
@@ -63,6 +65,35 @@ def test_gap_is_the_mean_of_the_real_tokens():
     np.testing.assert_allclose(tower(pool="gap")(single), tower(pool="first")(single), atol=1e-6)
     empty = np.full((1, 3), PAD, np.int32)
     np.testing.assert_array_equal(tower(pool="gap")(empty), 0)
+
+
+def test_the_largest_id_is_pooled_where_the_source_looks_for_it():
+    """Wherever it stands, first of several; with an end of text that is the last id both are the same."""
+    np.testing.assert_array_equal(tower(pool="argmax")(TOKENS), tower()(TOKENS))
+    other = np.array([[3, 4, 15, PAD, PAD, PAD], [7, 15, 9, 10, 15, PAD]], np.int32)  # no text has the last id
+    at_end = tower(pool="eos", eos_id=15)
+    np.testing.assert_array_equal(tower(pool="argmax")(other), at_end(other))
+    assert np.abs(tower()(other) - at_end(other)).max() > 1e-3, "the last id is not there: the first token would be pooled"
+
+
+def test_max_is_the_largest_value_of_the_real_tokens():
+    run = tower(causal=False, pool="max", mask_padding=True)
+    np.testing.assert_allclose(run(TOKENS[:2, :5])[0], run(TOKENS[:2])[0], atol=1e-6)
+    assert np.abs(run(TOKENS) - tower(causal=False, pool="gap", mask_padding=True)(TOKENS)).max() > 1e-3
+
+
+def test_a_tokenizer_that_does_not_end_texts_as_the_tower_expects_is_refused():
+    texts = ["one two three", "two"]
+    ends = tokenizers.train(texts, kind="wordlevel", context_length=CONTEXT)
+    open_ended = tokenizers.train(texts, config=tokenizers.TokenizerConfig(kind="wordlevel", context_length=CONTEXT, eos=False))
+    fresh = dataclasses.replace(SMALL, vocab_size=0, eos_id=-1, pad_id=-1)
+    assert fresh.with_tokenizer(ends).eos_id == ends.end_id == 3 and open_ended.end_id is None
+    with pytest.raises(UserError, match="'eos' needs a tokenizer that ends texts with an end-of-text token"):
+        fresh.with_tokenizer(open_ended)
+    with pytest.raises(UserError, match="config.model.text.eos_id: 7 is pooled, and the tokenizer ends texts with 3"):
+        dataclasses.replace(fresh, eos_id=7).with_tokenizer(ends)
+    for pool in ("argmax", "last", "gap"):
+        assert dataclasses.replace(fresh, pool=pool).with_tokenizer(open_ended).vocab_size == open_ended.vocab_size
 
 
 def test_a_size_by_name():

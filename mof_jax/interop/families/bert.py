@@ -61,7 +61,7 @@ def write(config: WordsConfig) -> dict[str, Any]:
     text = config.text
     return their_shape(text) | dict(
         model_type="bert", architectures=["BertModel"], vocab_size=text.vocab_size, max_position_embeddings=text.context_length,
-        type_vocab_size=text.token_types, pad_token_id=text.pad_id)
+        type_vocab_size=text.token_types)  # padding is the tokenizer's affair, in its own files
 
 
 def normal(config: WordsConfig) -> WordsConfig:
