@@ -122,7 +122,7 @@ def _entry(path: str, name: str, value: Any, base: int, size: int) -> Entry:
         if not isinstance(shape, list) or not all(is_count(n) for n in [*shape, start, stop]):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{what}: its header line is malformed; fetch the file again") from None
+        raise UserError(f"{what}: its header line {show(value, 120)} is malformed; fetch the file again") from None
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UserError(f"{what}: unknown dtype {show(dtype)}")
     # NumPy takes no more dimensions, and no sizes whose product overflows, be one of them 0.

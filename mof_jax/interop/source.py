@@ -34,6 +34,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # Where no processor file says otherwise: ImageNet's, with which DINOv2 was trained, and the halves of SigLIP and ViT.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_ONE_SIZE = ("clip", "siglip", "vit", "llava")  # families whose library does not resample positions unasked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,9 @@ class Source:
         if processing is not None and processing.image_size % patch:
             raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of {patch} "
                             "do not divide")
+        if processing is not None and family.name in _ONE_SIZE and processing.image_size != eyes(config).image_size:
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, and its model takes "
+                            f"{eyes(config).image_size}; its library refuses such pictures")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property

@@ -25,6 +25,7 @@ CONFIG = "tokenizer_config.json"
 # What lies beside a vocabulary and is carried as it is.
 FILES = (CONFIG, "special_tokens_map.json", "generation_config.json", "chat_template.json", "chat_template.jinja")
 _CLIP_VOCABULARY = 49408
+_LEFT = ("GemmaTokenizer", "GemmaTokenizerFast", "Siglip2Tokenizer")  # of a file that does not say where they pad
 _SIGLIP2_VOCABULARY = 256000  # Gemma's, read in lower case and padded with 0 (arXiv 2502.14786)
 
 
@@ -38,11 +39,11 @@ def read_tokenizer(folder: str, family: str, config: Any, theirs: Mapping[str, A
       UserError: a file that is no vocabulary, or one that is read there as it is not read here.
     """
     text = getattr(config, "text", None)
-    context = {} if text is None else {"context_length": text.context_length}
+    context = {} if text is None else {"context_length": _context(folder, family, text.context_length)}
     given = {name: remote.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
     found = {name: path for name, path in given.items() if remote.exists(path)}
     if family == "bert":
-        return _bert(folder, found.get("tokenizer.json"), text.context_length)
+        return _bert(folder, found.get("tokenizer.json"), **context)
     if family == "siglip" and "spiece.model" in found:
         return make(TokenizerConfig(kind="sentencepiece", path=found["spiece.model"], pieces="transformers", **context))
     clip = family in ("clip", "open_clip") and text.vocab_size == _CLIP_VOCABULARY
@@ -67,6 +68,27 @@ def read_tokenizer(folder: str, family: str, config: Any, theirs: Mapping[str, A
     return make(TokenizerConfig(kind="clip", **context)) if clip else None
 
 
+def _context(folder: str, family: str, positions: int) -> int:
+    """Where the library cuts texts, and pads them to: the positions, or fewer if `tokenizer_config.json` says so.
+
+    Raises:
+      UserError: texts that are padded or cut in front, or not lower-cased where the family's are.
+    """
+    path = remote.join(folder, CONFIG)
+    if family == "open_clip" or not remote.exists(path):  # OpenCLIP's own config says it
+        return positions
+    values = Values(read_json(path), path)
+    if values.get("tokenizer_class") in _LEFT and values.get("padding_side") is None:
+        raise UserError(f"{path}: leaves padding_side to {values.get('tokenizer_class')}, which pads in front; here texts are "
+                        "padded behind")
+    values.only("padding_side", "right", None)
+    values.only("truncation_side", "right", None)
+    if family == "siglip":
+        values.only("do_lower_case", True, None)
+    limit = values.get("model_max_length")  # the library's word for none is a number beyond any text
+    return min(limit, positions) if is_count(limit) and limit > 2 else positions
+
+
 def _of_open_clip(theirs: Mapping[str, Any], where: str) -> str | None:
     """The name of the Hugging Face tokenizer with which an OpenCLIP reads, None for its own.
 
@@ -86,11 +108,10 @@ def _of_open_clip(theirs: Mapping[str, Any], where: str) -> str | None:
     return name or None
 
 
-def _bert(folder: str, path: str | None, positions: int) -> Tokenizer | None:
+def _bert(folder: str, path: str | None, context_length: int) -> Tokenizer | None:
     """BERT's, cut where sentence-transformers or the library would cut."""
     named = read_json(remote.join(folder, CONFIG)) if remote.exists(remote.join(folder, CONFIG)) else {}
-    limit = named.get("model_max_length")
-    limit, lower = sentences.reading_of(folder, min(limit, positions) if is_count(limit) and limit > 2 else positions)
+    limit, lower = sentences.reading_of(folder, context_length)
     if path is None:
         return None
     normaliser = read_json(path).get("normalizer")

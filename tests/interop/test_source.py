@@ -28,6 +28,16 @@ def test_the_processors_normalisation_is_the_models(tmp_path):
     assert Source.open(f"hf:{tmp_path}").config.image.mean == (0.1, 0.2, 0.3)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip", "vit"])
+def test_pictures_of_another_size_than_the_models_are_refused_where_the_library_does(kind, tmp_path):
+    foreign.write(tmp_path, kind)
+    square = {"height": 2 * foreign.IMAGE, "width": 2 * foreign.IMAGE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(
+        foreign.PROCESSOR | {"size": {"shortest_edge": 2 * foreign.IMAGE}, "crop_size": square}))
+    with pytest.raises(UserError, match="its processor makes pictures of 48 pixels, and its model takes 24"):
+        Source.open(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize("kind, mean, resize", [
     ("siglip", 0.5, "squash"), ("dinov2", 0.485, "crop"), ("clip", 0.48145466, "crop")])
 def test_without_a_processor_file_the_familys_own_way_is_taken_and_said(kind, mean, resize, tmp_path):

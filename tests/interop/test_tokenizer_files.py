@@ -133,3 +133,31 @@ def test_an_open_clip_export_names_the_tokenizer_beside_it(tmp_path):
     own = {"model_cfg": {"text_cfg": {"hf_tokenizer_name": "x"}}}
     convert._name_words(own["model_cfg"]["text_cfg"], False)
     assert own["model_cfg"]["text_cfg"]["hf_tokenizer_name"] is None
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "bert"])
+@pytest.mark.parametrize("said, message", [
+    ({"padding_side": "left"}, "tokenizer_config.json: padding_side 'left' is not built here"),
+    ({"truncation_side": "left"}, "truncation_side 'left' is not built here"),
+    ({"tokenizer_class": "GemmaTokenizerFast"}, "leaves padding_side to GemmaTokenizerFast, which pads in front"),
+])
+def test_texts_are_padded_and_cut_behind(kind, said, message, tmp_path):
+    foreign.vocabulary().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=message):
+        read_tokenizer(str(tmp_path), kind, FAMILIES[kind].read(foreign.CONFIGS[kind]))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("limit, length", [(5, 5), (500, foreign.CONTEXT), (10**30, foreign.CONTEXT), (None, foreign.CONTEXT)])
+def test_where_texts_are_cut_and_padded_to(kind, limit, length, tmp_path):
+    """SigLIP's feature is that of the last place, so the length decides it."""
+    foreign.vocabulary().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit, "padding_side": "right"}))
+    assert read_tokenizer(str(tmp_path), kind, FAMILIES[kind].read(foreign.CONFIGS[kind])).context_length == length
+
+
+def test_a_siglip_that_does_not_lower_case(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    with pytest.raises(UserError, match="do_lower_case False is not built here, True or None is"):
+        read_tokenizer(str(tmp_path), "siglip", FAMILIES["siglip"].read(foreign.CONFIGS["siglip"]))
