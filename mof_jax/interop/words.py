@@ -19,7 +19,7 @@ from mof_jax.errors import UserError
 from mof_jax.interop import sentences
 from mof_jax.interop.values import Values
 from mof_jax.interop.weights import read_json
-from mof_jax.parsing import Malformed, decode, is_count, show
+from mof_jax.parsing import Malformed, decode, is_count, is_text, show
 
 CONFIG = "tokenizer_config.json"
 # What lies beside a vocabulary and is carried as it is.
@@ -262,7 +262,7 @@ def _padded(tokenizer: Tokenizer, folder: str) -> Tokenizer:
         path = remote.join(folder, name)
         pad = read_json(path).get("pad_token") if remote.exists(path) else None
         word = pad.get("content") if isinstance(pad, dict) else pad
-        token = tokenizer.token_id(word) if isinstance(word, str) else None
+        token = tokenizer.token_id(word) if is_text(word) else None
         if token is not None:
             return tokenizer if token == tokenizer.pad_id else make(dataclasses.replace(tokenizer.config, pad_id=token))
     return tokenizer

@@ -111,6 +111,19 @@ def test_unknown_names_get_the_nearest(tmp_path):
         Weights.open(str(tmp_path)).read("layers.4")
 
 
+@pytest.mark.parametrize("data, message", [
+    (b'{"a": "\\ud83d cat"}', "half a surrogate pair"), (b'{"\\uD800": 1}', "half a surrogate pair"), (b"{'a': 1}", "not JSON"),
+    (b'{"a": 1, "a": 2}', "key 'a' stands twice"), (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"), (b"[" * 50_000, "nested"),
+    (b"\xff\xfe{\0}\0", "is UTF-16"), (b'{"a": "\xe9"}', "byte 0xe9 at 7 is not UTF-8"), (b"3", "holds a number, not an object")])
+def test_json_of_others_is_an_object_or_one_line(data, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read_json(str(tmp_path / "config.json"))
+    assert "config.json: " in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00", "b": "\\u0000"}')
+    assert read_json(str(tmp_path / "config.json")) == {"a": "\U0001f600", "b": "\0"}, "whole pairs, and a mark in front"
+
+
 def test_a_huge_json_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("mof_jax.interop.weights.MAX_JSON", 10)
     (tmp_path / "config.json").write_text(" " * 11)
