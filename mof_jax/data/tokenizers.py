@@ -158,6 +158,11 @@ class Tokenizer:
         """The id of the token spelled `name`, special tokens included; None if the vocabulary has no such token."""
         return self._vocabulary.token(name)
 
+    @property
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that are put before and behind every text."""
+        return self._before, self._after
+
     def token(self, number: int) -> str | None:
         """How the token of an id is spelled; None where the vocabulary has none."""
         return self._vocabulary.name(number)

@@ -182,8 +182,10 @@ def tokenizer_files(tokenizer: Tokenizer, family: str, kept: Mapping[str, Any]) 
     said |= {"tokenizer_class": "PreTrainedTokenizerFast"} | {
         key: tokenizer.token(i) for key, i in names.items() if i is not None and tokenizer.token(i) is not None}
     vocabulary = base64.b64decode(tokenizer.save()["vocabulary"])
-    made = vocabulary if config.kind == "hf" else _trained(tokenizer, vocabulary)
-    return {"tokenizer.json": made} | _texts({CONFIG: said} | dict(kept))
+    # A file that came from there says all of it, or its class does (SigLIP 2's lower case).
+    own = config.lowercase or config.strip_punctuation or config.bos is not None or config.eos is not None
+    theirs = config.kind == "hf" and (config.pieces != "ours" and not own or family == "siglip" and CONFIG in kept)
+    return {"tokenizer.json": vocabulary if theirs else _whole(tokenizer, vocabulary)} | _texts({CONFIG: said} | dict(kept))
 
 
 def _texts(kept: Mapping[str, Any]) -> dict[str, bytes]:
@@ -191,16 +193,19 @@ def _texts(kept: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: text(kept[name]).encode() for name in FILES if name in kept}
 
 
-def _trained(tokenizer: Tokenizer, vocabulary: bytes) -> bytes:
-    """The `tokenizer.json` of a vocabulary that was trained here, with what is done around it: the canonical form of a text
-    before, the ends behind."""
+def _whole(tokenizer: Tokenizer, vocabulary: bytes) -> bytes:
+    """A `tokenizer.json` with what is done around a vocabulary here: the canonical form of a text before, the ends around it."""
     made, c = tokenizers.Tokenizer.from_str(vocabulary.decode()), tokenizer.config
     steps = [normalizers.Replace("_", " "), normalizers.Replace(tokenizers.Regex(r"[!-/:-@\[-`{-~]"), "")] * c.strip_punctuation
     steps += [normalizers.Lowercase()] * c.lowercase
-    made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()])
-    ends = [(tokenizer.token(i), i) for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
-    around = [tokenizer.token(tokenizer.bos_id)] if c.bos else [], [tokenizer.token(tokenizer.eos_id)] if c.eos else []
-    made.post_processor = processors.TemplateProcessing(single=[*around[0], "$A", *around[1]], special_tokens=ends)
+    if c.pieces != "transformers":
+        steps += [normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Strip()]
+    made.normalizer = normalizers.Sequence([*steps, *([made.normalizer] if made.normalizer else [])])
+    before, after = tokenizer.ends
+    if c.kind != "hf" or c.bos is not None or c.eos is not None:
+        named = [(tokenizer.token(i), i) for i in dict.fromkeys((*before, *after))]
+        made.post_processor = processors.TemplateProcessing(
+            single=[*map(tokenizer.token, before), "$A", *map(tokenizer.token, after)], special_tokens=named)
     return made.to_str().encode()
 
 

@@ -80,6 +80,17 @@ def test_a_vocabulary_that_was_trained_here_keeps_its_canonical_form_and_its_end
     assert (said["pad_token"], said["eos_token"], said["model_max_length"]) == ("<pad>", "</s>", 40)
 
 
+@pytest.mark.parametrize("options", [dict(lowercase=True), dict(bos=False, eos=True), dict(bos=False, eos=False),
+                                     dict(strip_punctuation=True, lowercase=True), {}], ids=str)
+def test_a_file_that_is_read_in_a_way_of_its_own_is_written_with_it(options, tmp_path):
+    foreign.vocabulary().save(str(tmp_path / "tokenizer.json"))
+    ours = make(TokenizerConfig(kind="hf", path=str(tmp_path / "tokenizer.json"), context_length=12, **options))
+    files = tokenizer_files(ours, "clip", {})
+    same(ours, files["tokenizer.json"], ["w1 w2", "W3  w4!", "", "w5_w6"])
+    as_it_came = make(TokenizerConfig(kind="hf", path=str(tmp_path / "tokenizer.json"), pieces="transformers"))
+    assert tokenizer_files(as_it_came, "clip", {})["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes()
+
+
 def test_what_no_file_can_say():
     with pytest.raises(UserError, match="CLIP's pads with the id of '!'"):
         tokenizer_files(make(TokenizerConfig(kind="clip")), "siglip", {})
