@@ -13,7 +13,7 @@ from mof_jax.errors import UserError
 HOSTILE = [None, [], {}, [1], {"a": 1}, "", "x", True, False, 0, -1, 1.5, float("nan"), float("inf"), 10**30, 10**400, "\ud800"]
 # Lines about two values that do not go together; they name what comes of them.
 TOGETHER = ("is not divisible by", "are not a multiple of", "is odd", "text tower in", "eos_token_id", "pad_token_id",
-            "vision_feature_layer", "for each of 4 layers")
+            "vision_feature_layer", "layer_types")
 # Asked for without a change: another name of the same (gelu_new), a width that rounds to as many heads, a flag or a length
 # that has a meaning only beside another. tests/parity shows that the library's output is the same with each.
 SAME = {"hidden_act", "head_width", "rope_theta", "final_ln_after_pool", "max_window_layers", "fixed_input_size",
