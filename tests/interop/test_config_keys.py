@@ -17,7 +17,7 @@ TOGETHER = ("is not divisible by", "are not a multiple of", "is odd", "text towe
 # Asked for without a change: another name of the same (gelu_new), a width that rounds to as many heads, a flag or a length
 # that has a meaning only beside another. tests/parity shows that the library's output is the same with each.
 SAME = {"hidden_act", "head_width", "rope_theta", "final_ln_after_pool", "max_window_layers", "fixed_input_size",
-        "partial_rotary_factor"}
+        "partial_rotary_factor", "use_sliding_window"}
 
 
 @pytest.mark.parametrize("kind", FULL)

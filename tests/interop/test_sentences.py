@@ -148,7 +148,7 @@ def test_a_normaliser_that_the_library_would_make_anew(tmp_path):
     assert tokenizer(["W1 w2"]).tolist() == tokenizer(["w1 W2"]).tolist()
 
 
-@pytest.mark.parametrize("way, pool", [("cls_token", "first"), ("max_tokens", "max"), ("mean_tokens", "gap")])
+@pytest.mark.parametrize("way, pool", [("cls_token", "first"), ("max_tokens", "max")])
 def test_there_and_back(way, pool, tmp_path):
     """The export says how a sentence is pooled and where it is cut: the library alone would take the mean, and all positions."""
     source = write(tmp_path / "hf", pooling(way), sentence_bert_config={"max_seq_length": 6, "do_lower_case": False})

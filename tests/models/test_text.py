@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -67,19 +68,15 @@ def test_gap_is_the_mean_of_the_real_tokens():
     np.testing.assert_array_equal(tower(pool="gap")(empty), 0)
 
 
-def test_the_largest_id_is_pooled_where_the_source_looks_for_it():
-    """Wherever it stands, first of several; with an end of text that is the last id both are the same."""
-    np.testing.assert_array_equal(tower(pool="argmax")(TOKENS), tower()(TOKENS))
-    other = np.array([[3, 4, 15, PAD, PAD, PAD], [7, 15, 9, 10, 15, PAD]], np.int32)  # no text has the last id
-    at_end = tower(pool="eos", eos_id=15)
-    np.testing.assert_array_equal(tower(pool="argmax")(other), at_end(other))
-    assert np.abs(tower()(other) - at_end(other)).max() > 1e-3, "the last id is not there: the first token would be pooled"
-
-
-def test_max_is_the_largest_value_of_the_real_tokens():
-    run = tower(causal=False, pool="max", mask_padding=True)
-    np.testing.assert_allclose(run(TOKENS[:2, :5])[0], run(TOKENS[:2])[0], atol=1e-6)
-    assert np.abs(run(TOKENS) - tower(causal=False, pool="gap", mask_padding=True)(TOKENS)).max() > 1e-3
+@pytest.mark.parametrize("tokens, end, places", [
+    (TOKENS, EOS, [2, 4, 1]),  # with an end of text that is the last id both rules are the same
+    (np.array([[3, 4, 15, PAD, PAD, PAD], [7, 15, 9, 10, 15, PAD], [15, 1, 2, 3, 4, 5]], np.int32), 15, [2, 1, 0])])
+def test_the_largest_id_is_pooled_where_the_source_looks_for_it(tokens, end, places):
+    """Wherever it stands, the first of several: no text of the second case has the last id, and place 0 is not the answer."""
+    x = np.random.default_rng(0).standard_normal((*tokens.shape, 4)).astype(np.float32)
+    for rule in (dict(pool="argmax"), dict(pool="eos", eos_id=end)):
+        tower = types.SimpleNamespace(config=types.SimpleNamespace(**rule))
+        np.testing.assert_array_equal(TextTower._pooled(tower, x, tokens, tokens != PAD), x[np.arange(3), places])
 
 
 def test_a_tokenizer_that_does_not_end_texts_as_the_tower_expects_is_refused():

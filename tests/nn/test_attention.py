@@ -87,12 +87,11 @@ def test_a_window_hides_what_is_further_back(qkv, window):
                                attention(q, k, v, Mask(True, window=window))[:, -2:], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [5, 140])
-def test_splash_has_windows_too(window):
+def test_splash_has_windows_too():
     rng = np.random.default_rng(3)
-    q, k, v = rng.standard_normal((3, 2, 150, 2, 64)).astype(np.float32)
-    ids = np.sort(rng.integers(0, 3, (2, 150)), axis=1).astype(np.int32)
-    mask = Mask(True, ids, ids, window=window)
+    q, k, v = rng.standard_normal((3, 1, 150, 1, 64)).astype(np.float32)
+    ids = np.sort(rng.integers(0, 3, (1, 150)), axis=1).astype(np.int32)
+    mask = Mask(True, ids, ids, window=20)
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(splash(q, k, v, mask, interpret=True), attention(q, k, v, mask), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(attention(q, k, v, mask, kernel="splash"), attention(q, k, v, mask))
