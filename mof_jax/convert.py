@@ -67,6 +67,10 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
         raise UserError(f"{source.where}: holds a language model and projectors without towers; name it in a config's init_from")
     if family.task in ("contrastive", "words", "mllm") and tokenizer is None:
         raise UserError(f"{source.where}: no tokenizer beside it (tokenizer.json or spiece.model); a model that reads needs one")
+    try:
+        sources.with_words(source.config, tokenizer)
+    except UserError as error:  # words that its tower cannot hold, or whose texts lack the end that it pools
+        raise UserError(f"{source.where}: its tokenizer and its config do not belong together ({error})") from None
     meta = {"tokenizer": tokenizer and tokenizer.save(), "interop": source.travel()}
     if family.task == "llm":
         meta |= {"config": {"task": "llm", "model": configs.to_dict(source.config), "steps": 0}, "preprocess": None}

@@ -98,7 +98,7 @@ class TextConfig:
         Raises:
           UserError: the tower cannot hold the tokenizer's ids or context, or pools a token with which it does not end texts.
         """
-        if self.pool == "eos":
+        if self.pool in ("eos", "argmax"):
             self._check_end(tokenizer)
         for key in ("vocab_size", "context_length"):
             have, want = getattr(self, key), getattr(tokenizer, key)
@@ -115,8 +115,8 @@ class TextConfig:
         """Refuses a tokenizer whose texts lack the token that is pooled: all of them would be their first token."""
         end = tokenizer.end_id
         if end is None:
-            raise UserError("config.model.text.pool: 'eos' needs a tokenizer that ends texts with an end-of-text token")
-        if 0 <= self.eos_id != end:
+            raise UserError(f"config.model.text.pool: {self.pool!r} needs a tokenizer that ends texts with an end-of-text token")
+        if self.pool == "eos" and 0 <= self.eos_id != end:
             raise UserError(f"config.model.text.eos_id: {self.eos_id} is pooled, and the tokenizer ends texts with {end}")
 
 
