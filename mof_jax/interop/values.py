@@ -106,12 +106,14 @@ class Values:
             raise self.wrong(key, f"is not built here, {' or '.join(map(show, built))} is")
 
     def free(self, *keys: str) -> None:
-        """Keys that compute nothing, whatever their values."""
-        self.known |= {self._path + key: "free" for key in keys if key in self._theirs}
+        """Keys that compute nothing, whatever their values, unless they were read."""
+        for key in keys:
+            if key in self._theirs:
+                self.known.setdefault(self._path + key, "free")
 
     def free_like(self, pattern: str) -> None:
         """Keys whose whole name matches a regular expression, likewise."""
-        self.free(*(key for key in self._theirs if re.fullmatch(pattern, key) and self._path + key not in self.known))
+        self.free(*(key for key in self._theirs if re.fullmatch(pattern, key)))
 
     def transformers(self, *free: str) -> None:
         """What every section of that library may hold, and further keys that are free."""
@@ -120,7 +122,7 @@ class Values:
         self.only("pruned_heads", {})
         for key in ("quantization_config", "auto_map"):  # a model of another code
             self.only(key, None)
-        self.free(*(key for key in _FREE if self._path + key not in self.known), *free)
+        self.free(*_FREE, *free)
 
     def section(self, key: str) -> Values:
         """A section inside this one; empty if it is left out or null, as all of its values may be."""
