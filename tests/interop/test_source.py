@@ -126,3 +126,10 @@ def test_a_hubs_model_is_a_folder(tmp_path, monkeypatch):
     assert Source.open("hf:openai/clip-vit@abc").family.name == "clip"
     assert asked[0][0] == ("openai/clip-vit",) and asked[0][1]["revision"] == "abc"
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked[0][1]["allow_patterns"])
+
+
+def test_a_file_with_fewer_blocks_than_its_config_is_not_laid_out(tmp_path, monkeypatch):
+    foreign.write(tmp_path, "efficientnet", depth_coefficient=6.0)
+    monkeypatch.setattr("mof_jax.interop.source.Skeleton.of", lambda build: pytest.fail("a model was laid out"))
+    with pytest.raises(UserError, match=r"has no _blocks.\d+; its config.json .depth_coefficient. speaks of \d+ blocks"):
+        Source.open(f"hf:{tmp_path}")
