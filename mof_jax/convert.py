@@ -22,7 +22,7 @@ from mof_jax import run
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
-from mof_jax.interop import big_vision, preprocess, transfer, weights, words
+from mof_jax.interop import big_vision, preprocess, sentences, transfer, weights, words
 from mof_jax.interop import source as sources
 from mof_jax.interop.families import FAMILIES, timm
 from mof_jax.interop.family import Family, differences
@@ -67,6 +67,10 @@ def to_checkpoint(source: Source, workdir: str, dtype: str = "float32") -> None:
         raise UserError(f"{source.where}: holds a language model and projectors without towers; name it in a config's init_from")
     if family.task in ("contrastive", "words", "mllm") and tokenizer is None:
         raise UserError(f"{source.where}: no tokenizer beside it (tokenizer.json or spiece.model); a model that reads needs one")
+    try:
+        sources.with_words(source.config, tokenizer)
+    except UserError as error:  # words that its tower cannot hold, or whose texts lack the end that it pools
+        raise UserError(f"{source.where}: its tokenizer and its config do not belong together ({error})") from None
     meta = {"tokenizer": tokenizer and tokenizer.save(), "interop": source.travel()}
     if family.task == "llm":
         meta |= {"config": {"task": "llm", "model": configs.to_dict(source.config), "steps": 0}, "preprocess": None}
@@ -137,6 +141,7 @@ def to_folder(checkpoint: str, target: str, dtype: str | None = None) -> None:
         else:
             written = weights.save(new, announced, _chain(arrays, extra.items()), family.weights_file)
         for name, data in small.items():
+            os.makedirs(os.path.dirname(os.path.join(new, name)), exist_ok=True)
             with open(os.path.join(new, name), "wb") as f:
                 f.write(data)
     display.show(f"{target}: {len(announced):,} tensors as {family.name!r}, {', '.join(written[:3])}{'…' * (len(written) > 3)}")
@@ -217,7 +222,7 @@ def _small_files(
         p = Preprocess(**meta["preprocess"])
         now = Processing.of(p, tower.mean, tower.std)
         if family.name == "open_clip":
-            values["preprocess_cfg"] = merge(values.get("preprocess_cfg", {}), preprocess.write_open_clip(now))
+            values["preprocess_cfg"] = merge(values.get("preprocess_cfg") or {}, preprocess.write_open_clip(now))
         elif family.name == "timm":
             if timm.read_processing(values, p.image_size) != now:
                 values["pretrained_cfg"] |= timm.write_processing(now)
@@ -226,17 +231,45 @@ def _small_files(
     if family.name not in ("open_clip", "timm"):
         values |= {"torch_dtype": dtype} if "torch_dtype" in values else {"dtype": dtype}
     files[family.config_file] = values
-    found = {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()}
+    vocabulary: dict[str, bytes] = {}
     if meta["tokenizer"] is not None:
-        found |= words.tokenizer_files(load_tokenizer(meta["tokenizer"]), family.name, travel.get("files", {}))
-    return found
+        tokenizer = load_tokenizer(meta["tokenizer"])
+        vocabulary = words.tokenizer_files(tokenizer, family.name, travel.get("files", {}))
+        if family.name == "open_clip":
+            _name_words(values["model_cfg"]["text_cfg"], bool(vocabulary))
+        if family.name == "bert":
+            files |= sentences.files(config.text.pool, config.text.width, tokenizer.context_length)
+    return {name: json.dumps(x, indent=2, ensure_ascii=False).encode() for name, x in files.items()} | vocabulary
+
+
+def _name_words(text: dict[str, Any], own: bool) -> None:
+    """Has OpenCLIP read with the tokenizer in the folder, or with its own: by this name alone, which it looks up on the hub when
+    the model lies there."""
+    if own and not text.get("hf_tokenizer_name"):
+        text["hf_tokenizer_name"] = "tokenizer.json"
+    elif not own and text.get("hf_tokenizer_name"):
+        text["hf_tokenizer_name"] = None
 
 
 def _named_as_before(family: Family, config: Any, came_with: Mapping[str, Any]) -> dict[str, Any]:
     """The config file, under the names of the model it came with where these still mean the same (Mistral is a Llama)."""
-    values = merge(came_with, family.write(config))
-    before = merge(values, _names(came_with))
-    return values if any(differences(family.normal(config), family.normal(family.read(before)))) else before
+    written = family.write(config)
+    values = merge(came_with, written)
+    single = {key: value for key, value in values.items() if not key.endswith("_config_dict")}  # of CLIP, where it would win
+    for candidate in (merge(values, _names(came_with)), values, merge(single, _names(came_with)), single):
+        if _says(family, candidate, config):
+            return candidate
+    if came_with:
+        display.show("note: the config that the model came with says what this one does not compute; a new one is written")
+    return written
+
+
+def _says(family: Family, theirs: Mapping[str, Any], config: Any) -> bool:
+    """Whether a config file is that of this model, read as any other."""
+    try:
+        return not any(differences(family.normal(config), family.normal(family.parse(theirs, family.config_file))))
+    except UserError:  # an older version of this package passed over keys that are refused now
+        return False
 
 
 def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,8 +281,12 @@ def _names(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _processor(family: Family, now: Processing, files: Mapping[str, Any]) -> dict[str, Any]:
     """The processor file that came with the model where it still says what we do, else a new one."""
     for name in sources.PROCESSORS:
-        if name in files and preprocess.read_hf(files[name], name)._replace(pixels=now.pixels, fill=now.fill) == now:
-            return {name: files[name]}
+        try:
+            if name in files and preprocess.read_hf(files[name], name, family.name)._replace(
+                    pixels=now.pixels, fill=now.fill) == now:
+                return {name: files[name]}
+        except UserError:  # an older version of this package passed over keys that are refused now
+            continue
     kind = {"siglip": "SiglipImageProcessor", "dinov2": "BitImageProcessor"}.get(family.name, "CLIPImageProcessor")
     return {sources.PROCESSORS[0]: preprocess.write_hf(now, kind)}
 

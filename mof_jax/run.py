@@ -67,6 +67,7 @@ class RunConfig:
     """A whole run. `model`, `objective` and `data` are sections of the task's own types, see `mof_jax.tasks`.
 
     Attributes:
+      steps: of the whole run; 0 for weights that were converted, and not trained.
       seed: of initial values, data order, augmentation and dropout.
       evals: sections with a `kind`, see `mof_jax.evals`.
       eval_ema: evaluate the moving average where one is kept.
@@ -79,7 +80,7 @@ class RunConfig:
     """
 
     model: Any
-    steps: Count
+    steps: Whole
     task: str = "contrastive"
     seed: Whole = 0
     batch_size: Count = 256
@@ -302,6 +303,8 @@ def first_tokenizer(config: RunConfig) -> Tokenizer:
 def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
     """One run, from its data to its last evaluation."""
     begun = time.perf_counter()
+    if config.steps < 1:
+        raise UserError("config.steps: 0 steps train nothing; at least 1")
     place.check(workdir)
     remote.make_folder(workdir)
     with place.taken(workdir):

@@ -1,4 +1,4 @@
-"""Writes tests/parity/fixtures: weights, inputs and outputs of tiny models of other libraries.
+"""Writes tests/parity/fixtures: weights, inputs and outputs of tiny models of other libraries, and their configs.
 
     pip install -e '.[parity]'   && python scripts/make_parity_fixtures.py transformers
     pip install -e '.[parity]'   && python scripts/make_parity_fixtures.py efficientnet
@@ -9,6 +9,7 @@ OpenCLIP is run apart from the others, because it wants different versions of to
 
 import argparse
 import importlib
+import json
 import pathlib
 import sys
 
@@ -34,6 +35,10 @@ def main() -> None:
         source.sample(kind, seed=0).save(folder / f"{kind}.npz")
     for kind in getattr(source, "LOSSES", ()):
         source.loss_sample(kind, seed=0).save(folder / f"loss_{kind}.npz")
+    if hasattr(source, "configs"):
+        path = folder / "configs.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | source.configs(), indent=1, sort_keys=True) + "\n")
     if library == "open_clip":
         source.positions_sample(seed=0).save(folder / "positions.npz")
     print(*(f"{path.stat().st_size:>8} {path.name}" for path in sorted(folder.iterdir())), sep="\n")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from run_samples import ROOT
 from small_models import quick_jit
+from tokenizers import processors
 
 sys.path[:0] = [str(ROOT / "parity"), str(ROOT / "interop")]
 
@@ -140,7 +141,8 @@ def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, ca
     assert carried(init, dataclasses.replace(config, image=dataclasses.replace(config.image, pool="gap"))) is None
     assert "do not travel with this run (format 'clip' cannot hold this model (image.pool" in capsys.readouterr().out
     others = train_tokenizer(["w1 w2 w3"], context_length=foreign.CONTEXT, kind="wordlevel")
-    other = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=others.vocab_size))
+    text = dataclasses.replace(config.text, vocab_size=others.vocab_size, eos_id=others.eos_id)
+    other = dataclasses.replace(config, text=text)
     assert carried(init, other, others)["files"].keys() == {"preprocessor_config.json"}
     assert carried(init, preprocess=dataclasses.replace(preprocess, resize="squash")) is not None
     assert "was made for pictures with resize='crop' in config.data" in capsys.readouterr().out
@@ -245,3 +247,18 @@ def test_a_two_tower_model_needs_its_tokenizer(tmp_path, capsys):
     foreign.write(tmp_path / "hf", "clip")
     (tmp_path / "hf" / "tokenizer.json").unlink()
     assert "no tokenizer beside it" in error(capsys, "convert", "--from", f"hf:{tmp_path}/hf", "--to", tmp_path / "x")
+
+
+@pytest.mark.parametrize("ends, message", [
+    ([], "'eos' needs a tokenizer that ends texts with an end-of-text token"),
+    (["w5"], "eos_id: 39 is pooled, and the tokenizer ends texts with 5")])
+def test_texts_without_the_end_that_is_pooled_are_said(ends, message, tmp_path, capsys):
+    """The library would pool the first token of each, which is the same for all."""
+    foreign.write(tmp_path / "hf", "clip")
+    words = foreign.vocabulary()
+    words.post_processor = processors.TemplateProcessing(
+        " ".join(["<s> $A", *ends]), special_tokens=[("<s>", 0), *((name, words.token_to_id(name)) for name in ends)])
+    words.save(str(tmp_path / "hf" / "tokenizer.json"))
+    line = error(capsys, "convert", "--from", f"hf:{tmp_path}/hf", "--to", tmp_path / "out")
+    assert "its tokenizer and its config do not belong together" in line and message in line
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}

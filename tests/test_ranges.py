@@ -72,7 +72,7 @@ def test_ranges(kind, good, bad):
 
 
 @pytest.mark.parametrize("change", [
-    "batch_size=0", "batch_size=-8", "steps=0", "steps=-1", "seed=-1", "log_every=0", "eval_batch_size=0",
+    "batch_size=0", "batch_size=-8", "steps=-1", "seed=-1", "log_every=0", "eval_batch_size=0",
     "eval_every=-1", "optimizer.lr=-1", "optimizer.lr=1e999", "optimizer.ema=2", "optimizer.ema=1",
     "optimizer.weight_decay=-0.1", "optimizer.b1=1", "optimizer.b2=-0.1", "optimizer.grad_clip=0", "optimizer.eps=-1",
     "optimizer.schedule.warmup=-10", "optimizer.schedule.cooldown=-1", "optimizer.schedule.timescale=0",

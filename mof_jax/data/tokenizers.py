@@ -67,7 +67,7 @@ class TokenizerConfig:
       pieces: whose ids these are where libraries differ. `transformers`: of a `sentencepiece` caption whose punctuation is
         stripped (SigLIP), `_` is deleted with it, and the text is split behind "<unk>▁", which decides ties in a long run of
         one letter; under `hf` spaces stay as they are, for the file's own rules, and letters are lower-cased one by one (a
-        final Σ is no ς).
+        final Σ is no ς). `open_clip`: under `hf` the text is tidied as CLIP's is.
     """
 
     kind: Literal["wordlevel", "bpe", "clip", "sentencepiece", "hf", "run"] = "bpe"
@@ -80,7 +80,7 @@ class TokenizerConfig:
     bos: bool | None = None
     eos: bool | None = None
     pad_id: Whole | None = None
-    pieces: Literal["ours", "transformers"] = "ours"
+    pieces: Literal["ours", "transformers", "open_clip"] = "ours"
 
     def __post_init__(self):
         if self.context_length is not None and not 1 <= self.context_length <= MAX_CONTEXT:
@@ -110,6 +110,7 @@ class Tokenizer:
       context_length: columns of the result.
       pad_id: id after the end of the text.
       bos_id, eos_id: ids around the text, None where the kind has no such token.
+      end_id: the id that every text ends with, None if nothing is put there.
     """
 
     def __init__(self, config: TokenizerConfig, vocabulary: vocabularies.Vocabulary):
@@ -124,6 +125,7 @@ class Tokenizer:
         self.eos_id = self._after[-1] if self._after else eos
         default = next(i for i in (pad, self.eos_id, 0) if i is not None)
         self.pad_id = default if config.pad_id is None else config.pad_id
+        self.end_id = self._after[-1] if self._after else None
         self._room = self.context_length - len(self._before) - len(self._after)
         if self._room < 1:
             raise UserError(f"tokenizer: context_length {self.context_length} leaves no room for text")
@@ -165,8 +167,21 @@ class Tokenizer:
         """The id of the token spelled `name`, special tokens included; None if the vocabulary has no such token."""
         return self._vocabulary.token(name)
 
+    @property
+    def ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that are put before and behind every text."""
+        return self._before, self._after
+
+    def token(self, number: int) -> str | None:
+        """How the token of an id is spelled; None where the vocabulary has none."""
+        return self._vocabulary.name(number)
+
+    def model(self) -> dict[str, Any]:
+        """Vocabulary and merges of a kind of byte pairs, as a `tokenizer.json` has them."""
+        return self._vocabulary.model()
+
     def _piece(self, text: str) -> str:
-        text = tidy(text) if self.config.kind == "clip" else text
+        text = tidy(text) if self._tidied else text
         text = canonical(text, self.config.lowercase, self.config.strip_punctuation, collapse=False)
         return text.removeprefix(" ") if self._adds_space else text
 
@@ -185,13 +200,17 @@ class Tokenizer:
     def canonical(self, text: str) -> str:
         """The text as the vocabulary sees it."""
         c = self.config
-        if c.kind == "clip":
+        if self._tidied:
             text = tidy(text)
         theirs = c.pieces == "transformers"
         if theirs and c.kind == "hf":
             text = "".join(map(str.lower, text)) if c.lowercase else text
             return canonical(text, False, c.strip_punctuation, collapse=False)
         return canonical(text, c.lowercase, c.strip_punctuation, underscore_is_space=not theirs)
+
+    @property
+    def _tidied(self) -> bool:
+        return self.config.kind == "clip" or self.config.pieces == "open_clip"
 
     @property
     def _lead(self) -> str:

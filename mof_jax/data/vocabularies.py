@@ -42,6 +42,8 @@ class Vocabulary(Protocol):
 
     def token(self, name: str) -> int | None: ...
 
+    def name(self, token: int) -> str | None: ...
+
 
 class UnreadableText(UserError):
     """A text that a vocabulary cannot split: no text, a word it lacks where it has no word for that, or a rule that gives up."""
@@ -76,6 +78,12 @@ class _Fast:
     def token(self, name):
         return self._tokenizer.token_to_id(name)
 
+    def name(self, token):
+        return self._tokenizer.id_to_token(token)
+
+    def model(self):
+        return json.loads(self._tokenizer.to_str())["model"]
+
 
 class _SentencePiece:
     """A SentencePiece model."""
@@ -102,6 +110,9 @@ class _SentencePiece:
     def token(self, name):
         found = self._model.piece_to_id(name)
         return found if self._model.id_to_piece(found) == name else None
+
+    def name(self, token):
+        return self._model.id_to_piece(token) if 0 <= token < self.size else None
 
 
 def _guarded(action: Callable[[], T], said: Callable[[str], UserError]) -> T:

@@ -13,22 +13,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 import functools
+import lzma
 import math
 import re
+import struct
 from typing import Any, NamedTuple
 import zipfile
+import zlib
 
 import numpy as np
 
 from mof_jax.data import remote
+from mof_jax.data.npy import parse_npy, read_header
 from mof_jax.errors import UserError
 from mof_jax.interop.safetensors import Entry
 from mof_jax.interop.weights import Weights
+from mof_jax.parsing import Malformed, reason
 
 SUFFIX = ".npz"
 _UNPACKED = 20  # times the size of the file that its members may take: more is no model but a bomb
 _ASIDE = ("opt/", "chrono/")  # of the training run
 _FLOATS = ("float16", "float32", "float64")
+# What zipfile and its decompressors raise of a damaged or hostile file; `Malformed` is a ValueError.
+_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, IndexError, OverflowError, MemoryError, struct.error, zlib.error,
+            lzma.LZMAError, zipfile.BadZipFile)
 
 Shape = tuple[int, ...]
 Header = tuple[Shape, np.dtype, str]
@@ -119,9 +127,9 @@ class BigVision(Weights):
     def _unpack(self, member: str) -> np.ndarray:
         try:
             with zipfile.ZipFile(self._path) as file, file.open(self._members[member][2]) as f:
-                return np.lib.format.read_array(f, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self._path}: {member} cannot be read ({error}); fetch the file again") from None
+                return parse_npy(f.read())
+        except _DAMAGED as error:
+            raise UserError(f"{self._path}: {member} cannot be read ({reason(error)}); fetch the file again") from None
 
 
 def save(path: str, theirs: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], layout: Layout = Layout()) -> None:
@@ -168,16 +176,17 @@ def _headers(path: str) -> dict[str, Header]:
                 if name.startswith(_ASIDE):
                     continue
                 with file.open(info) as f:
-                    version = np.lib.format.read_magic(f)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(f)
+                    try:
+                        shape, _, dtype = read_header(f)
+                    except Malformed as error:
+                        raise UserError(f"{path}: {name} {error}") from None
                     size_of_it = math.prod(shape) * dtype.itemsize
                     if dtype.name not in _FLOATS or not size_of_it or info.file_size - f.tell() != size_of_it:
                         raise UserError(f"{path}: {name} holds {dtype}{list(shape)} in {info.file_size:,} bytes; floats are "
                                         "read, in as many bytes as they take")
                 found[name] = shape, dtype, info.filename
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: not a .npz file, or damaged ({str(error)[:120]})") from None
+    except _DAMAGED as error:
+        raise UserError(f"{path}: not a .npz file, or damaged ({reason(error)})") from None
     return found
 
 

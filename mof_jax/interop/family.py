@@ -9,14 +9,17 @@ from typing import Any, Literal
 from flax import nnx
 
 from mof_jax.config import to_dict
-from mof_jax.errors import UserError, lookup
+from mof_jax.errors import UserError
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import Values
 from mof_jax.interop.weights import Weights
+from mof_jax.parsing import reason
 
 # Theirs by ours; the first name is the one that is written.
 ACTIVATIONS = {"gelu": ("gelu",), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), "quick_gelu": ("quick_gelu",),
                "silu": ("silu", "swish")}
+ACTIVATION_NAMES = {name: ours for ours, names in ACTIVATIONS.items() for name in names}
 
 # Fields that change how a model trains or starts, not what its weights compute; the tokenizer and the preprocessing have
 # files of their own.
@@ -33,7 +36,8 @@ class Family:
       name: in reports and checkpoints.
       task: of the checkpoint it becomes; `parts` are no model of their own and can only be taken by `init_from`.
       model_types: of the config.json it reads.
-      read: their config → ours. write: ours → theirs; what `read` would not give back is refused.
+      read: their config → ours, through `Values`: no key is passed over. write: ours → theirs; what `read` would not give back
+        is refused.
       build: the model of our config.
       table: the tensors of a model of that config. ignored: those of no use to us.
       constants: (name, shape of our config) of tensors that an export needs and we have no parameter for; zeros.
@@ -47,7 +51,7 @@ class Family:
     name: str
     task: Literal["contrastive", "tower", "words", "llm", "mllm", "parts"]
     model_types: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], Any]
+    read: Callable[[Mapping[str, Any] | Values], Any]
     write: Callable[[Any], dict[str, Any]]
     build: Callable[[Any, nnx.Rngs], nnx.Module]
     table: Callable[[Any], Table]
@@ -64,12 +68,12 @@ class Family:
         """`read`, of a file from outside.
 
         Raises:
-          UserError: a value is missing, of another type, or not built here.
+          UserError: a value is missing, of another type, or not built here; or a key is not known.
         """
         try:
-            return self.read(theirs)
+            return self.read(Values(theirs, where))
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-            raise UserError(f"{where}: does not describe a model of kind {self.name!r} ({error})") from None
+            raise UserError(f"{where}: does not describe a model of kind {self.name!r} ({reason(error)})") from None
 
     def check(self, config: Any) -> None:
         """Refuses a model of ours that this format cannot hold.
@@ -108,20 +112,11 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
 
 
-def activation(theirs: str) -> str:
-    """Our name of an activation."""
-    known = {name: ours for ours, names in ACTIVATIONS.items() for name in names}
-    return lookup(known, str(theirs), "activation (hidden_act)")
+def activation(values: Values, default: str) -> str:
+    """Our name of the activation that a section says."""
+    return values.choice("hidden_act", default, ACTIVATION_NAMES, "activations")
 
 
 def their_activation(ours: str) -> str:
     """The name of ours in a config.json."""
     return ACTIVATIONS[ours][0]
-
-
-def section(theirs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A section of a config.json; empty if it is left out, as all of its values may be."""
-    found = theirs.get(key) or {}
-    if not isinstance(found, Mapping):
-        raise UserError(f"config.json: {key} is no section")
-    return found

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import UserError
+from mof_jax.interop.values import MOST_PIXELS, Values, triple
+from mof_jax.parsing import is_count
 
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -41,33 +44,95 @@ class Processing(NamedTuple):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocess)}
 
 
-def read_hf(theirs: Mapping[str, Any], where: str) -> Processing:
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+def _class(size: dict[str, int], resample: int, colours: str, crop: int | None = None, squared: bool = False) -> dict[str, Any]:
+    """Args: squared: whether a size that is a number alone is a square, or a shortest edge."""
+    mean, std = {"clip": (_CLIP_MEAN, _CLIP_STD), "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}[colours]
+    return dict(size=size, resample=resample, image_mean=mean, image_std=std, do_center_crop=crop is not None,
+                crop_size=None if crop is None else {"height": crop, "width": crop},
+                default_to_square=squared)
+
+
+_SQUARE_224 = {"height": 224, "width": 224}
+# What a class of the library takes for a value that a file leaves out or says null of.
+CLASSES: dict[str, dict[str, Any]] = {
+    "CLIP": _class({"shortest_edge": 224}, 3, "clip", 224), "Bit": _class({"shortest_edge": 224}, 3, "clip", 224),
+    "Llava": _class({"shortest_edge": 224}, 3, "clip", 224), "Siglip": _class(_SQUARE_224, 3, "half"),
+    "ViT": _class(_SQUARE_224, 2, "half", squared=True), "DeiT": _class({"height": 256, "width": 256}, 3, "half", 224, True),
+    "Blip": _class({"height": 384, "width": 384}, 3, "clip", squared=True)}
+_STEPS = ("do_resize", "do_rescale", "do_normalize")
+# How the library hands arrays around, and what it writes beside; pictures here always become RGB.
+_FREE = ("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length",
+         "processor_class", "_processor_class", "_valid_processor_keys", "transformers_version", "use_fast")
+_BESIDE = ("processor_class", "image_token", "patch_size", "vision_feature_select_strategy", "num_additional_image_tokens",
+           "chat_template", "image_seq_length")  # of the processor of a whole model: they count its words
+
+
+def read_hf(theirs: Mapping[str, Any], where: str, family: str | None = None) -> Processing:
     """`preprocessor_config.json` (or `processor_config.json` of the fifth version) of `transformers`.
 
+    Args:
+      family: whose class prepares pictures where the file names none, as the library does.
+
     Raises:
-      UserError: steps that have no counterpart here.
+      UserError: steps that have no counterpart here, or a key that is not known.
     """
-    values = theirs.get("image_processor") or theirs
-    size, crop = _square(values.get("size"), where), _square(values.get("crop_size"), where)
-    if not values.get("do_resize", True) or not values.get("do_rescale", True) or not values.get("do_normalize", True):
-        raise UserError(f"{where}: do_resize, do_rescale and do_normalize must be on; a model here always has them")
-    if abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise UserError(f"{where}: rescale_factor {values['rescale_factor']}; pixels are divided by 255 here")
-    resample = values.get("resample", 3)
-    if resample not in _RESAMPLE:
-        raise UserError(f"{where}: resample {resample!r}; known here: 2 (bilinear), 3 (bicubic)")
-    if size is None:
-        raise UserError(f"{where}: names no size")
-    side, shortest = size
-    cropped = values.get("do_center_crop", shortest and crop is not None)
-    if cropped and crop is None:
-        raise UserError(f"{where}: do_center_crop without crop_size")
+    values = Values(theirs, where)
+    nested = theirs.get("image_processor") is not None
+    inner = values.section("image_processor") if nested else values
+    if nested:
+        values.free(*_BESIDE)
+    defaults = _defaults(inner, family)
+    value = lambda key: defaults.get(key) if inner.get(key) is None else inner.get(key)
+    for key in _STEPS:
+        inner.only(key, True, None)  # null is the class's, which is true; a model here always has them
+    inner.only("do_pad", False)
+    inner.only("pad_size", None)
+    inner.only("auto_map", None)
+    if inner.get("rescale_factor") is not None and abs(inner.number("rescale_factor", 1.0) * 255 - 1) > 1e-6:
+        raise inner.wrong("rescale_factor", "is not built here; pixels are divided by 255")
+    if not is_count(value("resample")) or value("resample") not in _RESAMPLE:
+        raise inner.wrong("resample", "is not known here; 2 (bilinear) and 3 (bicubic) are")
+    squared = value("default_to_square")
+    side, shortest = _square(inner, "size", value("size"), bool(squared))
+    cropped = value("do_center_crop")
+    if not isinstance(cropped, (bool, type(None))):
+        raise inner.wrong("do_center_crop", "is neither true nor false")
     if shortest and not cropped:
         raise UserError(f"{where}: pictures keep their shape (shortest_edge without a crop); towers here take squares")
-    kept = crop[0] if cropped else side
-    triple = lambda key: tuple(float(x) for x in values.get(key) or (0.5, 0.5, 0.5))
-    return Processing(kept, "crop" if shortest else "squash", _RESAMPLE[resample], triple("image_mean"), triple("image_std"),
+    kept = _square(inner, "crop_size", value("crop_size"), True)[0] if cropped else side
+    mean, std = (triple(value(key), f"{where}: {key}", least) for key, least in (("image_mean", None), ("image_std", 1e-6)))
+    inner.free("crop_size", *_FREE)
+    values.close()
+    return Processing(kept, "crop" if shortest else "squash", _RESAMPLE[value("resample")], mean, std,
                       resize_side=None if kept == side else side)
+
+
+def _defaults(values: Values, family: str | None) -> dict[str, Any]:
+    """What the class that a file names takes for absent values.
+
+    Raises:
+      UserError: the class is not known, and the file leaves something to it.
+    """
+    names = [values.get(key) for key in ("image_processor_type", "feature_extractor_type")]
+    named = next((name for name in names if name is not None), None)
+    if named is not None and not isinstance(named, str):
+        raise values.wrong("image_processor_type", "is no name of a class")
+    found = re.fullmatch(r"(\w+?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?", named or "")
+    if named is None and family is not None:
+        return CLASSES[{"siglip": "Siglip", "dinov2": "Bit", "vit": "ViT"}.get(family, "CLIP")]
+    if found and found[1] in CLASSES:
+        return CLASSES[found[1]]
+    needed = ("size", "resample", "image_mean", "image_std", *(_STEPS if named else ()))
+    left = [key for key in needed if values.get(key) is None]
+    if values.get("do_center_crop") is None and values.get("crop_size") is not None:
+        left.append("do_center_crop")
+    if values.get("do_center_crop") and values.get("crop_size") is None:
+        left.append("crop_size")
+    if left:
+        whose = f"to {named}, whose defaults are not known here" if named else "open, and names no image_processor_type"
+        raise UserError(f"{values.where}: leaves {', '.join(left)} {whose}; write the values into the file")
+    return {"default_to_square": False}
 
 
 def write_hf(p: Processing, kind: str) -> dict[str, Any]:
@@ -89,14 +154,17 @@ def write_hf(p: Processing, kind: str) -> dict[str, Any]:
 
 
 def read_open_clip(theirs: Mapping[str, Any], image_size: int, where: str) -> Processing:
-    """The `preprocess_cfg` of an `open_clip_config.json`; what it leaves out is the library's default."""
-    triple = lambda key, default: tuple(float(x) for x in theirs.get(key) or default)
-    mode, resample = theirs.get("resize_mode", "shortest"), theirs.get("interpolation", "bicubic")
-    if mode not in ("shortest", "squash", "longest") or resample not in _RESAMPLE.values():
-        raise UserError(f"{where}: resize_mode {mode!r}, interpolation {resample!r}: not known here")
-    return Processing(image_size, "crop" if mode == "shortest" else mode, resample,
-                      triple("mean", (0.48145466, 0.4578275, 0.40821073)), triple("std", (0.26862954, 0.26130258, 0.27577711)),
-                      pixels="open_clip", fill=theirs.get("fill_color", 0))
+    """The `preprocess_cfg` of an `open_clip_config.json`; what it leaves out, or says null of, is the library's default."""
+    cfg = Values({key: value for key, value in theirs.items() if value is not None}, where, "preprocess_cfg.")
+    cfg.only("mode", "RGB")
+    cfg.free("size")  # the library takes the tower's
+    resize = cfg.choice("resize_mode", "shortest", {"shortest": "crop", "squash": "squash", "longest": "longest"})
+    resample = cfg.choice("interpolation", "bicubic", {name: name for name in _RESAMPLE.values()})
+    mean = triple(cfg.get("mean", _CLIP_MEAN), f"{where}: preprocess_cfg.mean")
+    std = triple(cfg.get("std", _CLIP_STD), f"{where}: preprocess_cfg.std", 1e-6)
+    fill = cfg.count("fill_color", 0, least=0, most=255)
+    cfg.close()
+    return Processing(image_size, resize, resample, mean, std, pixels="open_clip", fill=fill)
 
 
 def write_open_clip(p: Processing) -> dict[str, Any]:
@@ -112,14 +180,18 @@ def write_open_clip(p: Processing) -> dict[str, Any]:
     return dict(mean=list(p.mean), std=list(p.std), interpolation=p.resample, resize_mode=mode, **frame)
 
 
-def _square(size: Any, where: str) -> tuple[int, bool] | None:
-    """(side, whether it is the shortest edge) of a `size` or `crop_size`."""
-    if size is None:
-        return None
-    if isinstance(size, int):
-        return size, True
-    if isinstance(size, Mapping) and "shortest_edge" in size and "longest_edge" not in size:
-        return int(size["shortest_edge"]), True
-    if isinstance(size, Mapping) and size.get("height") and size.get("height") == size.get("width"):
-        return int(size["height"]), False
-    raise UserError(f"{where}: size {size!r} is not a square")
+def _square(values: Values, key: str, size: Any, squared: bool) -> tuple[int, bool]:
+    """(side, whether it is the shortest edge) of a `size` or `crop_size`.
+
+    Args:
+      squared: whether a number alone is a square, or a shortest edge.
+    """
+    good = lambda n: is_count(n, MOST_PIXELS + 1) and n > 0
+    if good(size):
+        return size, not squared
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"} and good(size["shortest_edge"]):
+        return size["shortest_edge"], True
+    both = isinstance(size, Mapping) and set(size) == {"height", "width"}
+    if both and good(size["height"]) and size["height"] == size["width"]:
+        return size["height"], False
+    raise values.wrong(key, "is not a square")

@@ -19,6 +19,7 @@ import numpy as np
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, is_count, parse_object, show
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("float64"), "F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -28,6 +29,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 32 << 20  # bytes; a shard of the largest public models needs less than one
+_MOST_DIMENSIONS = 16
 
 
 class Entry(NamedTuple):
@@ -52,11 +54,9 @@ def read_header(path: str) -> dict[str, Entry]:
     if length > MAX_HEADER:
         raise UserError(f"{path}: a header of {length:,} bytes; at most {MAX_HEADER:,} are read")
     try:
-        header = json.loads(remote.read(path, 8, 8 + length).decode(), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: its safetensors header is not JSON ({str(error)[:120]})") from None
-    if not isinstance(header, dict):
-        raise UserError(f"{path}: its safetensors header is no table of tensors")
+        header = parse_object(remote.read(path, 8, 8 + length))
+    except Malformed as error:
+        raise UserError(f"{path}: its safetensors header {error}; fetch the file again") from None
     entries = {name: _entry(path, name, value, 8 + length, size) for name, value in header.items() if name != "__metadata__"}
     end, last = 8 + length, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: item[1][2:]):
@@ -119,12 +119,15 @@ def _entry(path: str, name: str, value: Any, base: int, size: int) -> Entry:
     what = f"{path}: tensor {name[:200]!r}"
     try:
         dtype, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in [*shape, start, stop]):
+        if not isinstance(shape, list) or not all(is_count(n) for n in [*shape, start, stop]):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{what}: its header line is malformed; fetch the file again") from None
+        raise UserError(f"{what}: its header line {show(value, 120)} is malformed; fetch the file again") from None
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UserError(f"{what}: unknown dtype {str(dtype)[:40]!r}")
+        raise UserError(f"{what}: unknown dtype {show(dtype)}")
+    # NumPy takes no more dimensions, and no sizes whose product overflows, be one of them 0.
+    if len(shape) > _MOST_DIMENSIONS or math.prod(max(n, 1) for n in shape) >= 1 << 60:
+        raise UserError(f"{what}: a shape of {len(shape)} dimensions, {show(shape)}; no tensor has such a one")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if stop - start != expected:
         raise UserError(f"{what}: {dtype} of shape {shape} takes {expected:,} bytes, its header gives it {stop - start:,}")
@@ -132,9 +135,3 @@ def _entry(path: str, name: str, value: Any, base: int, size: int) -> Entry:
         raise UserError(f"{what}: lies beyond the end of the file ({size:,} bytes); the file is cut short, fetch it again")
     return Entry(tuple(shape), DTYPES[dtype], base + start, base + stop)
 
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found

@@ -14,7 +14,7 @@ import jax
 from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
-from mof_jax.interop import big_vision, preprocess, words
+from mof_jax.interop import big_vision, preprocess, sentences, words
 from mof_jax.interop.big_vision import BigVision
 from mof_jax.interop.families import family_of, recognise, timm
 from mof_jax.interop.families.open_clip import OPEN_CLIP
@@ -27,12 +27,14 @@ from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import ImageConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
+from mof_jax.parsing import reason
 
 PREFIX = "hf:"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # Where no processor file says otherwise: ImageNet's, with which DINOv2 was trained, and the halves of SigLIP and ViT.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_ONE_SIZE = ("clip", "siglip", "vit", "llava")  # families whose library does not resample positions unasked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,12 @@ class Source:
         config = family.parse(theirs, remote.join(folder, family.config_file))
         try:
             processing, files = _processing(folder, family, theirs, config)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder}: its processor file is malformed ({error})") from None
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            raise UserError(f"{folder}: its processor file is malformed ({reason(error)})") from None
         if processing is not None:
             config = with_normalisation(config, processing)
+        if family.name == "bert":
+            config = _as_sentences(folder, config)
         weights = weights or Weights.open(path)
         config = family.settle(config, weights)
         shapes = Skeleton.of(lambda rngs: family.build(config, rngs)).shapes
@@ -84,12 +88,15 @@ class Source:
         if processing is not None and processing.image_size % patch:
             raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, which patches of {patch} "
                             "do not divide")
+        if processing is not None and family.name in _ONE_SIZE and processing.image_size != eyes(config).image_size:
+            raise UserError(f"{folder}: its processor makes pictures of {processing.image_size} pixels, and its model takes "
+                            f"{eyes(config).image_size}; its library refuses such pictures")
         return cls(path, family, theirs, config, weights, reading, processing, files)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """Its tokenizer, if there is a file of it."""
-        return words.read_tokenizer(_folder(self.where), self.family.name, self.config)
+        return words.read_tokenizer(_folder(self.where), self.family.name, self.config, self.theirs)
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -139,6 +146,19 @@ def locate(spec: str) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{spec}: no such folder, and the hub did not give it ({reason}); fetch it elsewhere and give its "
                         "folder") from None
+
+
+def _as_sentences(folder: str, config: WordsConfig) -> WordsConfig:
+    """A BERT that pools as the files of sentence-transformers say, and hides what the tokenizer beside it pads with.
+
+    Raises:
+      UserError: such files that ask for something else.
+    """
+    text = dataclasses.replace(config.text, pool=sentences.pool_of(folder))
+    tokenizer = words.read_tokenizer(folder, "bert", config)
+    if tokenizer is not None:
+        text = dataclasses.replace(text, pad_id=tokenizer.pad_id)
+    return dataclasses.replace(config, text=text)
 
 
 def _folder(path: str) -> str:
@@ -193,15 +213,17 @@ def _processing(
     files = {name: read_json(remote.join(folder, name)) for name in names} | words.read_kept(folder)
     if family.name == "open_clip":
         size = config.image.image_size
-        return preprocess.read_open_clip(theirs.get("preprocess_cfg") or {}, size, OPEN_CLIP.config_file), files
+        cfg = theirs.get("preprocess_cfg")
+        where = remote.join(folder, OPEN_CLIP.config_file)
+        return preprocess.read_open_clip({} if cfg is None else cfg, size, where), files
     tower = eyes(config)
     if tower is None:
         return None, files
     if family.name == "timm":
-        return timm.read_processing(theirs, tower.image_size), files
+        return timm.read_processing(theirs, tower.image_size, remote.join(folder, family.config_file)), files
     for name in PROCESSORS:
-        if name in files and (name == PROCESSORS[0] or "image_processor" in files[name]):
-            return preprocess.read_hf(files[name], remote.join(folder, name)), files
+        if name in files and (name == PROCESSORS[0] or files[name].get("image_processor") is not None):
+            return preprocess.read_hf(files[name], remote.join(folder, name), family.name), files
     mean, std = {"dinov2": _IMAGENET, "siglip": _HALF, "vit": _HALF}.get(family.name, (tower.mean, tower.std))
     resize = "squash" if family.name == "siglip" else "crop"
     note = "no preprocessor_config.json beside it: pictures are prepared as its family does by default"

@@ -14,6 +14,7 @@ from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
 from mof_jax.interop import pickles, safetensors
 from mof_jax.interop.safetensors import Entry
+from mof_jax.parsing import Malformed, check_text, parse_object
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt")
@@ -129,17 +130,18 @@ def read_json(path: str) -> dict[str, Any]:
     """A JSON object from outside.
 
     Raises:
-      UserError: missing, too large, or no JSON object.
+      UserError: missing, too large, no JSON object, or one with text that could not be written down again.
     """
     if remote.size(path) > MAX_JSON:
         raise UserError(f"{path}: {remote.size(path):,} bytes, too large")
     try:
-        found = json.loads(remote.read(path).decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({str(error)[:120]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(found).__name__}")
-    return found
+        data = remote.read(path)
+        found = parse_object(data)
+        if b"\\ud" in data.lower():
+            check_text(json.dumps(found, ensure_ascii=False))
+        return found
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _sharded(index: str) -> dict[str, tuple[str, Entry]]:

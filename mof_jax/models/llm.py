@@ -65,6 +65,7 @@ class LLMConfig:
       rope_theta: base of the rotary frequencies.
       qkv_bias: biases on query, key and value (Qwen2). qk_norm: RMSNorm of each head's query and key.
       tied: the output head is the embedding.
+      window: how many tokens each looks back over, itself among them (Mistral); 0 for all.
       dropout: on both branches' outputs.
       kernel, remat, unroll: see `nn.attention` and `nn.stack.Stack`.
     """
@@ -82,6 +83,7 @@ class LLMConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     tied: bool = False
+    window: int = 0
     dropout: float = 0.0
     kernel: Kernel = "xla"
     remat: Remat = "none"
@@ -100,6 +102,8 @@ class LLMConfig:
             object.__setattr__(self, key, getattr(self, key) or value)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} are not a multiple of kv_heads {self.kv_heads}")
+        if self.window < 0:
+            raise ValueError(f"window {self.window}: at least 1, or 0 for none")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd, rotary embeddings turn pairs of channels")
 
@@ -116,8 +120,10 @@ class LLMConfig:
         return 2.0 * tokens * weights + self.attention_flops(tokens)
 
     def attention_flops(self, tokens: int) -> float:
-        """The part of `flops` without weights: 2·tokens²·heads·head_dim a layer, as it is causal (half of both products)."""
-        return self.depth * 2.0 * tokens**2 * self.heads * self.head_dim
+        """The part of `flops` without weights: 2·tokens²·heads·head_dim a layer, as it is causal (half of both products), and
+        less in a window: the triangle of what each token looks back over."""
+        beyond = max(tokens - self.window, 0) if self.window else 0
+        return self.depth * 2.0 * (tokens**2 - beyond**2) * self.heads * self.head_dim
 
 
 class LLM(nnx.Module):
@@ -162,7 +168,7 @@ class LLM(nnx.Module):
           prefix: tokens that all of their document may see (prefix-LM).
           keys: one key a row turns dropout on.
         """
-        mask = Mask(True, segment_ids, segment_ids, prefix)
+        mask = Mask(True, segment_ids, segment_ids, prefix, window=self.config.window)
         angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         return self.final_norm(self.blocks(x.astype(dtype), angles, mask, keys=keys))
 
@@ -180,7 +186,10 @@ class LLM(nnx.Module):
         Rows may be ragged: what is behind a row's end is written over by its next tokens and never seen by them.
         """
         positions = lengths[:, None] + jnp.arange(x.shape[1])
-        seen = jnp.arange(cache.k.shape[2])[None, None] <= positions[:, :, None]
+        back = positions[:, :, None] - jnp.arange(cache.k.shape[2])[None, None]
+        seen = back >= 0
+        if self.config.window:
+            seen &= back < self.config.window
         angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x, cache = self.blocks.carry(x.astype(dtype), cache, angles, lengths, Mask(dense=seen), method=DecoderBlock.extend)
         return self.final_norm(x), cache

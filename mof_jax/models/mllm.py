@@ -58,8 +58,9 @@ class EncoderConfig:
     def tower(self) -> ViTConfig:
         """The part of the tower that is used."""
         last = self.layer == -1
+        norm = self.vit.final_norm and not self.vit.norm_after_pool and self.norm and last
         return dataclasses.replace(self.vit, variant=None, depth=self.vit.depth + 1 + self.layer, pool="none", embed_dim=None,
-                                   final_norm=self.vit.final_norm and self.norm and last, patch_dropout=0.0)
+                                   final_norm=norm, norm_after_pool=False, patch_dropout=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,8 @@ class TextConfig:
     Attributes:
       variant: a size of `vit.SIZES`; sets width, depth, heads and mlp_dim unless given.
       vocab_size, context_length: of the tokenizer; 0 lets the run fill them in.
-      pool: `eos` (first end-of-text token), `last`, `first`, `gap` (mean of the real tokens) or `map`.
+      pool: `eos` (first end-of-text token), `argmax` (the first of the largest id, which ends CLIP's texts), `last` and `first`
+        (columns), `gap` (mean of the real tokens), `max` (their largest value in each channel) or `map`.
       eos_id, pad_id: token ids; -1 lets the run fill them in from the tokenizer.
       mask_padding: hide pad tokens from bidirectional attention (SigLIP does not).
       embed_dim: width of the final projection, None for none; `embed_bias`: its bias (SigLIP has one).
@@ -49,7 +50,7 @@ class TextConfig:
     vocab_size: int = 0
     context_length: int = 0
     causal: bool = True
-    pool: Literal["eos", "last", "first", "gap", "map"] = "eos"
+    pool: Literal["eos", "argmax", "last", "first", "gap", "max", "map"] = "eos"
     eos_id: int = -1
     pad_id: int = -1
     mask_padding: bool = False
@@ -91,15 +92,14 @@ class TextConfig:
         head = attention_pool_flops(self.block, self.context_length) if self.pool == "map" else 0.0
         return self.depth * block_flops(self.block, self.context_length) + head + 2.0 * self.width * (self.embed_dim or 0)
 
-
     def with_tokenizer(self, tokenizer: Tokenizer) -> TextConfig:
         """This config with what the tower takes from the tokenizer, where it is left open.
 
         Raises:
-          UserError: the tower cannot hold the tokenizer's ids or context, or pools a token the tokenizer lacks.
+          UserError: the tower cannot hold the tokenizer's ids or context, or pools a token with which it does not end texts.
         """
-        if self.pool == "eos" and self.eos_id < 0 and tokenizer.eos_id is None:
-            raise UserError("config.model.text.pool: 'eos' needs a tokenizer with an end-of-text token")
+        if self.pool in ("eos", "argmax"):
+            self._check_end(tokenizer)
         for key in ("vocab_size", "context_length"):
             have, want = getattr(self, key), getattr(tokenizer, key)
             if 0 < have < want:
@@ -109,6 +109,15 @@ class TextConfig:
             self, vocab_size=self.vocab_size or tokenizer.vocab_size,
             context_length=self.context_length or tokenizer.context_length,
             eos_id=self.eos_id if self.eos_id >= 0 else eos, pad_id=self.pad_id if self.pad_id >= 0 else tokenizer.pad_id)
+
+
+    def _check_end(self, tokenizer: Tokenizer) -> None:
+        """Refuses a tokenizer whose texts lack the token that is pooled: all of them would be their first token."""
+        end = tokenizer.end_id
+        if end is None:
+            raise UserError(f"config.model.text.pool: {self.pool!r} needs a tokenizer that ends texts with an end-of-text token")
+        if self.pool == "eos" and 0 <= self.eos_id != end:
+            raise UserError(f"config.model.text.eos_id: {self.eos_id} is pooled, and the tokenizer ends texts with {end}")
 
 
 class TextTower(nnx.Module):
@@ -150,7 +159,9 @@ class TextTower(nnx.Module):
         if c.pool == "gap":
             weight = real.astype(x.dtype)[..., None]
             return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
-        if c.pool == "eos":
-            position = jnp.argmax(tokens == c.eos_id, axis=-1)  # the first one: CLIP may pad with the same id
+        if c.pool == "max":
+            return jnp.where(real[..., None], x, jnp.finfo(x.dtype).min).max(1)
+        if c.pool in ("eos", "argmax"):  # the first one: CLIP may pad with the same id
+            position = jnp.argmax(tokens == c.eos_id if c.pool == "eos" else tokens, axis=-1)
             return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
         return x[:, -1] if c.pool == "last" else x[:, 0]

@@ -56,7 +56,8 @@ class ViTConfig:
       pool: `cls`, `gap` (mean of patches), `map` (attention pooling) or `none`.
       pre_norm: LayerNorm before the first block (CLIP).
       patch_bias: bias of the patch embedding (CLIP has none).
-      final_norm: LayerNorm after the last block.
+      final_norm: LayerNorm after the last block. norm_after_pool: of the mean of the patches (`gap`) instead of each token, as
+        CLIPA's; `tokens` then have not seen it.
       embed_dim: width of a final linear projection, None for none. `embed_bias`: its bias.
       patch_dropout: share of patches dropped in training (FLIP).
       remat, unroll: see `mof_jax.nn.stack.Stack`.
@@ -79,6 +80,7 @@ class ViTConfig:
     pre_norm: bool = False
     patch_bias: bool = True
     final_norm: bool = True
+    norm_after_pool: bool = False
     embed_dim: int | None = None
     embed_bias: bool = False
     activation: Activation = "gelu"
@@ -107,6 +109,8 @@ class ViTConfig:
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
         if self.pool == "cls" and not self.cls_token:
             raise ValueError("pool='cls' needs cls_token=True")
+        if self.norm_after_pool and (self.pool != "gap" or not self.final_norm):
+            raise ValueError("norm_after_pool: only for pool='gap' with final_norm")
         _ = self.block  # runs its own checks now, rather than when the model is built
 
     @property
@@ -143,7 +147,7 @@ class ViTConfig:
 
 
 class ViTOutput(NamedTuple):
-    """`pooled` [batch, output_dim]; `tokens` [batch, cls + registers + patches, width] after the final norm."""
+    """`pooled` [batch, output_dim]; `tokens` [batch, cls + registers + patches, width] after the final norm, if each has one."""
 
     pooled: Float[Array, "batch dim"] | None
     tokens: Float[Array, "batch tokens width"]
@@ -203,7 +207,7 @@ class ViT(nnx.Module):
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         x = self.blocks(x, None, keys=drop.fold(keys, 1))
-        if self.final_norm is not None:
+        if self.final_norm is not None and not c.norm_after_pool:
             x = self.final_norm(x)
         return ViTOutput(self._pooled(x), x)
 
@@ -222,6 +226,7 @@ class ViT(nnx.Module):
             pooled = x[:, 0]
         elif c.pool == "gap":
             pooled = x[:, c.prefix:].mean(axis=1)
+            pooled = self.final_norm(pooled) if c.norm_after_pool else pooled
         else:
             pooled = self.pool(x)
         return pooled if self.project is None else self.project(pooled)

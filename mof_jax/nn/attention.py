@@ -2,7 +2,7 @@
 
     kernel     runs on        masks
     xla        anything       all
-    splash     TPU            causal, segments (other masks, and other devices, take the XLA path)
+    splash     TPU            causal, windows, segments (other masks, and other devices, take the XLA path)
     cudnn      NVIDIA GPUs    all, the dense form of them; bf16 or f16
 """
 
@@ -36,6 +36,8 @@ class Mask:
       query_segments, key_segments: only keys of the query's own document (packed sequences); padding has an id of its own.
       prefix: keys that every query of their document sees, later ones too (prefix-LM); only changes what `causal` forbids.
       dense: any other rule, `True` where a key is seen.
+      window: how many keys back a query sees, its own among them; 0 for all. In packed rows a document's keys lie together, so
+        they are counted as they lie.
     """
 
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -43,6 +45,7 @@ class Mask:
     key_segments: Int[Array, "batch keys"] | None = None
     prefix: Bool[Array, "batch keys"] | None = None
     dense: Bool[Array, "batch #queries keys"] | None = None
+    window: int = dataclasses.field(default=0, metadata={"static": True})
 
     @classmethod
     def packed(cls, segment_ids: Int[Array, "batch tokens"], causal: bool = True) -> Mask:
@@ -55,6 +58,8 @@ class Mask:
         if self.causal:
             before = jnp.tri(queries, keys, keys - queries, dtype=bool)[None]
             parts.append(before if self.prefix is None else before | self.prefix[:, None])
+        if self.window:
+            parts.append(~jnp.tri(queries, keys, keys - queries - self.window, dtype=bool)[None])
         if self.query_segments is not None:
             parts.append(self.query_segments[:, :, None] == self.key_segments[:, None])
         if self.dense is not None:
@@ -77,11 +82,12 @@ def attention(
     """
     if kernel == "cudnn":
         # Plain causality is the kernel's own, which skips half of the work; it aligns queries and keys at their start.
-        causal = mask.causal and mask.prefix is None and q.shape[1] == k.shape[1]
+        causal = mask.causal and mask.prefix is None and not mask.window and q.shape[1] == k.shape[1]
         dense = (dataclasses.replace(mask, causal=False) if causal else mask).to_dense(q.shape[1], k.shape[1])
         dense = None if dense is None else dense[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=dense, is_causal=causal, implementation="cudnn")
-    if kernel == "splash" and mask.prefix is None and mask.dense is None and (not mask.causal or q.shape[1] == k.shape[1]):
+    if kernel == "splash" and mask.prefix is None and mask.dense is None and (
+            not (mask.causal or mask.window) or q.shape[1] == k.shape[1]):
         # Mosaic refuses a precision of products that are not float32's.
         plain = q.dtype == jnp.float32 or jax.config.jax_default_matmul_precision is None
         on_tpu = _splash_on_mesh if plain else at_default_precision(_splash_on_mesh)
@@ -146,7 +152,8 @@ def splash(
     *,
     interpret: bool = False,
 ) -> Float[Array, "batch queries heads dim"]:
-    """The Pallas flash kernel for TPUs: causality and segments. Lengths are padded to whole blocks, out of everyone's sight."""
+    """The Pallas flash kernel for TPUs: causality, windows, segments. Lengths are padded to whole blocks, out of everyone's
+    sight."""
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     queries, keys = q.shape[1], k.shape[1]
@@ -156,6 +163,9 @@ def splash(
     sizes = pallas.BlockSizes(block_q=bq, block_kv=bk, block_kv_compute=bk, block_q_dkv=bq, block_kv_dkv=bk,
                               block_kv_dkv_compute=bk, block_q_dq=bq, block_kv_dq=bk)
     rule = pallas.CausalMask(tuple(padded)) if mask.causal else pallas.FullMask(tuple(padded))
+    if mask.window:
+        back = (mask.window - 1, 0 if mask.causal else None)
+        rule = pallas.LocalMask(tuple(padded), window_size=back, offset=0)
     kernel = pallas.make_splash_mha(pallas.MultiHeadMask([rule] * q.shape[2]), block_sizes=sizes, head_shards=1,
                                     q_seq_shards=1, interpret=interpret)
     pad = lambda x, n: jnp.pad(x, ((0, 0), (0, n - x.shape[1])) + ((0, 0),) * (x.ndim - 2))

@@ -115,6 +115,8 @@ def write(
     (folder / ("open_clip_config.json" if open_clip else "config.json")).write_text(json.dumps(CONFIGS[kind] | config))
     if kind in ("clip", "siglip", "bert", "open_clip", "llava"):
         vocabulary().save(str(folder / "tokenizer.json"))
+    if kind == "bert":  # whose padding is hidden, so it has a token of its own
+        (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "w2"}))
     if kind == "clip":
         (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     return sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 
 import foreign
@@ -157,9 +158,54 @@ def test_hostile_files(sample, tmp_path):
     with zipfile.ZipFile(path, "w") as file:  # a header that promises more than there is
         file.writestr("params/t.npy", np.lib.format.magic(1, 0) + b"\x46\x00" + b"{'descr': '<f4', 'fortran_order': False, "
                                       b"'shape': (10**9,), }".ljust(69) + b"\n")
-    with pytest.raises(UserError, match="not a .npz file, or damaged"):
+    with pytest.raises(UserError, match="params/t not a .npy file"):
         BigVision(str(path))
     np.savez(path, **members(sample.weights, False))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match="not a .npz file, or damaged"):
         BigVision(str(path))
+
+
+def head(text: bytes, version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("member, message", [
+    (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,"), "params/t not a .npy file"),  # TokenError
+    (head(b"{'descr': '<f4' 'x'"), "params/t not a .npy file"), (head(b"{] not python"), "params/t not a .npy file"),
+    (head(b"{" * 5000), "params/t not a .npy file"), (b"", "params/t not a .npy file"),
+    (b"\x93NUMPY", "params/t not a .npy file"),
+    (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"), "params/t says that its shape is"),
+    (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,)}" % 10**30), "params/t says that its shape is"),
+    (head(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"), "params/t holds object"),
+    (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"\x09\x00"), "params/t .npy version .9, 0. is not read"),
+    (head(b"{'descr': '<f4', 'fortran_order': False, 'shape': (5,)}") + b"1234", "params/t holds float32.5. in"),
+])
+def test_members_that_are_no_arrays(member, message, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("params/t.npy", member)
+    with pytest.raises(UserError, match=message) as caught:
+        BigVision(str(tmp_path / "x.npz"))
+    assert "\n" not in str(caught.value) and "x.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_members_whose_packed_bytes_are_damaged(how, sample, tmp_path):
+    """Wherever a byte is changed, in the heads that opening reads or in the values, it is one line that names the file."""
+    path, arrays, buffer = tmp_path / "x.npz", members(sample.weights, False), io.BytesIO()
+    with zipfile.ZipFile(path, "w", how) as file:
+        for name, x in arrays.items():
+            buffer.seek(0), buffer.truncate()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(x))
+            file.writestr(f"{name}.npy", buffer.getvalue())
+    data, rng, said = path.read_bytes(), np.random.default_rng(0), 0
+    for at in rng.integers(0, len(data), 60):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1:])
+        try:
+            weights = BigVision(str(path))
+            for name in weights.names:
+                weights.read(name)
+        except UserError as error:
+            said += 1
+            assert "x.npz" in str(error) and "\n" not in str(error)
+    assert said > 30

@@ -51,13 +51,25 @@ def test_a_crop_of_another_size_than_the_resized_picture(theirs, wanted):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"do_normalize": False}, "do_normalize must be on"),
+    ({"do_normalize": False}, "do_normalize False is not built here, True or None is"),
     ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
     ({"resample": 1}, "resample 1"),
     ({"size": {"shortest_edge": 384}, "do_center_crop": False}, "keep their shape"),
     ({"size": {"height": 384, "width": 224}}, "is not a square"),
     ({"size": {"longest_edge": 384, "shortest_edge": 384}}, "is not a square"),
-    ({"size": None}, "names no size"),
+    ({"image_mean": 0.5}, "image_mean 0.5: three numbers are read here"),
+    ({"image_mean": [0.5, float("nan"), 0.5]}, "image_mean .0.5, nan, 0.5.: three numbers"),
+    ({"image_std": [0.5, 0, 0.5]}, "image_std .* what pixels are divided by is positive"),
+    ({"do_pad": True}, "do_pad True is not built here, False is"),
+    ({"do_center_crop": "yes"}, "do_center_crop 'yes' is neither true nor false"),
+    ({"crop_pct": 0.9}, "crop_pct .0.9. is not known here"),
+    ({"size": {"height": 384, "width": 384, "depth": 3}}, "size .* is not a square"),
+    ({"size": {"height": True, "width": True}}, "size .* is not a square"),
+    ({"auto_map": {"AutoImageProcessor": "x.Y"}}, "auto_map .* is not built here"),
+    ({"image_processor_type": ["CLIPImageProcessor"]}, "image_processor_type .* is no name of a class"),
+    ({"image_processor": [1]}, "image_processor is no section, but a list"),
+    ({"resample": None, "image_processor_type": "OwlImageProcessor"},
+     "leaves resample to OwlImageProcessor, whose defaults are not known here"),
 ])
 def test_what_has_no_counterpart(change, message):
     with pytest.raises(UserError, match=message):
@@ -83,3 +95,42 @@ def test_open_clips_section():
         write_open_clip(Processing(224, "crop", "bicubic", *CLIP, resize_side=256))
     with pytest.raises(UserError, match="interpolation 'nearest'"):
         read_open_clip({"interpolation": "nearest"}, 224, "open_clip_config.json")
+
+
+HALF_BILINEAR = Processing(224, "squash", "bilinear", *HALF)
+
+
+@pytest.mark.parametrize("theirs, family, wanted", [
+    ({"image_processor_type": "CLIPImageProcessor"}, None, Processing(224, "crop", "bicubic", *CLIP)),
+    ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 64, "crop_size": 48}, None,
+     Processing(48, "crop", "bicubic", *CLIP, resize_side=64)),
+    ({"image_processor_type": "BitImageProcessorFast", "size": {"shortest_edge": 256}}, None,
+     Processing(224, "crop", "bicubic", *CLIP, resize_side=256)),
+    ({"image_processor_type": "SiglipImageProcessor"}, None, Processing(224, "squash", "bicubic", *HALF)),
+    ({"image_processor_type": "ViTImageProcessor"}, None, HALF_BILINEAR),
+    ({"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "image_mean": None, "resample": None}, None,
+     HALF_BILINEAR._replace(image_size=32)),
+    ({"image_processor_type": "DeiTImageProcessor"}, None, Processing(224, "squash", "bicubic", *HALF, resize_side=256)),
+    ({"image_processor_type": "BlipImageProcessor", "size": 48}, None, Processing(48, "squash", "bicubic", *CLIP)),
+    ({"image_processor_type": "LlavaImageProcessor", "do_pad": False}, None, Processing(224, "crop", "bicubic", *CLIP)),
+    ({}, "siglip", Processing(224, "squash", "bicubic", *HALF)), ({}, "vit", HALF_BILINEAR),
+    ({}, "dinov2", Processing(224, "crop", "bicubic", *CLIP)), ({}, "clip", Processing(224, "crop", "bicubic", *CLIP)),
+    ({"image_processor_type": "SiglipImageProcessor"}, "clip", Processing(224, "squash", "bicubic", *HALF)),
+])
+def test_what_a_file_leaves_out_is_its_classs_default(theirs, family, wanted):
+    """tests/parity compares them with the library."""
+    assert read_hf(theirs, "p", family) == wanted
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"mean": 0.5}, "preprocess_cfg.mean 0.5: three numbers are read here"), ({"std": [1, 1]}, "preprocess_cfg.std"),
+    ({"std": [0.0, 1, 1]}, "is positive"), ({"mode": "L"}, "preprocess_cfg.mode 'L' is not built here, 'RGB' is"),
+    ({"fill_color": -1}, "preprocess_cfg.fill_color -1"), ({"resize_mode": "stretch"}, "preprocess_cfg.resize_mode 'stretch'"),
+    ({"interpolation": "random"}, "preprocess_cfg.interpolation 'random'"),
+    ({"crop_pct": 0.9}, "preprocess_cfg.crop_pct .0.9. is not known here"),
+])
+def test_what_open_clips_section_may_not_say(change, message):
+    with pytest.raises(UserError, match=message):
+        read_open_clip(change, 224, "open_clip_config.json")
+    nothing = {"mean": None, "std": None, "interpolation": None, "size": 3}
+    assert read_open_clip(nothing, 224, "o") == read_open_clip({}, 224, "o"), "null is the default, the size the tower's"

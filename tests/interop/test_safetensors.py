@@ -60,11 +60,13 @@ GOOD = {"a": line(0, 4), "b": line(4, 8)}
 
 
 @pytest.mark.parametrize("header, size, message", [
-    (b"not json", 0, "header is not JSON"),
-    (b"\xff\xfe{}", 0, "header is not JSON"),
-    (b"[" * 100_000, 0, "header is not JSON"),
-    (b"[1, 2]", 0, "no table of tensors"),
-    (b'{"a":' + json.dumps(line(0, 4)).encode() + b',"a":' + json.dumps(line(0, 4)).encode() + b"}", 4, "occurs twice"),
+    (b"not json", 0, "header not JSON"),
+    (b"\xff\xfe{}", 0, "header is UTF-16, not UTF-8"),
+    (b"\xff{}", 0, "header byte 0xff at 0 is not UTF-8"),
+    (b"[" * 100_000, 0, "header not JSON that is read here: nested too deeply"),
+    (b'{"a": ' + b"9" * 5000 + b"}", 0, "a number has too many digits"),
+    (b"[1, 2]", 0, "header holds a list, not an object"),
+    (b'{"a":' + json.dumps(line(0, 4)).encode() + b',"a":' + json.dumps(line(0, 4)).encode() + b"}", 4, "stands twice"),
     (GOOD, 7, "'b': lies beyond the end"),
     (GOOD, 9, "its header describes"),
     ({"a": line(0, 4), "b": line(0, 4)}, 8, "overlap"),
@@ -80,6 +82,12 @@ GOOD = {"a": line(0, 4), "b": line(4, 8)}
     ({"a": {"dtype": "F32", "shape": [1]}}, 4, "malformed"),
     ({"a": 3}, 4, "malformed"),
     ({"a": line(0, 4, dtype="F4")}, 4, "unknown dtype 'F4'"),
+    ({"a": line(0, 4, (1,) * 100)}, 4, "a shape of 100 dimensions"),
+    ({"a": line(0, 4, (1,) * 17)}, 4, "a shape of 17 dimensions"),
+    ({"a": line(0, 0, (0, 10**30))}, 0, "malformed"), ({"a": line(0, 0, (2**40, 2**40, 0))}, 0, "no tensor has such a one"),
+    ({"a": line(0, 0, (0, 2**62))}, 0, "a shape of 2 dimensions, .0, 4611686018427387904."),
+    ({"a": line(0, 10**40)}, 4, "malformed"), ({"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}, 4, "malformed"),
+    ({"a": {"dtype": "F32", "shape": {"1": 1}, "data_offsets": [0, 4]}}, 4, "malformed"),
     ({"a": line(0, 4, dtype=["F32"])}, 4, "unknown dtype"),
 ])
 def test_a_header_that_does_not_describe_the_file_is_refused(header, size, message, tmp_path):

@@ -28,6 +28,16 @@ def test_the_processors_normalisation_is_the_models(tmp_path):
     assert Source.open(f"hf:{tmp_path}").config.image.mean == (0.1, 0.2, 0.3)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip", "vit"])
+def test_pictures_of_another_size_than_the_models_are_refused_where_the_library_does(kind, tmp_path):
+    foreign.write(tmp_path, kind)
+    square = {"height": 2 * foreign.IMAGE, "width": 2 * foreign.IMAGE}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(
+        foreign.PROCESSOR | {"size": {"shortest_edge": 2 * foreign.IMAGE}, "crop_size": square}))
+    with pytest.raises(UserError, match="its processor makes pictures of 48 pixels, and its model takes 24"):
+        Source.open(f"hf:{tmp_path}")
+
+
 @pytest.mark.parametrize("kind, mean, resize", [
     ("siglip", 0.5, "squash"), ("dinov2", 0.485, "crop"), ("clip", 0.48145466, "crop")])
 def test_without_a_processor_file_the_familys_own_way_is_taken_and_said(kind, mean, resize, tmp_path):
@@ -76,10 +86,13 @@ def test_a_config_of_another_model_is_refused_before_a_tensor_is_read(tmp_path, 
 
 
 @pytest.mark.parametrize("name, value, message", [
-    ("preprocessor_config.json", {"size": 24, "crop_size": 24, "image_mean": "grey"}, "processor file is malformed"),
+    ("preprocessor_config.json", {"size": 24, "crop_size": 24, "image_mean": "grey"},
+     "image_mean .grey.: three numbers are read here"),
     ("preprocessor_config.json", {"size": "big"}, "is not a square"),
-    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**9}}, "which is not there"),
-    ("config.json", {"model_type": "clip", "text_config": {"hidden_size": 1e3}}, "expected int"),
+    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**9}},
+     "num_hidden_layers 1000000000 is no whole number"),
+    ("config.json", {"model_type": "clip", "vision_config": {"num_hidden_layers": 10**6}}, "which is not there"),
+    ("config.json", {"model_type": "clip", "text_config": {"hidden_size": 1e3}}, "hidden_size 1000.0 is no whole number"),
     ("config.json", {"model_type": {"a": 1}}, "is not read here"),
 ])
 def test_hostile_config_files_are_one_line(name, value, message, tmp_path):
@@ -113,3 +126,10 @@ def test_a_hubs_model_is_a_folder(tmp_path, monkeypatch):
     assert Source.open("hf:openai/clip-vit@abc").family.name == "clip"
     assert asked[0][0] == ("openai/clip-vit",) and asked[0][1]["revision"] == "abc"
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in asked[0][1]["allow_patterns"])
+
+
+def test_a_file_with_fewer_blocks_than_its_config_is_not_laid_out(tmp_path, monkeypatch):
+    foreign.write(tmp_path, "efficientnet", depth_coefficient=6.0)
+    monkeypatch.setattr("mof_jax.interop.source.Skeleton.of", lambda build: pytest.fail("a model was laid out"))
+    with pytest.raises(UserError, match=r"has no _blocks.\d+; its config.json .depth_coefficient. speaks of \d+ blocks"):
+        Source.open(f"hf:{tmp_path}")

@@ -83,7 +83,7 @@ def test_a_shard_that_is_cut_short(sharded):
         Weights.open(str(sharded))
 
 
-@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "expected a JSON object"), ("{}", "no weight_map"),
+@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[1]", "holds a list, not an object"), ("{}", "no weight_map"),
                                            ('{"weight_map": {"a": 3}}', "no weight_map"), ("[" * 99_999, "not JSON")])
 def test_a_broken_index(text, message, tmp_path):
     (tmp_path / INDEX).write_text(text)
@@ -109,6 +109,19 @@ def test_unknown_names_get_the_nearest(tmp_path):
     written(tmp_path)
     with pytest.raises(UserError, match="did you mean 'layer.4'"):
         Weights.open(str(tmp_path)).read("layers.4")
+
+
+@pytest.mark.parametrize("data, message", [
+    (b'{"a": "\\ud83d cat"}', "half a surrogate pair"), (b'{"\\uD800": 1}', "half a surrogate pair"), (b"{'a': 1}", "not JSON"),
+    (b'{"a": 1, "a": 2}', "key 'a' stands twice"), (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"), (b"[" * 50_000, "nested"),
+    (b"\xff\xfe{\0}\0", "is UTF-16"), (b'{"a": "\xe9"}', "byte 0xe9 at 7 is not UTF-8"), (b"3", "holds a number, not an object")])
+def test_json_of_others_is_an_object_or_one_line(data, message, tmp_path):
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read_json(str(tmp_path / "config.json"))
+    assert "config.json: " in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00", "b": "\\u0000"}')
+    assert read_json(str(tmp_path / "config.json")) == {"a": "\U0001f600", "b": "\0"}, "whole pairs, and a mark in front"
 
 
 def test_a_huge_json_is_not_read(tmp_path, monkeypatch):

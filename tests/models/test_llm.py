@@ -80,13 +80,15 @@ def test_a_packed_document_is_what_it_is_alone():
     np.testing.assert_allclose(packed, alone, rtol=2e-5, atol=2e-5)
 
 
-def test_reading_with_a_cache_is_the_full_forward_pass():
+@pytest.mark.parametrize("window", [0, 3])
+def test_reading_with_a_cache_is_the_full_forward_pass(window):
     """Ragged prompts in one call, then token by token; what lies behind a row's end does not matter."""
-    params = weights(skeleton())
-    model = skeleton().merge(params)
+    config = dataclasses.replace(CONFIG, window=window)
+    params = weights(skeleton(config))
+    model = skeleton(config).merge(params)
     lengths = np.array([3, 6])
     positions = np.broadcast_to(np.arange(CONTEXT), TOKENS.shape)
-    full = np.asarray(logits(params, TOKENS, positions, None))
+    full = np.asarray(logits(params, TOKENS, positions, None, config=config))
     extend = quick_jit(lambda tokens, cache, lengths: model.extend(model.embed(tokens), cache, lengths))
     prompt = np.where(np.arange(6) < lengths[:, None], TOKENS[:, :6], 17)
     hidden, cache = extend(prompt, model.empty_cache(ROWS, 12), jnp.zeros(2, jnp.int32))
@@ -97,6 +99,30 @@ def test_reading_with_a_cache_is_the_full_forward_pass():
         hidden, cache = extend(TOKENS[np.arange(2), lengths][:, None], cache, jnp.asarray(lengths))
         np.testing.assert_allclose(model.logits(hidden)[:, 0], full[np.arange(2), lengths], rtol=1e-4, atol=1e-5)
         lengths = lengths + 1
+
+
+def test_a_window_ends_what_a_layer_sees():
+    """Two layers of a window of three see four tokens back, and no further; documents begin anew."""
+    config = dataclasses.replace(CONFIG, window=3)
+    params, positions = weights(skeleton(config)), np.broadcast_to(np.arange(CONTEXT), TOKENS.shape)
+    run = quick_jit(lambda tokens: logits(params, tokens, positions, None, config=config))
+    changed = TOKENS.copy()
+    changed[:, 0] = (changed[:, 0] + 1) % 24
+    moved = np.abs(np.asarray(run(changed)) - np.asarray(run(TOKENS))).max(-1)
+    assert (moved[:, :5] > 1e-4).all() and (moved[:, 5:] == 0).all()
+    wide = dataclasses.replace(CONFIG, window=CONTEXT)
+    whole = quick_jit(lambda: logits(params, TOKENS))()
+    np.testing.assert_array_equal(quick_jit(lambda: logits(params, TOKENS, config=wide))(), whole)
+    with pytest.raises(ValueError, match="window -1"):
+        dataclasses.replace(CONFIG, window=-1)
+
+
+def test_a_windows_flops_are_those_of_what_is_seen():
+    """Pairs of a token and one that it looks back at, up to the half pair that a triangle's edge counts for."""
+    for window, tokens in ((0, 64), (64, 64), (99, 64), (16, 64)):
+        pairs = sum(min(i + 0.5, window or tokens) for i in range(tokens))
+        got = dataclasses.replace(CONFIG, window=window).attention_flops(tokens)
+        assert got == pytest.approx(4 * pairs * CONFIG.heads * CONFIG.head_dim * CONFIG.depth, rel=1e-2)
 
 
 def test_tied_head_is_the_embedding():

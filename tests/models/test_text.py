@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import types
 
 import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
+from mof_jax.data import tokenizers
+from mof_jax.errors import UserError
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.nn.module import Skeleton
 
@@ -63,6 +66,32 @@ def test_gap_is_the_mean_of_the_real_tokens():
     np.testing.assert_allclose(tower(pool="gap")(single), tower(pool="first")(single), atol=1e-6)
     empty = np.full((1, 3), PAD, np.int32)
     np.testing.assert_array_equal(tower(pool="gap")(empty), 0)
+
+
+@pytest.mark.parametrize("tokens, end, places", [
+    (TOKENS, EOS, [2, 4, 1]),  # with an end of text that is the last id both rules are the same
+    (np.array([[3, 4, 15, PAD, PAD, PAD], [7, 15, 9, 10, 15, PAD], [15, 1, 2, 3, 4, 5]], np.int32), 15, [2, 1, 0])])
+def test_the_largest_id_is_pooled_where_the_source_looks_for_it(tokens, end, places):
+    """Wherever it stands, the first of several: no text of the second case has the last id, and place 0 is not the answer."""
+    x = np.random.default_rng(0).standard_normal((*tokens.shape, 4)).astype(np.float32)
+    for rule in (dict(pool="argmax"), dict(pool="eos", eos_id=end)):
+        tower = types.SimpleNamespace(config=types.SimpleNamespace(**rule))
+        np.testing.assert_array_equal(TextTower._pooled(tower, x, tokens, tokens != PAD), x[np.arange(3), places])
+
+
+def test_a_tokenizer_that_does_not_end_texts_as_the_tower_expects_is_refused():
+    texts = ["one two three", "two"]
+    ends = tokenizers.train(texts, kind="wordlevel", context_length=CONTEXT)
+    open_ended = tokenizers.train(texts, config=tokenizers.TokenizerConfig(kind="wordlevel", context_length=CONTEXT, eos=False))
+    fresh = dataclasses.replace(SMALL, vocab_size=0, eos_id=-1, pad_id=-1)
+    assert fresh.with_tokenizer(ends).eos_id == ends.end_id == 3 and open_ended.end_id is None
+    for pool in ("eos", "argmax"):
+        with pytest.raises(UserError, match=f"'{pool}' needs a tokenizer that ends texts with an end-of-text token"):
+            dataclasses.replace(fresh, pool=pool).with_tokenizer(open_ended)
+    with pytest.raises(UserError, match="config.model.text.eos_id: 7 is pooled, and the tokenizer ends texts with 3"):
+        dataclasses.replace(fresh, eos_id=7).with_tokenizer(ends)
+    for pool in ("last", "gap"):
+        assert dataclasses.replace(fresh, pool=pool).with_tokenizer(open_ended).vocab_size == open_ended.vocab_size
 
 
 def test_a_size_by_name():

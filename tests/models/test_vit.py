@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
+from mof_jax.models.mllm import EncoderConfig
 from mof_jax.models.vit import ViT, ViTConfig, normalise, patchify, resample_pos_embed
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import Skeleton
@@ -75,6 +76,18 @@ def test_pooling():
     np.testing.assert_allclose(projected.pooled, want, atol=1e-5)
 
 
+def test_a_norm_behind_the_mean_of_the_patches():
+    after, params = run(dataclasses.replace(SMALL, pool="gap", norm_after_pool=True))
+    mean = np.asarray(after.tokens[:, 1:].mean(1))
+    centred = mean - mean.mean(-1, keepdims=True)
+    want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + SMALL.norm_eps) * params["final_norm/scale"]
+    np.testing.assert_allclose(after.pooled, want + params["final_norm/bias"], atol=1e-4)
+    before, _ = run(dataclasses.replace(SMALL, pool="gap"))
+    assert np.abs(before.pooled - after.pooled).max() > 1e-3
+    tower = EncoderConfig("a", dataclasses.replace(SMALL, pool="gap", norm_after_pool=True)).tower
+    assert not tower.final_norm and not tower.norm_after_pool, "tokens do not pass through it"
+
+
 def test_map_pooling_reads_every_token_and_no_order():
     config = dataclasses.replace(SMALL, pool="map", cls_token=False)
     out, params = run(config)
@@ -121,6 +134,7 @@ def test_a_config_that_cannot_be_is_refused():
         (dict(image_size=18), "not divisible by patch_size"),
         (dict(cls_token=False), "needs cls_token"),
         (dict(depth=0), "depth must be positive"),
+        (dict(norm_after_pool=True), "norm_after_pool: only for pool='gap' with final_norm"),
     ]:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(SMALL, **change)

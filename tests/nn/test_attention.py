@@ -73,6 +73,30 @@ def test_grouped_queries_packed_documents_and_prefixes(kv_heads):
     np.testing.assert_allclose(got, textbook(q, k, v, same & (causal | prefix[:, None])), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 9])
+def test_a_window_hides_what_is_further_back(qkv, window):
+    """The query itself is one of them; beside documents, and where the queries are the last ones of the keys."""
+    near = np.tri(Q, K, dtype=bool) & ~np.tri(Q, K, -window, dtype=bool)
+    same = SEGMENTS[:, :, None] == SEGMENTS[:, None]
+    np.testing.assert_allclose(attention(*qkv, Mask(True, window=window)),
+                               textbook(*qkv, np.broadcast_to(near, same.shape)), rtol=1e-5, atol=1e-6)
+    got = attention(*qkv, Mask(True, SEGMENTS, SEGMENTS, window=window))
+    np.testing.assert_allclose(got, textbook(*qkv, near & same), rtol=1e-5, atol=1e-6)
+    q, k, v = qkv
+    np.testing.assert_allclose(attention(q[:, -2:], k, v, Mask(True, window=window)),
+                               attention(q, k, v, Mask(True, window=window))[:, -2:], rtol=1e-5, atol=1e-6)
+
+
+def test_splash_has_windows_too():
+    rng = np.random.default_rng(3)
+    q, k, v = rng.standard_normal((3, 1, 150, 1, 64)).astype(np.float32)
+    ids = np.sort(rng.integers(0, 3, (1, 150)), axis=1).astype(np.int32)
+    mask = Mask(True, ids, ids, window=20)
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(splash(q, k, v, mask, interpret=True), attention(q, k, v, mask), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(attention(q, k, v, mask, kernel="splash"), attention(q, k, v, mask))
+
+
 @pytest.mark.parametrize("causal, packed, length, dim, kv_heads", [
     (True, True, 150, 64, 2), (False, False, 130, 72, 4), (True, False, 128, 128, 4), (False, True, 70, 80, 1)])
 def test_splash_equals_the_reference(causal, packed, length, dim, kv_heads):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import open_clip
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
@@ -58,3 +60,20 @@ def positions_sample(seed: int) -> Sample:
     resized = {name: resample_abs_pos_embed(torch.from_numpy(pos)[None], list(grid), num_prefix_tokens=1)[0]
                for name, grid in GRIDS.items()}
     return Sample({}, {"pos": pos}, arrays(**resized))
+
+
+def configs() -> dict[str, dict]:
+    """Every key that the libraries have for these models."""
+    cfg = dataclasses.asdict(timm.models.PretrainedCfg(input_size=(3, IMAGE, IMAGE), fixed_input_size=True))
+    towers = dict(vision_cfg=dataclasses.asdict(_IMAGE), text_cfg=dataclasses.asdict(_TEXT))
+    gap = dict(_TIMM, class_token=False, global_pool="avg", fc_norm=False) | dict(
+        qkv_bias=True, qk_norm=False, scale_attn_norm=False, scale_mlp_norm=False, proj_bias=True, init_values=None,
+        pos_embed="learn", no_embed_class=False, reg_tokens=0, pre_norm=False, final_norm=True, pool_include_prefix=False,
+        dynamic_img_size=False, dynamic_img_pad=False, drop_rate=0.0, pos_drop_rate=0.0, patch_drop_rate=0.0, proj_drop_rate=0.0,
+        attn_drop_rate=0.0, drop_path_rate=0.0, weight_init="", fix_init=False, act_layer="gelu", in_chans=3)
+    return {
+        "open_clip": dict(model_cfg=dict(
+            embed_dim=EMBED, quick_gelu=True, custom_text=False, init_logit_scale=2.6, init_logit_bias=None,
+            nonscalar_logit_scale=False, **towers), preprocess_cfg=dataclasses.asdict(open_clip.transform.PreprocessCfg(IMAGE))),
+        "timm_gap": dict(architecture="vit_base_patch16_siglip_gap_224", num_classes=0, num_features=WIDTH, global_pool="avg",
+                         model_args=gap, pretrained_cfg={k: x for k, x in cfg.items() if k != "state_dict"})}

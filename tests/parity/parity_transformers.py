@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from parity_cases import CONTEXT, DEPTH, EMBED, EOS, HEADS, HIDDEN, IMAGE, PATCH, VOCAB, WIDTH, Sample, inputs
 from parity_torch import arrays, pixels, randomise, tokens, weights
@@ -131,3 +133,8 @@ def sample(kind: str, seed: int) -> Sample:
             want = arrays(**features(model, given["images"]))
     # The mask token belongs to DINOv2's training; no forward pass without masks reads it.
     return Sample(weights(model, ("embeddings.mask_token",)), given, want)
+
+
+def configs() -> dict[str, dict]:
+    """Every key of the config of each model, as the library writes it with small sizes."""
+    return {kind: json.loads(make().config.to_json_string(use_diff=False)) for kind, make in (MODELS | WHOLE).items()}

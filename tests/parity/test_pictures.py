@@ -12,7 +12,8 @@ import pytest
 import transformers
 
 from mof_jax.data.preprocess import Preprocess
-from mof_jax.interop.preprocess import read_hf
+from mof_jax.errors import UserError
+from mof_jax.interop.preprocess import CLASSES, read_hf
 from mof_jax.models.vit import normalise
 
 pytestmark = pytest.mark.parity
@@ -77,3 +78,52 @@ def test_a_model_of_ours_sees_other_pixels_than_the_library():
     ours, theirs = Preprocess(24, "crop"), Preprocess(24, "crop", pixels="transformers")
     differ = {name for name, x in PICTURES.items() if not np.array_equal(ours(x, "t", name), theirs(x, "t", name))}
     assert differ == {"16-bit", "16-bit dark", "turned 2", "turned 6", "turned 8", "jpeg", "grey jpeg", "cmyk jpeg"}
+
+
+# Pictures that are not RGB are left to the user by ViT's and DeiT's.
+assert set(CLASSES) == {"CLIP", "Bit", "Llava", "Siglip", "ViT", "DeiT", "Blip"}
+SHOWN = ("rgb 91x37", "rgb 480x640")
+
+
+def equal(theirs, found, what) -> None:
+    """Levels, and the normalised values, of two pictures."""
+    for name in SHOWN:
+        want = theirs(Image.open(io.BytesIO(PICTURES[name])), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        mine = normalise(Preprocess(**found.section())(PICTURES[name], "test", "picture")[None], found.mean, found.std)[0]
+        assert want.shape == mine.shape, what
+        np.testing.assert_allclose(np.asarray(mine), want, atol=1e-5, err_msg=str(what))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_file_that_names_a_class_alone_means_its_defaults(kind):
+    """And each value left out, or null."""
+    theirs = processor(f"{kind}ImageProcessor")
+    full = json.loads(theirs.to_json_string())
+    named = {"image_processor_type": f"{kind}ImageProcessor"}
+    equal(theirs, read_hf(named, "p"), kind)
+    for key in full:
+        equal(theirs, read_hf({k: v for k, v in full.items() if k != key} | named, "p"), key)
+        equal(theirs, read_hf(full | {key: None} | named, "p"), key)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_key_of_a_processor_file_is_read_free_or_refused(kind):
+    theirs = processor(f"{kind}ImageProcessor")
+    full, read, refused = json.loads(theirs.to_json_string()), 0, 0
+    others = dict(resample=[2, 3, 0], size=[40, {"shortest_edge": 40}, {"height": 40, "width": 40}],
+                  crop_size=[36, {"height": 36, "width": 36}], image_mean=[[0.1, 0.2, 0.3]], image_std=[[0.5, 0.4, 0.3]],
+                  rescale_factor=[0.01])
+    for key, value in full.items():
+        for other in others.get(key, [not value] if isinstance(value, bool) else []):
+            try:
+                found = read_hf(full | {key: other}, "p")
+            except UserError as error:
+                assert key in str(error) or "keep their shape" in str(error), error
+                refused += 1
+                continue
+            options = {k: v for k, v in (full | {key: other}).items() if k != "image_processor_type"}
+            equal(type(theirs)(**options), found, (key, other))
+            read += 1
+    assert read >= 4 and refused >= 3
+    with pytest.raises(UserError, match="stranger .1. is not known here"):
+        read_hf(full | {"stranger": 1}, "p")

@@ -13,9 +13,10 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 import transformers
 
+from mof_jax.data import canonical
 from mof_jax.data import tokenizers as ours
 from mof_jax.interop.families import FAMILIES
-from mof_jax.interop.words import read_tokenizer
+from mof_jax.interop.words import read_tokenizer, tokenizer_files
 
 pytestmark = pytest.mark.parity
 STRINGS = awkward.strings()
@@ -124,3 +125,37 @@ def test_a_small_vocabulary_of_words(tmp_path):
     config = FAMILIES["clip"].read(foreign.CONFIGS["clip"])
     compare(read_tokenizer(str(tmp_path), "clip", config), theirs, ["w1 w2", "", "w3 " * 50, "unknown"], foreign.CONTEXT)
     assert np.array(STRINGS).shape == (500,)
+
+
+# CLIP's own code repairs these (entities, ligatures, curly quotes, control characters) and the library's class does not.
+TIDY = [text for text in STRINGS if canonical.tidy(text) == text and "<|" not in text]
+
+
+@pytest.mark.parametrize("name", ["AutoTokenizer", "CLIPTokenizer"])
+def test_the_files_of_clips_own_vocabulary_give_our_ids(name, tmp_path):
+    """As an export writes them; up to the end of each text, behind which nothing is read."""
+    shipped = ours.make(ours.TokenizerConfig(kind="clip"))
+    for file, data in tokenizer_files(shipped, "clip", {}).items():
+        (tmp_path / file).write_bytes(data)
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES["clip"].write(FAMILIES["clip"].read({"model_type": "clip"}))))
+    theirs = getattr(transformers, name).from_pretrained(tmp_path)
+    assert len(theirs) == 49408 and theirs.model_max_length == 77 and type(theirs).__name__ == "CLIPTokenizer"
+    assert len(TIDY) > 150
+    want, got = theirs(TIDY, truncation=True)["input_ids"], shipped(TIDY).tolist()
+    wrong = [(text, a[: len(b)], b) for text, a, b in zip(TIDY, got, want, strict=True) if a[: len(b)] != b]
+    assert not wrong, f"{len(wrong)} of {len(TIDY)}: {wrong[0]}"
+    assert all(row[-1] == 49407 for row in want)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(kind="bpe"), dict(kind="wordlevel"), dict(kind="bpe", lowercase=False, bos=True)], ids=str)
+def test_a_vocabulary_that_was_trained_here_gives_our_ids_there(options, tmp_path):
+    """With padding, and the ends that our tokenizer puts around a text."""
+    trained = ours.train(STRINGS, config=ours.TokenizerConfig(vocab_size=600, context_length=24, **options))
+    for file, data in tokenizer_files(trained, "clip", {}).items():
+        (tmp_path / file).write_bytes(data)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [text for text in STRINGS if not any(c in text for c in "ΣΟ")]  # a final sigma is one of Python's
+    want = theirs(texts, padding="max_length", max_length=24, truncation=True)["input_ids"]
+    wrong = [(text, a, b) for text, a, b in zip(texts, trained(texts).tolist(), want, strict=True) if a != b]
+    assert not wrong, f"{len(wrong)} of {len(texts)}: {wrong[0]}"

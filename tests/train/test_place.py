@@ -21,6 +21,11 @@ def test_a_path_that_orbax_takes_for_a_pattern_is_refused_before_anything_is_wri
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_no_steps_is_refused(tmp_path):
+    with pytest.raises(UserError, match="config.steps: 0 steps train nothing"):
+        run.train_one(run.RunConfig(model=None, steps=0), str(tmp_path))
+
+
 def test_a_path_that_is_no_text_is_refused(tmp_path):
     for name in (b"caf\xe9", b"a\xff"):
         with pytest.raises(UserError, match="name the folder in UTF-8"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mof_jax.errors import UserError, nearest
+from mof_jax.errors import UserError
 from mof_jax.interop.families.bert import BERT
 from mof_jax.interop.families.clip import CLIP
 from mof_jax.interop.families.dinov2 import DINOV2
@@ -19,6 +19,7 @@ from mof_jax.interop.families.timm import TIMM
 from mof_jax.interop.families.vit import VIT
 from mof_jax.interop.family import Family
 from mof_jax.interop.weights import Weights
+from mof_jax.parsing import show
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -35,10 +36,10 @@ def family_of(theirs: Mapping[str, Any], where: str) -> Family:
         return LLAVA_PARTS
     if "architecture" in theirs and "model_type" not in theirs:
         return TIMM
-    kind = str(theirs.get("model_type"))
+    kind = theirs.get("model_type")
     known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-    if kind not in known:
-        raise UserError(f"{where}: model_type {kind!r} is not read here{nearest(kind, known)}")
+    if not isinstance(kind, str) or kind not in known:  # without a guess: the nearest name is another model
+        raise UserError(f"{where}: model_type {show(kind)} is not read here; {', '.join(sorted(known))} are")
     return known[kind]
 
 

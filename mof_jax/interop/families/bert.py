@@ -1,19 +1,21 @@
-"""BERT (arXiv 1810.04805) as `transformers` stores it: a text tower. A sentence is the mean of its tokens, as in
-sentence-transformers; the pooler and the heads of its pretraining are left aside.
+"""BERT (arXiv 1810.04805) as `transformers` stores it: a text tower. A sentence is the mean of its tokens, or what the files of
+sentence-transformers beside it say (see `interop.sentences`); the pooler and the heads of its pretraining are left aside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from mof_jax import config as configs
-from mof_jax.errors import UserError
 from mof_jax.interop import links
 from mof_jax.interop.families.clip import shape_of, their_shape
 from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
+from mof_jax.interop.sentences import POOLS
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import MOST_WORDS, Values
 from mof_jax.models.tower import Words, WordsConfig
 
 
@@ -40,20 +42,32 @@ _BESIDE = (
     Ignored(r"(cls|classifier)\..*", "a head: it is behind the features", keep=True))
 
 
-def read(theirs: Mapping[str, Any]) -> WordsConfig:
-    if theirs.get("position_embedding_type", "absolute") != "absolute" or theirs.get("is_decoder"):
-        raise UserError("config.json: a BERT that decodes or has relative positions is not built here")
-    return configs.build(WordsConfig, dict(text=shape_of(theirs, 768, 12, 12, 3072, 1e-12, "gelu") | dict(
-        vocab_size=theirs.get("vocab_size", 30522), context_length=theirs.get("max_position_embeddings", 512),
-        token_types=theirs.get("type_vocab_size", 2), pad_id=theirs.get("pad_token_id", 0), causal=False, mask_padding=True,
-        pool="gap", post_norm=True)), "config.json")
+def read(theirs: Mapping[str, Any] | Values) -> WordsConfig:
+    values = Values.of(theirs)
+    values.only("position_embedding_type", "absolute")
+    values.free("classifier_dropout")
+    values.free_like("pooler_.*|directionality")  # of the pooler, and of the first code's own
+    vocabulary = values.count("vocab_size", 30522, most=MOST_WORDS)
+    # What a tokenizer beside the model pads with goes before it: that is what its mask is made of.
+    pad = values.count("pad_token_id", 0, least=0, most=vocabulary - 1) if values.get("pad_token_id", 0) is not None else 0
+    text = shape_of(values, 768, 12, 12, 3072, 1e-12, "gelu") | dict(
+        vocab_size=vocabulary, context_length=values.count("max_position_embeddings", 512),
+        token_types=values.count("type_vocab_size", 2), pad_id=pad, causal=False, mask_padding=True, pool="gap", post_norm=True)
+    values.close()
+    return configs.build(WordsConfig, dict(text=text), values.where)
 
 
 def write(config: WordsConfig) -> dict[str, Any]:
     text = config.text
     return their_shape(text) | dict(
         model_type="bert", architectures=["BertModel"], vocab_size=text.vocab_size, max_position_embeddings=text.context_length,
-        type_vocab_size=text.token_types, pad_token_id=text.pad_id)
+        type_vocab_size=text.token_types)  # padding is the tokenizer's affair, in its own files
 
 
-BERT = Family("bert", "words", ("bert",), read, write, Words, lambda config: TABLE, lambda config: _BESIDE)
+def normal(config: WordsConfig) -> WordsConfig:
+    """Without the way of pooling, which stands in files of its own."""
+    pool = "gap" if config.text.pool in POOLS else config.text.pool
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, pool=pool))
+
+
+BERT = Family("bert", "words", ("bert",), read, write, Words, lambda config: TABLE, lambda config: _BESIDE, normal=normal)

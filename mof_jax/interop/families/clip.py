@@ -7,9 +7,10 @@ from typing import Any
 
 from mof_jax import config as configs
 from mof_jax.interop import links
-from mof_jax.interop.family import Family, activation, section, their_activation
+from mof_jax.interop.family import Family, activation, their_activation
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import MOST_PIXELS, MOST_WORDS, Values
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 
@@ -44,12 +45,21 @@ TABLE: Table = (
 BUFFERS = Ignored(r"(text|vision)_model\.embeddings\.position_ids", "a buffer: 0, 1, 2, …")
 
 
-def shape_of(theirs: Mapping[str, Any], width: int, depth: int, heads: int, mlp_dim: int, eps: float, act: str) -> dict[str, Any]:
+def shape_of(values: Values, width: int, depth: int, heads: int, mlp_dim: int, eps: float, act: str) -> dict[str, Any]:
     """What a tower's section says of its layers; a value that it leaves out is the library's default."""
+    values.transformers("attention_dropout", "dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+                        "tie_word_embeddings")
     return dict(
-        width=theirs.get("hidden_size", width), depth=theirs.get("num_hidden_layers", depth),
-        heads=theirs.get("num_attention_heads", heads), mlp_dim=theirs.get("intermediate_size", mlp_dim),
-        norm_eps=theirs.get("layer_norm_eps", eps), activation=activation(theirs.get("hidden_act", act)))
+        width=values.count("hidden_size", width), depth=values.count("num_hidden_layers", depth),
+        heads=values.count("num_attention_heads", heads), mlp_dim=values.count("intermediate_size", mlp_dim),
+        norm_eps=float(values.number("layer_norm_eps", eps)), activation=activation(values, act))
+
+
+def patches_of(values: Values, patch: int, size: int = 224) -> dict[str, Any]:
+    """What the section of an image tower says of its pictures."""
+    values.only("num_channels", 3)
+    return dict(patch_size=values.count("patch_size", patch, most=MOST_PIXELS),
+                image_size=values.count("image_size", size, most=MOST_PIXELS))
 
 
 def their_shape(tower: Any) -> dict[str, Any]:
@@ -58,10 +68,11 @@ def their_shape(tower: Any) -> dict[str, Any]:
                 intermediate_size=tower.mlp_dim, layer_norm_eps=tower.norm_eps, hidden_act=their_activation(tower.activation))
 
 
-def read_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+def read_vision(vision: Values) -> dict[str, Any]:
     """Our tower, of its section."""
-    return shape_of(vision, 768, 12, 12, 3072, 1e-5, "quick_gelu") | dict(
-        patch_size=vision.get("patch_size", 32), image_size=vision.get("image_size", 224), pre_norm=True, patch_bias=False)
+    vision.free("projection_dim", "vocab_size")  # of the whole model; and what LLaVA's files have there
+    return shape_of(vision, 768, 12, 12, 3072, 1e-5, "quick_gelu") | patches_of(vision, 32) | dict(
+        pre_norm=True, patch_bias=False)
 
 
 def write_vision(image: ViTConfig) -> dict[str, Any]:
@@ -70,16 +81,30 @@ def write_vision(image: ViTConfig) -> dict[str, Any]:
         model_type="clip_vision_model", patch_size=image.patch_size, image_size=image.image_size)
 
 
-def read(theirs: Mapping[str, Any]) -> TwoTowerConfig:
-    image, text = read_vision(section(theirs, "vision_config")), section(theirs, "text_config")
-    vocabulary = text.get("vocab_size", 49408)
-    eos = text.get("eos_token_id", 49407)
-    words = shape_of(text, 512, 12, 8, 2048, 1e-5, "quick_gelu") | dict(
-        vocab_size=vocabulary, context_length=text.get("max_position_embeddings", 77),
-        # The first configs had a wrong 2 there; the library then pools the largest id, which is the last one.
-        eos_id=vocabulary - 1 if eos == 2 else eos)
-    values = dict(image=image, text=words, embed_dim=theirs.get("projection_dim", 512))
-    return configs.build(TwoTowerConfig, values, "config.json")
+def read(theirs: Mapping[str, Any] | Values) -> TwoTowerConfig:
+    values = Values.of(theirs)
+    image, text = read_vision(_tower(values, "vision")), _tower(values, "text")
+    text.free("projection_dim")
+    words = dict(vocab_size=text.count("vocab_size", 49408, most=MOST_WORDS),
+                 context_length=text.count("max_position_embeddings", 77))
+    eos = text.count("eos_token_id", 49407, least=0, most=words["vocab_size"] - 1)
+    # The first configs had a wrong 2 there; the library then pools the largest id of each text, and so do we.
+    words |= dict(pool="argmax") if eos == 2 else dict(pool="eos", eos_id=eos)
+    words |= shape_of(text, 512, 12, 8, 2048, 1e-5, "quick_gelu")
+    embed_dim = values.count("projection_dim", 512)
+    values.free("logit_scale_init_value", "tie_word_embeddings")
+    values.transformers()
+    values.close()
+    return configs.build(TwoTowerConfig, dict(image=image, text=words, embed_dim=embed_dim), values.where)
+
+
+def _tower(values: Values, name: str) -> Values:
+    """The section of a tower. Older files may have it twice; `*_config_dict` wins, its absent values being the defaults."""
+    section, other = values.section(f"{name}_config"), values.section(f"{name}_config_dict")
+    if values.get(f"{name}_config_dict") is None:
+        return section
+    section.free_like(".*")  # overruled
+    return other
 
 
 def write(config: TwoTowerConfig) -> dict[str, Any]:
@@ -89,7 +114,7 @@ def write(config: TwoTowerConfig) -> dict[str, Any]:
         vision_config=write_vision(image) | dict(projection_dim=image.output_dim),
         text_config=their_shape(text) | dict(
             model_type="clip_text_model", vocab_size=text.vocab_size, max_position_embeddings=text.context_length,
-            eos_token_id=text.eos_id, projection_dim=text.output_dim))
+            eos_token_id=2 if text.pool == "argmax" else text.eos_id, projection_dim=text.output_dim))
 
 
 CLIP = Family("clip", "contrastive", ("clip",), read, write, TwoTower, lambda config: TABLE, lambda config: (BUFFERS,))

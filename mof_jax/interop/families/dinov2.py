@@ -11,9 +11,11 @@ from typing import Any
 from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.interop import links
+from mof_jax.interop.families.clip import patches_of
 from mof_jax.interop.family import Family, activation, their_activation
 from mof_jax.interop.links import Link, Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import Values
 from mof_jax.models.tower import Tower, TowerConfig
 
 _OURS, _LAYER = "encoder/blocks/layers", "encoder.layer.{}"
@@ -43,21 +45,27 @@ _SWIGLU: Table = (
 _MASK_TOKEN = Ignored(r"embeddings\.mask_token", "of its own training; no forward pass without masks reads it", keep=True)
 
 
-def read(theirs: Mapping[str, Any]) -> TowerConfig:
-    registers = theirs.get("num_register_tokens", 4) if theirs.get("model_type") == "dinov2_with_registers" else 0
-    width, ratio = theirs.get("hidden_size", 768), theirs.get("mlp_ratio", 4)
-    swiglu = theirs.get("use_swiglu_ffn", False)
-    if not theirs.get("qkv_bias", True):
-        raise UserError("config.json: qkv_bias false; our attention has biases")
-    encoder = dict(
-        width=width, depth=theirs.get("num_hidden_layers", 12), heads=theirs.get("num_attention_heads", 12),
-        mlp_dim=_hidden(width, ratio, swiglu), patch_size=theirs.get("patch_size", 14),
+# Of training, and of the library's backbone, whose features are not the model's.
+_FREE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate", "use_mask_token", "apply_layernorm",
+         "reshape_hidden_states", "stage_names", "out_features", "out_indices", "tie_word_embeddings")
+
+
+def read(theirs: Mapping[str, Any] | Values) -> TowerConfig:
+    values = Values.of(theirs)
+    registered = values.get("model_type") == "dinov2_with_registers"
+    registers = values.count("num_register_tokens", 4, least=1) if registered else 0
+    width, swiglu = values.count("hidden_size", 768), values.flag("use_swiglu_ffn", False)
+    values.only("qkv_bias", True)
+    encoder = patches_of(values, 16 if registered else 14) | dict(
+        width=width, depth=values.count("num_hidden_layers", 12), heads=values.count("num_attention_heads", 12),
+        mlp_dim=values.hidden("mlp_ratio", 4, lambda ratio: _hidden(width, ratio, swiglu)),
         # The library resamples positions with antialiasing where there are registers, as each was trained.
-        image_size=theirs.get("image_size", 224), registers=registers, pos_antialias=registers > 0,
-        layer_scale=float(theirs.get("layerscale_value", 1.0)),
-        swiglu=swiglu, norm_eps=theirs.get("layer_norm_eps", 1e-6),
-        activation="silu" if swiglu else activation(theirs.get("hidden_act", "gelu")))
-    return configs.build(TowerConfig, dict(encoder=encoder), "config.json")
+        registers=registers, pos_antialias=registered,
+        layer_scale=float(values.number("layerscale_value", 1.0, least=-1e9)), swiglu=swiglu,
+        norm_eps=float(values.number("layer_norm_eps", 1e-6)), activation="silu" if swiglu else activation(values, "gelu"))
+    values.transformers(*_FREE, *(["hidden_act"] if swiglu else []))
+    values.close()
+    return configs.build(TowerConfig, dict(encoder=encoder), values.where)
 
 
 def _hidden(width: int, ratio: float, swiglu: bool) -> int:

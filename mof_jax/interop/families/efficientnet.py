@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mof_jax import config as configs
+from mof_jax.errors import UserError
 from mof_jax.interop import links
 from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import MOST_PIXELS, Values
 from mof_jax.interop.weights import Weights
 from mof_jax.models.efficientnet import SIZES, EfficientNetConfig
 from mof_jax.models.tower import Tower, TowerConfig
@@ -43,10 +45,24 @@ def _norm(ours: str, theirs: str) -> Table:
     return tuple(link for mine, other in names.items() for link in links.plain(f"{ours}/norm/{mine}", f"{theirs}.{other}"))
 
 
-def read(theirs: Mapping[str, Any]) -> TowerConfig:
-    return configs.build(TowerConfig, dict(encoder=dict(
-        kind="efficientnet", width_factor=theirs.get("width_coefficient", 1.0), depth_factor=theirs.get("depth_coefficient", 1.0),
-        image_size=theirs.get("image_size", 224), norm_eps=theirs.get("batch_norm_eps", 1e-3))), "config.json")
+def read(theirs: Mapping[str, Any] | Values) -> TowerConfig:
+    values = Values.of(theirs)
+    factor = lambda key: float(values.number(key, 1.0, least=0.01, most=6))  # of the largest published, 5.3
+    encoder = dict(
+        kind="efficientnet", width_factor=factor("width_coefficient"), depth_factor=factor("depth_coefficient"),
+        image_size=values.count("image_size", 224, most=MOST_PIXELS), norm_eps=float(values.number("batch_norm_eps", 1e-3)))
+    values.transformers()
+    values.close()
+    return configs.build(TowerConfig, dict(encoder=encoder), values.where)
+
+
+def settle(config: TowerConfig, weights: Weights) -> TowerConfig:
+    """The config itself, once the file has as many blocks: each is a module of its own, and a hundred take a minute."""
+    count = len(config.encoder.blocks)
+    if f"_blocks.{count - 1}._project_conv.weight" not in weights:
+        raise UserError(f"{weights.where}: has no _blocks.{count - 1}; its config.json (depth_coefficient) speaks of {count} "
+                        "blocks")
+    return config
 
 
 def write(config: TowerConfig) -> dict[str, Any]:
@@ -69,4 +85,4 @@ def recognise(weights: Weights) -> dict[str, Any] | None:
 
 
 EFFICIENTNET = Family("efficientnet", "tower", ("efficientnet_lite",), read, write, Tower, table, lambda config: _BEHIND,
-                      recognise=recognise)
+                      settle=settle, recognise=recognise)

@@ -12,9 +12,10 @@ from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.interop import links
 from mof_jax.interop.families import clip, llama
-from mof_jax.interop.family import Family, section
+from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import Values
 from mof_jax.models.mllm import Mllm, MllmConfig
 
 # (tower, projector, language model, head): the names of the hub's files, of those that the library's fifth version writes, and
@@ -49,21 +50,34 @@ def ignored(config: MllmConfig) -> tuple[Ignored, ...]:
             Ignored(r".*\.rotary_emb\.inv_freq", "a buffer: the rotary frequencies"))
 
 
-def read(theirs: Mapping[str, Any]) -> MllmConfig:
-    vision, text = section(theirs, "vision_config"), section(theirs, "text_config")
-    for key, built in (("projector_hidden_act", "gelu"), ("vision_feature_select_strategy", "default")):
-        if theirs.get(key, built) != built:
-            raise UserError(f"config.json: {key} {theirs[key]!r} is not built here; {built!r} is")
-    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise UserError(f"config.json: a tower of kind {vision['model_type']!r}; LLaVA's is CLIP's here")
-    layer = theirs.get("vision_feature_layer", -2)
-    if not isinstance(layer, int):
-        raise UserError(f"config.json: vision_feature_layer {layer!r}; features of one layer are built here")
+# What the library takes for a tower that its section leaves out: the large one, of 336 pixels.
+_TOWER_DEFAULTS = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
+                       image_size=336)
+
+
+def read(theirs: Mapping[str, Any] | Values) -> MllmConfig:
+    values = Values.of(theirs)
+    values.only("projector_hidden_act", "gelu")
+    values.only("vision_feature_select_strategy", "default")
+    values.only("multimodal_projector_bias", True)
+    # The id of an image token and how many stand for a picture are the words' affair: our sequences say both themselves.
+    values.free("image_token_index", "image_token_id", "image_seq_length", "ignore_index", "vocab_size")
+    values.transformers()
+    vision, text = values.section("vision_config"), values.section("text_config")
+    if values.get("vision_config") is None:
+        vision = values.inside("vision_config", _TOWER_DEFAULTS)
+    vision.only("model_type", "clip_vision_model")
     tower = clip.read_vision(vision)
+    layer = values.get("vision_feature_layer", -2)
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -tower["depth"] <= layer <= tower["depth"] or layer == 0:
+        raise values.wrong("vision_feature_layer", f"is not built here; features of one of {tower['depth']} layers are")
     # Their last hidden state has not seen the final norm.
     encoder = dict(name="clip", vit=tower, layer=layer if layer < 0 else layer - tower["depth"] - 1, norm=False)
-    words = llama.read({"model_type": "llama"} | dict(text))
-    return configs.build(MllmConfig, dict(encoders=[encoder], llm=configs.to_dict(words)), "config.json")
+    words = llama.read_words(text, text.choice("model_type", "llama", {kind: kind for kind in llama.KINDS}))
+    if values.flag("tie_word_embeddings", words.tied) and not words.tied:
+        raise values.wrong("tie_word_embeddings", "goes against text_config's; the head is either the embedding or not")
+    values.close()
+    return configs.build(MllmConfig, dict(encoders=[encoder], llm=configs.to_dict(words)), values.where)
 
 
 def write(config: MllmConfig) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from mof_jax.interop.families import llama
 from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import Values
 from mof_jax.interop.weights import Weights
 from mof_jax.models.connector import ConnectorConfig, make_connector
 from mof_jax.models.llm import LLM, LLMConfig
+from mof_jax.parsing import show
 
 _PROJECTORS = {"clip": "model.mm_projector", "dino": "model.dino_mm_projector"}
 
@@ -56,11 +58,26 @@ _TOWERS = Ignored(r"model\.(vision|dino)_tower\..*", "a tower: take it from its 
 _FREQUENCIES = Ignored(r".*\.rotary_emb\.inv_freq", "a buffer: the rotary frequencies")
 
 
-def read(theirs: Mapping[str, Any]) -> PartsConfig:
-    if theirs.get("mm_projector_type", "linear") != "mlp2x_gelu":
-        raise UserError(f"config.json: mm_projector_type {theirs.get('mm_projector_type', 'linear')!r}; mlp2x_gelu is read here")
-    words = llama.read(dict(theirs) | {"model_type": "llama"})
-    return configs.build(PartsConfig, dict(llm=configs.to_dict(words), width=theirs.get("mm_hidden_size", 1024)), "config.json")
+# Of the whole model (its tower, its pictures, its words) and of how it was trained; a run's own config says these.
+_WHOLE = "(mm|dino|tune|freeze|unfreeze|image|pretrain|use_mm|tokenizer)_.*|max_sequence_length"
+
+
+def read(theirs: Mapping[str, Any] | Values) -> PartsConfig:
+    values = Values.of(theirs)
+    values.choice("mm_projector_type", "linear", {"mlp2x_gelu": None})
+    width = values.count("mm_hidden_size", 1024)
+    words = llama.read_words(values, "llama")
+    values.free_like(_WHOLE)
+    values.close()
+    return configs.build(PartsConfig, dict(llm=configs.to_dict(words), width=width), values.where)
+
+
+def notes(theirs: Mapping[str, Any]) -> list[str]:
+    """What a config has to say so that the whole is the model they come from."""
+    said = {key: theirs[key] for key in ("mm_vision_select_layer", "mm_vision_select_feature", "image_aspect_ratio",
+                                         "mm_use_im_start_end", "mm_use_im_patch_token", "mm_patch_merge_type") if key in theirs}
+    shown = ", ".join(f"{key} {show(value)}" for key, value in said.items())
+    return [f"its whole model was made with {shown}; a config that takes the parts has to say the same"] if said else []
 
 
 def settle(config: PartsConfig, weights: Weights) -> PartsConfig:
@@ -74,4 +91,4 @@ def write(config: PartsConfig) -> dict[str, Any]:
 
 
 LLAVA_PARTS = Family("llava_parts", "parts", (), read, write, Parts, lambda config: TABLE, lambda config: (_TOWERS, _FREQUENCIES),
-                     settle=settle)
+                     settle=settle, notes=notes)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
+import math
 from typing import Any
 
 from mof_jax import config as configs
-from mof_jax.errors import UserError
 from mof_jax.interop import links
-from mof_jax.interop.family import Family, section
+from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import MOST_PIXELS, MOST_WORDS, Values
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 
 
@@ -40,39 +42,119 @@ TABLE: Table = (
 _MASK = Ignored(r"(text\.)?attn_mask", "a buffer: the causal mask")
 
 
-def read(theirs: Mapping[str, Any]) -> TwoTowerConfig:
-    model = section(theirs, "model_cfg")
-    vision, text = section(model, "vision_cfg"), section(model, "text_cfg")
-    strangers = [key for key in ("timm_model_name", "attentional_pool", "hf_model_name", "ls_init_value", "pos_embed_type")
-                 if vision.get(key) or text.get(key)]
-    if strangers or not isinstance(vision.get("layers", 12), int):
-        raise UserError(f"open_clip_config.json: {strangers[0] if strangers else 'vision_cfg.layers'} is of a model that is no "
-                        "plain CLIP")
-    act = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
-    width, words = vision.get("width", 768), text.get("width", 512)
-    vocabulary = text.get("vocab_size", 49408)
-    image = dict(
-        width=width, depth=vision.get("layers", 12), heads=width // vision.get("head_width", 64),
-        mlp_dim=int(width * vision.get("mlp_ratio", 4.0)), patch_size=vision.get("patch_size", 16),
-        image_size=vision.get("image_size", 224), pre_norm=True, patch_bias=False, norm_eps=1e-5, activation=act)
-    language = dict(
-        width=words, depth=text.get("layers", 12), heads=text.get("heads", 8), mlp_dim=int(words * text.get("mlp_ratio", 4.0)),
-        vocab_size=vocabulary, context_length=text.get("context_length", 77), norm_eps=1e-5, activation=act,
-        eos_id=vocabulary - 1)  # the library pools the largest id
-    return configs.build(TwoTowerConfig, dict(image=image, text=language, embed_dim=model.get("embed_dim", 512)),
-                         "open_clip_config.json")
+# Switches of the library's own blocks, each with the one value that is built here.
+_PLAIN: dict[str, Any] = dict(
+    ls_init_value=None, output_tokens=False, qk_norm=False, scaled_cosine_attn=False, scale_heads=False, scale_attn_inner=False,
+    scale_attn=False, scale_fc=False)
+_EPS = 1e-5  # torch's
+TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs")  # that `interop.words` reads
+
+
+def read(theirs: Mapping[str, Any] | Values) -> TwoTowerConfig:
+    values = Values.of(theirs, "open_clip_config.json")
+    values.section("preprocess_cfg").free_like(".*")  # `preprocess.read_open_clip` has read it, or will
+    model = values.section("model_cfg")
+    quick, embed_dim = model.flag("quick_gelu", False), model.count("embed_dim", 512)
+    model.only("multimodal_cfg", None)  # CoCa's
+    model.only("init_logit_bias", None)
+    model.only("nonscalar_logit_scale", False)
+    # How the tensors are called shows in their file; the temperature is one of them.
+    model.free("custom_text", "init_logit_scale", "cast_dtype", "output_dict")
+    image, text = _read_image(model.section("vision_cfg"), quick), _read_text(model.section("text_cfg"), quick)
+    values.close()
+    return configs.build(TwoTowerConfig, dict(image=image, text=text, embed_dim=embed_dim), values.where)
+
+
+def _read_image(vision: Values, quick: bool) -> dict[str, Any]:
+    for key in ("timm_model_name", "attentional_pool"):
+        vision.only(key, None if key == "timm_model_name" else False)
+    vision.only("pos_embed_type", "learnable")
+    after, pool = vision.flag("final_ln_after_pool", False), vision.choice("pool_type", "tok", {"tok": "cls", "avg": "gap"})
+    vision.free("patch_dropout", "attn_pooler_queries", "attn_pooler_heads")
+    vision.free_like("timm_(model_pretrained|pool|proj|proj_bias|drop|drop_path)")  # of a tower that it does not have
+    return _read_tower(vision, quick, 768) | dict(
+        heads=_heads(vision), patch_size=vision.count("patch_size", 16, most=MOST_PIXELS),
+        image_size=vision.count("image_size", 224, most=MOST_PIXELS), patch_bias=False,
+        pre_norm=not vision.flag("no_ln_pre", False), pool=pool, norm_after_pool=after and pool == "gap")
+
+
+def _heads(vision: Values) -> int:
+    width, each = vision.count("width", 768), vision.count("head_width", 64)
+    if width // each < 1:
+        raise vision.wrong("head_width", f"is wider than the tower, {width}")
+    return width // each
+
+
+def _read_text(text: Values, quick: bool) -> dict[str, Any]:
+    text.only("hf_model_name", None)
+    text.only("embed_cls", False)
+    text.only("proj_type", "linear")
+    text.only("proj_bias", False)
+    text.free("pad_id", "final_ln_after_pool", *TOKENIZER_KEYS)  # the first two are not read there either
+    text.free_like("hf_(model_pretrained|proj_type|pooler_type)")  # of a tower that it does not have
+    pool = text.choice("pool_type", "argmax", {name: name for name in ("argmax", "eos", "last", "first")})
+    vocabulary = text.count("vocab_size", 49408, most=MOST_WORDS)
+    end = {}
+    if pool == "eos":
+        end = dict(eos_id=text.count("eos_id", 2, least=0, most=vocabulary - 1))
+    text.free("eos_id")
+    return _read_tower(text, quick, 512) | end | dict(
+        heads=text.count("heads", 8), vocab_size=vocabulary, context_length=text.count("context_length", 77), pool=pool,
+        causal=not text.flag("no_causal_mask", False))
+
+
+def _read_tower(tower: Values, quick: bool, width: int) -> dict[str, Any]:
+    """What both towers say in the same words."""
+    for key, built in _PLAIN.items():
+        tower.only(key, built)
+    tower.only("block_type", None, "default")
+    width = tower.count("width", width)
+    hidden = tower.hidden("mlp_ratio", 4.0, lambda ratio: int(width * ratio))
+    norms, acts = tower.section("norm_kwargs"), tower.section("act_kwargs")
+    act = acts.choice("approximate", "none", {"none": "gelu", "tanh": "gelu_tanh"})
+    if quick and "approximate" in acts:
+        raise acts.wrong("approximate", "is of a gelu, and the model has quick_gelu")
+    return dict(width=width, depth=tower.count("layers", 12), mlp_dim=hidden, norm_eps=float(norms.number("eps", _EPS)),
+                activation="quick_gelu" if quick else act)
 
 
 def write(config: TwoTowerConfig) -> dict[str, Any]:
-    image, text = config.image, config.text
+    """What has its default there is left out, but for sizes."""
+    image, text = config.image, normal(config).text
     return dict(model_cfg=dict(
         embed_dim=config.embed_dim or image.output_dim, quick_gelu=image.activation == "quick_gelu",
-        vision_cfg=dict(image_size=image.image_size, layers=image.depth, width=image.width, patch_size=image.patch_size,
-                        head_width=image.width // image.heads, mlp_ratio=image.mlp_dim / image.width),
-        text_cfg=dict(context_length=text.context_length, vocab_size=text.vocab_size, width=text.width, heads=text.heads,
-                      layers=text.depth, mlp_ratio=text.mlp_dim / text.width)))
+        vision_cfg=_write_tower(image) | dict(
+            image_size=image.image_size, patch_size=image.patch_size, head_width=image.width // image.heads,
+            **_unless("tok", pool_type="avg" if image.pool == "gap" else "tok"),
+            **_unless(False, no_ln_pre=not image.pre_norm, final_ln_after_pool=image.norm_after_pool)),
+        text_cfg=_write_tower(text) | dict(
+            context_length=text.context_length, vocab_size=text.vocab_size, heads=text.heads,
+            **_unless("argmax", pool_type=text.pool), **({"eos_id": text.eos_id} if text.pool == "eos" else {}),
+            **_unless(False, no_causal_mask=not text.causal))))
+
+
+def _write_tower(tower: Any) -> dict[str, Any]:
+    tanh = {"act_kwargs": {"approximate": "tanh"}} if tower.activation == "gelu_tanh" else {}
+    eps = {} if tower.norm_eps == _EPS else {"norm_kwargs": {"eps": tower.norm_eps}}
+    ratio = tower.mlp_dim / tower.width
+    if int(tower.width * ratio) != tower.mlp_dim:
+        ratio = math.nextafter(ratio, math.inf)
+    return dict(layers=tower.depth, width=tower.width, mlp_ratio=ratio, **tanh, **eps)
+
+
+def _unless(default: Any, **values: Any) -> dict[str, Any]:
+    """The values that are not the default."""
+    return {key: value for key, value in values.items() if value != default}
+
+
+def normal(config: TwoTowerConfig) -> TwoTowerConfig:
+    """A first token of the last id is the largest id of a text: what this library looks for when nothing else is said."""
+    text = config.text
+    if text.pool == "eos" and text.eos_id == text.vocab_size - 1:
+        return dataclasses.replace(config, text=dataclasses.replace(text, pool="argmax"))
+    return config
 
 
 OPEN_CLIP = Family(
-    "open_clip", "contrastive", (), read, write, TwoTower, lambda config: TABLE, lambda config: (_MASK,),
+    "open_clip", "contrastive", (), read, write, TwoTower, lambda config: TABLE, lambda config: (_MASK,), normal=normal,
     config_file="open_clip_config.json", weights_file="open_clip_model.safetensors")

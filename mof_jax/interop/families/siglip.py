@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mof_jax import config as configs
-from mof_jax.errors import UserError
 from mof_jax.interop import links
-from mof_jax.interop.families.clip import BUFFERS, TOWERS, shape_of, their_shape
-from mof_jax.interop.family import Family, section
+from mof_jax.interop.families.clip import BUFFERS, TOWERS, patches_of, shape_of, their_shape
+from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
+from mof_jax.interop.values import MOST_WORDS, Values
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 
 TABLE: Table = (
@@ -18,18 +18,22 @@ TABLE: Table = (
     *links.plain("logit_scale", "logit_scale", ones=1), *links.plain("logit_bias", "logit_bias", ones=1))
 
 
-def read(theirs: Mapping[str, Any]) -> TwoTowerConfig:
-    vision, text = section(theirs, "vision_config"), section(theirs, "text_config")
-    if not vision.get("vision_use_head", True):
-        raise UserError("config.json: a SigLIP without its pooling head (vision_use_head false) has no image feature")
-    image = shape_of(vision, 768, 12, 12, 3072, 1e-6, "gelu_pytorch_tanh") | dict(
-        patch_size=vision.get("patch_size", 16), image_size=vision.get("image_size", 224), cls_token=False, pool="map")
+def read(theirs: Mapping[str, Any] | Values) -> TwoTowerConfig:
+    values = Values.of(theirs)
+    vision, text = values.section("vision_config"), values.section("text_config")
+    vision.only("vision_use_head", True)  # without its pooling head there is no image feature
+    image = shape_of(vision, 768, 12, 12, 3072, 1e-6, "gelu_pytorch_tanh") | patches_of(vision, 16) | dict(
+        cls_token=False, pool="map")
     words = shape_of(text, 768, 12, 12, 3072, 1e-6, "gelu_pytorch_tanh") | dict(
-        vocab_size=text.get("vocab_size", 32000), context_length=text.get("max_position_embeddings", 64), causal=False,
-        pool="last", embed_bias=True)
-    words["embed_dim"] = text.get("projection_size") or words["width"]
-    values = dict(image=image, text=words, logit_scale_init=10.0, logit_bias_init=-10.0)
-    return configs.build(TwoTowerConfig, values, "config.json")
+        vocab_size=text.count("vocab_size", 32000, most=MOST_WORDS), context_length=text.count("max_position_embeddings", 64),
+        causal=False, pool="last", embed_bias=True)
+    own = text.get("projection_size") is not None  # null is the width
+    words["embed_dim"] = text.count("projection_size", 0) if own else words["width"]
+    values.free("tie_word_embeddings")
+    values.transformers()
+    values.close()
+    return configs.build(
+        TwoTowerConfig, dict(image=image, text=words, logit_scale_init=10.0, logit_bias_init=-10.0), values.where)
 
 
 def write(config: TwoTowerConfig) -> dict[str, Any]:

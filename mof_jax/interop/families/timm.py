@@ -11,13 +11,15 @@ import re
 from typing import Any
 
 from mof_jax import config as configs
-from mof_jax.errors import UserError, lookup
+from mof_jax.errors import UserError
 from mof_jax.interop import links
-from mof_jax.interop.family import Family, section
+from mof_jax.interop.family import Family
 from mof_jax.interop.links import Link, Table
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import MOST_PIXELS, Values, triple
 from mof_jax.models.tower import Tower, TowerConfig
+from mof_jax.parsing import is_count, show
 
 TABLE: Table = (
     *links.patches("encoder/patch_embed", "patch_embed.proj"), *links.plain("encoder/pos_embed", "pos_embed", ones=1),
@@ -46,54 +48,88 @@ _SIZES = {  # width, layers, heads, hidden width over width
 _POOLS = {"token": "cls", "avg": "gap", "map": "map", "": "none"}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 # Of training, or without a difference at the size of the weights.
-_FREE = {"num_classes", "in_chans", "dynamic_img_size", "dynamic_img_pad", "drop_rate", "pos_drop_rate", "patch_drop_rate",
-         "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "fix_init"}
+_FREE = ("num_classes", "dynamic_img_size", "dynamic_img_pad", "drop_rate", "pos_drop_rate", "patch_drop_rate",
+         "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "fix_init")
 # Arguments that are not built here, and the one value that is.
 _FIXED: dict[str, Any] = dict(
     in_chans=3, qkv_bias=True, qk_norm=False, scale_attn_norm=False, scale_mlp_norm=False, proj_bias=True, pos_embed="learn",
     no_embed_class=False, reg_tokens=0, final_norm=True, pool_include_prefix=False)
+# Of `pretrained_cfg`: where it came from, what its classes are called, and what is read of other sizes than its own.
+_ORIGIN = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "architecture", "tag", "custom_load", "test_input_size",
+           "min_input_size", "test_crop_pct", "num_classes", "label_offset", "label_names", "label_descriptions", "pool_size",
+           "test_pool_size", "first_conv", "classifier", "license", "description", "origin_url", "paper_name", "paper_ids",
+           "notes")
 _PLAIN, _CLIP = "vit_base_patch16_224", "vit_base_patch16_clip_224"  # epsilon 1e-6 and 1e-5
 
 
-def _arguments(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a model: those that its architecture stands for, and its own."""
-    name = str(theirs["architecture"]).partition(".")[0]
+def _architecture(values: Values) -> dict[str, Any]:
+    """The arguments that the architecture stands for."""
+    name = str(values.get("architecture")).partition(".")[0]
     found = NAME.fullmatch(name)
     if found is None:
-        raise UserError(f"config.json: architecture {name!r} is not read here; of timm, plain vit_SIZE_patchN_SIZE are, and "
-                        "those with clip or siglip in their name")
+        raise UserError(f"{values.where}: architecture {show(name)} is not read here; of timm, plain vit_SIZE_patchN_SIZE are, "
+                        "and those with clip or siglip in their name")
     size, patch, kind, quick, pixels = found.groups()
     width, depth, heads, ratio = _SIZES[size]
-    values: dict[str, Any] = dict(
+    return dict(
         img_size=int(pixels), patch_size=int(patch), embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=ratio,
         act_layer="quick_gelu" if quick else "gelu_tanh" if _TANH.search(name) else "gelu",
         eps=1e-5 if kind == "clip" else 1e-6, pre_norm=kind == "clip",
         class_token=kind in (None, "clip"), init_values=None, fc_norm=False if kind == "siglip_gap" else None,
         global_pool={"siglip": "map", "siglip_gap": "avg"}.get(kind, "token"))
-    cfg, own = section(theirs, "pretrained_cfg"), section(theirs, "model_args")
-    if "input_size" in cfg:
-        values["img_size"] = _square(cfg["input_size"][1:])
-    values["global_pool"] = theirs.get("global_pool", values["global_pool"])
-    for key, value in own.items():
-        if key in _FIXED and value != _FIXED[key]:
-            raise UserError(f"config.json: model_args.{key} {value!r} is not built here, {_FIXED[key]!r} is")
-        if key not in values and key not in _FIXED and key not in _FREE:
-            raise UserError(f"config.json: model_args.{key} is not known here")
-    return values | {key: value for key, value in own.items() if key in values}
 
 
-def read(theirs: Mapping[str, Any]) -> TowerConfig:
-    a = _arguments(theirs)
-    pool = lookup(_POOLS, a["global_pool"], "global_pool")
-    if pool == "gap" and a["fc_norm"] is not False:
-        raise UserError("config.json: the norm of this architecture stands behind the mean of the patches (fc_norm); here it "
+def read(theirs: Mapping[str, Any] | Values) -> TowerConfig:
+    values = Values.of(theirs)
+    a, own, cfg = _architecture(values), values.section("model_args"), values.section("pretrained_cfg")
+    for key, built in _FIXED.items():
+        own.only(key, built)
+    own.free(*_FREE)
+    size = _input_size(cfg)
+    if own.get("global_pool") is None and cfg.get("global_pool") is not None:
+        a["global_pool"] = cfg.choice("global_pool", "", {name: name for name in _POOLS})
+    pool = own.choice("global_pool", a["global_pool"], _POOLS)
+    if values.get("global_pool") is not None and values.choice("global_pool", "", _POOLS) != pool:
+        raise values.wrong("global_pool", "is not what architecture and model_args say, which the library reads")
+    norm = own.get("fc_norm", a["fc_norm"])
+    if pool == "gap" and norm is not False:
+        raise UserError(f"{values.where}: the norm of this architecture stands behind the mean of the patches (fc_norm); here it "
                         "stands before it")
+    if norm not in (None, False):
+        raise own.wrong("fc_norm", "is not built here; null and false are")
+    # A file that fixes its size builds the model for it; another one has to have pictures of the model's.
+    a["img_size"] = size if size is not None and cfg.flag("fixed_input_size", False) else a["img_size"]
+    image_size = _square(own, "img_size", a["img_size"])
+    if size not in (None, image_size):
+        raise cfg.wrong("input_size", f"goes against a model of {image_size} pixels (model_args.img_size)")
+    width = own.count("embed_dim", a["embed_dim"])
+    act = "gelu" if own.get("act_layer", a["act_layer"]) is None else own.choice("act_layer", a["act_layer"], _ACTIVATIONS)
+    scaled = own.get("init_values", a["init_values"]) is not None
+    pre_norm = own.flag("pre_norm", a["pre_norm"])
     encoder = dict(
-        width=a["embed_dim"], depth=a["depth"], heads=a["num_heads"], mlp_dim=int(a["embed_dim"] * a["mlp_ratio"]),
-        patch_size=_square(a["patch_size"]), image_size=_square(a["img_size"]), cls_token=a["class_token"], pool=pool,
-        pre_norm=a["pre_norm"], patch_bias=not a["pre_norm"], norm_eps=a["eps"], layer_scale=a["init_values"],
-        activation=lookup(_ACTIVATIONS, a["act_layer"] or "gelu", "act_layer"))
-    return configs.build(TowerConfig, dict(encoder=encoder), "config.json")
+        width=width, depth=own.count("depth", a["depth"]), heads=own.count("num_heads", a["num_heads"]),
+        mlp_dim=own.hidden("mlp_ratio", a["mlp_ratio"], lambda ratio: int(width * ratio)),
+        patch_size=_square(own, "patch_size", a["patch_size"]), image_size=image_size,
+        cls_token=own.flag("class_token", a["class_token"]), pool=pool, pre_norm=pre_norm, patch_bias=not pre_norm,
+        norm_eps=a["eps"], layer_scale=float(own.number("init_values", 0.0, least=-1e9)) if scaled else None, activation=act)
+    values.free("num_classes", "num_features", "label_names", "label_descriptions", "license", "tag")
+    cfg.free(*_ORIGIN, "interpolation", "crop_pct", "crop_mode", "mean", "std")  # `read_processing` reads the last five
+    values.close()
+    return configs.build(TowerConfig, dict(encoder=encoder), values.where)
+
+
+def _input_size(cfg: Values) -> int | None:
+    """The side of its pictures, if the file says it."""
+    size = cfg.get("input_size")
+    if size is None:
+        return None
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(is_count(n, MOST_PIXELS + 1) and n for n in size):
+        raise cfg.wrong("input_size", "is no list of channels, rows and columns")
+    if size[1] != size[2]:
+        raise cfg.wrong("input_size", f"has {size[1]}×{size[2]} pixels; towers here take squares")
+    if size[0] != 3:
+        raise cfg.wrong("input_size", "has other channels than three")
+    return size[1]
 
 
 def write(config: TowerConfig) -> dict[str, Any]:
@@ -112,21 +148,27 @@ def write(config: TowerConfig) -> dict[str, Any]:
                     input_size=[3, e.image_size, e.image_size], first_conv="patch_embed.proj", classifier="head"))
 
 
-def read_processing(theirs: Mapping[str, Any], image_size: int) -> Processing:
-    """What becomes of a picture, by `pretrained_cfg`; what it leaves out is the library's default.
+def read_processing(theirs: Mapping[str, Any], image_size: int, where: str = "config.json") -> Processing:
+    """What becomes of a picture, by `pretrained_cfg`; what it leaves out, or says null of, is the library's default.
 
     Raises:
       UserError: steps that have no counterpart here.
     """
-    cfg = section(theirs, "pretrained_cfg")
-    mode, resample, share = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic", cfg.get("crop_pct") or 0.875
-    if mode not in ("center", "squash") or resample not in ("bilinear", "bicubic"):
-        raise UserError(f"config.json: crop_mode {mode!r}, interpolation {resample!r}: not known here")
-    triple = lambda key, default: tuple(float(x) for x in cfg.get(key) or default)
+    cfg = Values(theirs, where).section("pretrained_cfg")
+    default = lambda key, value: value if cfg.get(key) is None else None
+    named = lambda key, value, known: value if cfg.get(key) is None else cfg.choice(key, value, {x: x for x in known})
+    mode = named("crop_mode", "center", ("center", "squash"))
+    resample = named("interpolation", "bicubic", ("bilinear", "bicubic"))
+    share = default("crop_pct", 0.875) or cfg.number("crop_pct", 0.875, least=0.01, most=100)
+    colours = lambda key, value, least=None: default(key, value) or triple(
+        cfg.get(key), f"{where}: pretrained_cfg.{key}", least)
     side = math.floor(image_size / share)
+    if side < 1:
+        raise cfg.wrong("crop_pct", "leaves no picture")
     # torchvision's crop, as OpenCLIP's.
-    return Processing(image_size, "squash" if mode == "squash" else "crop", resample, triple("mean", (0.485, 0.456, 0.406)),
-                      triple("std", (0.229, 0.224, 0.225)), resize_side=None if side == image_size else side, pixels="open_clip")
+    return Processing(image_size, "squash" if mode == "squash" else "crop", resample, colours("mean", (0.485, 0.456, 0.406)),
+                      colours("std", (0.229, 0.224, 0.225), 1e-6), resize_side=None if side == image_size else side,
+                      pixels="open_clip")
 
 
 def write_processing(p: Processing) -> dict[str, Any]:
@@ -145,14 +187,14 @@ def write_processing(p: Processing) -> dict[str, Any]:
                 crop_mode="squash" if p.resize == "squash" else "center")
 
 
-def _square(size: Any) -> int:
+def _square(own: Values, key: str, default: int) -> int:
     """The side of a square that is given as a number or a pair."""
-    if isinstance(size, int):
-        return size
-    rows, columns = size
-    if rows != columns:
-        raise UserError(f"config.json: {rows}×{columns}; towers here take squares")
-    return rows
+    size = own.get(key, default)
+    if isinstance(size, (list, tuple)) and len(size) == 2 and all(is_count(n, MOST_PIXELS + 1) and n for n in size):
+        if size[0] != size[1]:
+            raise own.wrong(key, "is no square")
+        return size[0]
+    return own.count(key, default, most=MOST_PIXELS)
 
 
 TIMM = Family("timm", "tower", (), read, write, Tower, lambda config: TABLE, lambda config: (_HEAD,))

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mof_jax import config as configs
-from mof_jax.errors import UserError
 from mof_jax.interop import links
-from mof_jax.interop.family import Family, activation, their_activation
+from mof_jax.interop.families.clip import patches_of, shape_of, their_shape
+from mof_jax.interop.family import Family
 from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
+from mof_jax.interop.values import Values
 from mof_jax.models.tower import Tower, TowerConfig
 
 _OURS = "encoder/blocks/layers"
@@ -51,22 +52,23 @@ _BEHIND = (
     Ignored(r"(vit\.)?embeddings\.mask_token", "of its own training; no forward pass without masks reads it", keep=True))
 
 
-def read(theirs: Mapping[str, Any]) -> TowerConfig:
-    if not theirs.get("qkv_bias", True):
-        raise UserError("config.json: qkv_bias false; our attention has biases")
-    return configs.build(TowerConfig, dict(encoder=dict(
-        width=theirs.get("hidden_size", 768), depth=theirs.get("num_hidden_layers", 12),
-        heads=theirs.get("num_attention_heads", 12), mlp_dim=theirs.get("intermediate_size", 3072),
-        patch_size=theirs.get("patch_size", 16), image_size=theirs.get("image_size", 224), pos_antialias=False,
-        norm_eps=theirs.get("layer_norm_eps", 1e-12), activation=activation(theirs.get("hidden_act", "gelu")))), "config.json")
+# Of the pooler, of masked pretraining and of its decoder, which are left aside.
+_ASIDE = "pooler_output_size|pooler_act|encoder_stride|decoder_.*|mask_ratio|norm_pix_loss"
+
+
+def read(theirs: Mapping[str, Any] | Values) -> TowerConfig:
+    values = Values.of(theirs)
+    values.only("qkv_bias", True)
+    values.free_like(_ASIDE)
+    encoder = shape_of(values, 768, 12, 12, 3072, 1e-12, "gelu") | patches_of(values, 16) | dict(pos_antialias=False)
+    values.close()
+    return configs.build(TowerConfig, dict(encoder=encoder), values.where)
 
 
 def write(config: TowerConfig) -> dict[str, Any]:
     e = config.encoder
-    return dict(
-        model_type="vit", architectures=["ViTModel"], hidden_size=e.width, num_hidden_layers=e.depth, num_attention_heads=e.heads,
-        intermediate_size=e.mlp_dim, patch_size=e.patch_size, image_size=e.image_size, layer_norm_eps=e.norm_eps,
-        hidden_act=their_activation(e.activation))
+    return their_shape(e) | dict(
+        model_type="vit", architectures=["ViTModel"], patch_size=e.patch_size, image_size=e.image_size)
 
 
 VIT = Family("vit", "tower", ("vit", "vit_mae"), read, write, Tower, lambda config: TABLE, lambda config: _BEHIND)
