@@ -19,6 +19,7 @@ from mof_jax.nn.decoder import DecoderBlock, DecoderConfig, KVCache, RMSNorm
 from mof_jax.nn.module import normal, param
 from mof_jax.nn.rotary import rotary_angles
 from mof_jax.nn.stack import Remat, Stack
+from mof_jax.ranges import Count, NotNegative, PartOf, Positive, Whole
 
 
 def _size(width: int, depth: int, heads: int, kv_heads: int, mlp_dim: int, **more: Any) -> dict[str, Any]:
@@ -71,23 +72,23 @@ class LLMConfig:
     """
 
     variant: str | None = None
-    vocab_size: int = 0
-    width: int = 0
-    depth: int = 0
-    heads: int = 0
-    kv_heads: int = 0
-    head_dim: int = 0
-    mlp_dim: int = 0
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
+    vocab_size: Whole = 0
+    width: Whole = 0
+    depth: Whole = 0
+    heads: Whole = 0
+    kv_heads: Whole = 0
+    head_dim: Whole = 0
+    mlp_dim: Whole = 0
+    rope_theta: Positive = 10000.0
+    norm_eps: NotNegative = 1e-5
     qkv_bias: bool = False
     qk_norm: bool = False
     tied: bool = False
-    window: int = 0
-    dropout: float = 0.0
+    window: Whole = 0
+    dropout: PartOf = 0.0
     kernel: Kernel = "xla"
     remat: Remat = "none"
-    unroll: int = 1
+    unroll: Count = 1
 
     def __post_init__(self):
         defaults = {f.name: f.default for f in dataclasses.fields(self)}

@@ -24,6 +24,7 @@ from mof_jax.nn.flops import attention_pool_flops, block_flops
 from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
 from mof_jax.nn.module import normal, param
 from mof_jax.nn.stack import Remat, Stack
+from mof_jax.ranges import Count, NotNegative, PartOf, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +44,27 @@ class TextConfig:
     """
 
     variant: str | None = None
-    width: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
-    vocab_size: int = 0
-    context_length: int = 0
+    width: Whole = 0
+    depth: Whole = 0
+    heads: Whole = 0
+    mlp_dim: Whole = 0
+    vocab_size: Whole = 0
+    context_length: Whole = 0
     causal: bool = True
     pool: Literal["eos", "argmax", "last", "first", "gap", "max", "map"] = "eos"
     eos_id: int = -1
     pad_id: int = -1
     mask_padding: bool = False
-    embed_dim: int | None = None
+    embed_dim: Count | None = None
     embed_bias: bool = False
     activation: Activation = "gelu"
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
+    norm_eps: NotNegative = 1e-6
+    dropout: PartOf = 0.0
     kernel: Kernel = "xla"
     remat: Remat = "none"
-    unroll: int = 1
+    unroll: Count = 1
     post_norm: bool = False
-    token_types: int = 0
+    token_types: Whole = 0
 
     def __post_init__(self):
         if self.variant:

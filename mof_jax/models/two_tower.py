@@ -15,6 +15,7 @@ from mof_jax.models.tower import ImageConfig, check_dtype, image_tower, unit
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import param
+from mof_jax.ranges import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class TwoTowerConfig:
 
     image: ImageConfig
     text: TextConfig
-    embed_dim: int | None = None
-    logit_scale_init: float = 1 / 0.07
+    embed_dim: Count | None = None
+    logit_scale_init: Positive = 1 / 0.07
     logit_bias_init: float | None = None
     dtype: str = "float32"
 

@@ -24,6 +24,7 @@ from mof_jax.nn.flops import attention_pool_flops, block_flops
 from mof_jax.nn.layers import Activation, AttentionPool, Block, BlockConfig, LayerNorm, Linear
 from mof_jax.nn.module import lecun, normal, param, zeros
 from mof_jax.nn.stack import Remat, Stack
+from mof_jax.ranges import Count, NotNegative, PartOf, Positive, Share, Whole
 
 # width, depth, heads, mlp_dim: ViT (arXiv 2010.11929, 2106.04560), So400m (arXiv 2305.13035), H and g as OpenCLIP has them.
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -64,34 +65,34 @@ class ViTConfig:
     """
 
     variant: str | None = None
-    width: int = 0
-    depth: int = 0
-    heads: int = 0
-    mlp_dim: int = 0
-    patch_size: int = 0
-    image_size: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    width: Whole = 0
+    depth: Whole = 0
+    heads: Whole = 0
+    mlp_dim: Whole = 0
+    patch_size: Whole = 0
+    image_size: Count = 224
+    mean: tuple[Share, Share, Share] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[Positive, Positive, Positive] = (0.26862954, 0.26130258, 0.27577711)
     cls_token: bool = True
     pos_antialias: bool = True
     pos_init: PosInit = "normal"
-    registers: int = 0
+    registers: Whole = 0
     pool: Pool = "cls"
     pre_norm: bool = False
     patch_bias: bool = True
     final_norm: bool = True
     norm_after_pool: bool = False
-    embed_dim: int | None = None
+    embed_dim: Count | None = None
     embed_bias: bool = False
     activation: Activation = "gelu"
     swiglu: bool = False
-    layer_scale: float | None = None
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
-    patch_dropout: float = 0.0
+    layer_scale: NotNegative | None = None
+    norm_eps: NotNegative = 1e-6
+    dropout: PartOf = 0.0
+    patch_dropout: PartOf = 0.0
     kernel: Kernel = "xla"
     remat: Remat = "none"
-    unroll: int = 1
+    unroll: Count = 1
     kind: Literal["vit"] = "vit"
 
     def __post_init__(self):
