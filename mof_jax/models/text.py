@@ -111,7 +111,6 @@ class TextConfig:
             context_length=self.context_length or tokenizer.context_length,
             eos_id=self.eos_id if self.eos_id >= 0 else eos, pad_id=self.pad_id if self.pad_id >= 0 else tokenizer.pad_id)
 
-
     def _check_end(self, tokenizer: Tokenizer) -> None:
         """Refuses a tokenizer whose texts lack the token that is pooled: all of them would be their first token."""
         end = tokenizer.end_id

@@ -16,7 +16,6 @@ import ml_collections
 from rich.table import Table
 
 from mof_jax import config as configs
-from mof_jax.data.tokenizers import TokenizerConfig
 from mof_jax.mesh import MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, resolve_stages, step_flops
@@ -33,6 +32,7 @@ class Vocabulary(NamedTuple):
     context_length: int
     pad_id: int = 0
     eos_id: int = 1
+    end_id: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def sketch(config: RunConfig) -> Sketch:
       UserError: a rule that matches nothing, a dimension or a batch that the mesh does not divide.
     """
     mesh = smallest_mesh(config.mesh)
-    task = TASKS[config.task].make(config, mesh, vocabulary(config.tokenizer))
+    task = TASKS[config.task].make(config, mesh, vocabulary(config))
     skeleton = Skeleton.of(task.build)
     decisions = decide(config.optimizer, skeleton, task.rules)
     param_shardings(mesh, skeleton, config.mesh.rules)
@@ -85,10 +85,14 @@ def smallest_mesh(config: MeshConfig) -> AbstractMesh:
     return abstract_mesh(config, math.prod(max(1, size) for size in (config.data, config.fsdp, config.tensor)))
 
 
-def vocabulary(config: TokenizerConfig) -> Vocabulary:
-    """A tokenizer's sizes without its file: 32,000 entries, as Llama's and SigLIP's, where only the file knows."""
-    sizes = {"clip": 49_408, "bpe": config.vocab_size, "wordlevel": config.vocab_size}
-    return Vocabulary(sizes.get(config.kind, 32_000), config.resolved().context_length if config.kind != "run" else 77)
+def vocabulary(config: RunConfig) -> Vocabulary:
+    """A tokenizer's sizes without its file: 32,000 entries, as Llama's and SigLIP's, where only the file knows. Texts are taken
+    to end with what the model pools."""
+    words, end = config.tokenizer, getattr(getattr(config.model, "text", None), "eos_id", -1)
+    sizes = {"clip": 49_408, "bpe": words.vocab_size, "wordlevel": words.vocab_size}
+    end = end if end >= 0 else Vocabulary._field_defaults["eos_id"]
+    return Vocabulary(sizes.get(words.kind, 32_000), words.resolved().context_length if words.kind != "run" else 77, eos_id=end,
+                      end_id=end)
 
 
 def rows(path: str) -> list[tuple[str, ...]]:

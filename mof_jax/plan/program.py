@@ -103,7 +103,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     Raises:
       UserError: a batch or a dimension that the mesh does not divide.
     """
-    words = vocabulary(config.tokenizer)
+    words = vocabulary(config)
     run = Run(dataclasses.replace(config, compilation_cache=None), words, mesh=mesh)  # JAX's does not read programs for slices
     check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)

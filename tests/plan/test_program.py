@@ -66,7 +66,7 @@ def test_a_plan_and_a_run_compile_the_same_program(planned):
     config, _, _, lowered = planned
     tokenizer = make_tokenizer(config.tokenizer, TASKS["contrastive"].texts(config.data, config.tokenizer.records))
     real = Run(config, tokenizer)
-    if tokenizer.vocab_size != program.vocabulary(config.tokenizer).vocab_size:
+    if tokenizer.vocab_size != program.vocabulary(config).vocab_size:
         pytest.fail("the vocabulary that was trained has another size than the planned one")
     step = Program.of(real)
     state = jax.jit(step.init, out_shardings=step.shardings)(jax.random.key(0))
