@@ -111,7 +111,7 @@ def test_tables(traced, capsys):
     (["--config", "tiny_run.py"], "names no hardware.topology; give --topology"),
     (["--config", "tiny_run.py", "--topology", "v9:4x4"], "unknown TPU generation 'v9'"),
     (["--config", "tiny_mllm.py:staged", "--stage", "turn", "--topology", "v5e:2x4"], "the config has align, tune"),
-    (["--config", "tiny_run.py", "--topology", "v5e:2x4", "--config.hardware.mfu=2"], "mfu 2"),
+    (["--config", "tiny_run.py", "--topology", "v5e:2x4", "--config.hardware.mfu=2"], "config.hardware.mfu: 2.0 is not above 0"),
 ])
 def test_mistakes_of_the_command(words, message, capsys):
     words[1] = str(ROOT / words[1])
