@@ -21,6 +21,7 @@ from mof_jax.evals import cider
 from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import ask, draw_shots, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
+from mof_jax.ranges import Count, Whole
 
 DESCRIBE = "Describe the picture in one short sentence."
 
@@ -62,13 +63,13 @@ class Captioning:
 
     test: CaptionFiles
     name: str = "captioning"
-    shots: int = 0
+    shots: Whole = 0
     train: CaptionFiles | None = None
     plain: bool = False
     instruction: str = DESCRIBE
-    max_tokens: int = 32
-    limit: int = 0
-    seed: int = 0
+    max_tokens: Count = 32
+    limit: Whole = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         if self.shots < 0 or self.limit < 0 or self.max_tokens < 1:

@@ -16,6 +16,7 @@ from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import ask, ask_likelihood, named_prompt
 from mof_jax.evals.choice_files import ChoiceQuestion, mmbench, seed_bench
 from mof_jax.evals.files import spread
+from mof_jax.ranges import Count, Whole
 
 BY_LETTER = "Reply with the letter of the right option and nothing else."
 
@@ -44,8 +45,8 @@ class Choice:
     length: Literal["sum", "mean"] = "sum"
     circular: bool = False
     instruction: str = BY_LETTER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if self.layout == "seed" and not self.images:

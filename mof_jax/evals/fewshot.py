@@ -13,6 +13,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
+from mof_jax.ranges import Count, Positive, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class FewShot:
     test: SourceConfig
     name: str = "fewshot"
     label: str = "label"
-    shots: tuple[int, ...] = (1, 4)
-    l2: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    seed: int = 0
+    shots: tuple[Count, ...] = (1, 4)
+    l2: tuple[Positive, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    seed: Whole = 0
 
     def run(self, encoder: Encoder) -> dict[str, float]:
         """`acc@1_<shots>shot` in percent."""

@@ -17,6 +17,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import nearest
 from mof_jax.evals.retrieval import candidates, item_ids
+from mof_jax.ranges import Count
 
 _CELL, _LABEL, _GAP, _TITLE = 96, 220, 10, 56
 _RIGHT, _WRONG, _INK = (0, 114, 178), (222, 222, 222), (34, 34, 34)  # blue and grey: told apart by everyone
@@ -34,8 +35,8 @@ class Gallery:
 
     source: SourceConfig
     name: str = "retrieval"
-    queries: int = 6
-    k: int = 5
+    queries: Count = 6
+    k: Count = 5
     texts: tuple[str, ...] = ("alt",)
 
     def run(self, encoder: Encoder) -> dict[str, float]:

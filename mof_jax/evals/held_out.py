@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.objectives.contrastive import softmax_loss
+from mof_jax.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ContrastiveLoss:
 
     source: SourceConfig
     name: str = "held_out"
-    candidates: int = 256
+    candidates: Annotated[int, Range(2)] = 256
     texts: tuple[str, ...] = ("alt",)
 
     def __post_init__(self):

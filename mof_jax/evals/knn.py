@@ -12,6 +12,7 @@ from mof_jax.evals.baselines import Features, accuracies
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
 from mof_jax.evals.ranking import nearest
+from mof_jax.ranges import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Knn:
     test: SourceConfig
     name: str = "knn"
     label: str = "label"
-    k: int = 10
-    temperature: float = 0.07
+    k: Count = 10
+    temperature: Positive = 0.07
     baselines: bool = False
 
     def run(self, encoder: Encoder) -> dict[str, float]:

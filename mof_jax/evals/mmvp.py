@@ -25,6 +25,7 @@ from mof_jax.evals.choice_files import ChoiceQuestion
 from mof_jax.evals.files import field, spread, unique
 from mof_jax.evals.mmvp_files import Labels, read_mmvp
 from mof_jax.evals.paired import pair_scores
+from mof_jax.ranges import Count, Whole
 from mof_jax.train import display
 
 
@@ -43,13 +44,13 @@ class Mmvp:
     path: str
     labels: Labels = "original"
     patterns: str = ""
-    pairs: int | None = None
+    pairs: Count | None = None
     name: str = "mmvp"
     by: Literal["letter", "likelihood"] = "letter"
     length: Literal["sum", "mean"] = "sum"
     instruction: str = BY_LETTER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if self.limit < 0 or self.max_tokens < 1:

@@ -18,6 +18,7 @@ from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import SHORT_ANSWER, ask, named_prompt
 from mof_jax.evals.files import check_images, field, spread, unique
+from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Pope:
     images: str
     name: str = "pope"
     instruction: str = SHORT_ANSWER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if not self.splits:

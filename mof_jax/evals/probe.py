@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from mof_jax.errors import UserError
 from mof_jax.evals.baselines import Features, accuracies
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
+from mof_jax.ranges import Count, Positive, Range, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Probe:
     test: SourceConfig
     name: str = "probe"
     label: str = "label"
-    l2: tuple[float, ...] = (1e-3, 1e-4, 1e-5)
-    validation: float = 0.2
-    seed: int = 0
-    steps: int = 100
+    l2: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)
+    validation: Annotated[float, Range(0, 1, above=True, below=True)] = 0.2
+    seed: Whole = 0
+    steps: Count = 100
     baselines: bool = False
 
     def __post_init__(self):

@@ -23,6 +23,7 @@ from mof_jax.evals.answers import read_answers, write_answers
 from mof_jax.evals.baselines import paired_interval
 from mof_jax.evals.encoder import records
 from mof_jax.evals.gallery import draw_answers
+from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Questions:
 
     source: SourceConfig
     name: str = "questions"
-    max_tokens: int = 8
+    max_tokens: Count = 8
     baseline: str = ""
-    shown: int = 12
+    shown: Whole = 12
 
     def run(self, responder: Responder) -> dict[str, float]:
         """`acc` and `acc_<kind>`; with a baseline also `lead_<kind>` over it and `lead_<kind>_low`, the lower end of the

@@ -12,6 +12,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import positive_ranks
+from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Retrieval:
     source: SourceConfig
     name: str = "retrieval"
     texts: tuple[str, ...] = ("alt",)
-    at: tuple[int, ...] = (1, 5, 10)
+    at: tuple[Count, ...] = (1, 5, 10)
     templates: tuple[str, ...] = ("{}",)
 
     def run(self, encoder: Encoder) -> dict[str, float]:

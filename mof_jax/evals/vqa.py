@@ -23,6 +23,7 @@ from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
 from mof_jax.parsing import show
+from mof_jax.ranges import Count, Whole
 
 _PLACE = re.compile(r"\{image_id(?::0([0-9]{1,3})d?)?\}")
 _WIDEST = 64  # digits of a picture's number
@@ -81,13 +82,13 @@ class Vqa:
 
     test: VqaFiles
     name: str = "vqa"
-    shots: int = 0
+    shots: Whole = 0
     train: VqaFiles | None = None
     plain: bool = False
     instruction: str = SHORT_ANSWER
-    max_tokens: int = 16
-    limit: int = 0
-    seed: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         if self.shots < 0 or self.limit < 0 or self.max_tokens < 1:

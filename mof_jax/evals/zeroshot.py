@@ -15,6 +15,7 @@ from mof_jax.errors import nearest as nearest_word
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import nearest
 from mof_jax.evals.retrieval import ensemble
+from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ZeroShot:
     classes: str = ""
     templates: tuple[str, ...] = ("{}",)
     label: str = "label"
-    at: tuple[int, ...] = (1, 5)
+    at: tuple[Count, ...] = (1, 5)
 
     def run(self, encoder: Encoder) -> dict[str, float]:
         """`acc@k` in percent, over images; `mean_class_acc@1` averages over classes first."""
