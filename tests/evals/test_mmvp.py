@@ -116,7 +116,7 @@ def test_fewer_pairs(world, tmp_path):
 
 
 def test_the_version_says_what_a_number_means(world, capsys):
-    assert Mmvp("w").version == "prompt choice-letter/1, greedy 16, scorer letters/1, labels original"
+    assert Mmvp("w").version == "prompt choice-letter/1, greedy 16, scorer letters/2, labels original"
     assert Mmvp("w", by="likelihood", labels="corrected").version == (
         "prompt choice-bare/1, likelihood sum, scorer argmax/1, labels corrected")
     assert re.match(r"prompt choice-letter/1\+[0-9a-f]{8}, greedy 4", Mmvp("w", instruction="Letter?", max_tokens=4).version)
@@ -127,7 +127,7 @@ def test_the_version_says_what_a_number_means(world, capsys):
 def test_mistakes():
     with pytest.raises(UserError, match="e.labels: 'correct' is not one of 'original', 'corrected'"):
         build(path="w", labels="correct")
-    with pytest.raises(UserError, match="limit must not be negative"):
+    with pytest.raises(UserError, match="limit: -1 is not at least 0"):
         build(path="w", limit=-1)
     with pytest.raises(UserError, match="'mmvp' asks a model questions"):
         evals.build(dict(kind="mmvp", path="w"), "e", "encoder")
