@@ -65,11 +65,13 @@ _REFUSAL = _any(
     r"non (?:è|sono|può)|n['’]est pas|ne \w+ pas|nicht|niet|не")
 _REFUSAL_UNSPACED = _any(
     "(?:是|也|都|就|为|為|显然|明显|项|項)*(?:不|错|錯|并非|並非|有误|有誤|被排除|可以排除|可排除)",
-    "では(?:ない|なく|ありません)|じゃない|は(?:誤り|間違い|不正解|違|正しくない)", "(?:은|는|이|가)?(?:아니|아닙|틀렸|틀린|오답)")
+    "では(?:ない|なく|ありません)|じゃない|は(?:誤り|間違い|不正解|違|正しくない)",
+    "(?:은|는|이|가)?(?:아니|아닙|틀렸|틀린|오답)")
 # "A, not B" says nothing against A.
 _CONTRAST = rf"(?!\W*[,;–-]+\s*(?:not|nicht|non|no|pas|niet|не|never)\s+(?:{_LINK}\s+)*[(\[*]*(?-i:[A-Z])(?!\w))"
 _BEHIND = re.compile(
-    _CONTRAST + rf"[)\]}}*\"'`”]*(?:\s*\((?:{_WRONG}|no)[^()\n]*\)|\s*[✗✘❌×]|\s*\?\s*no\b"
+    _CONTRAST + rf"[)\]}}*\"'`”]*(?:\s*\((?:{_WRONG}|no)[^()\n]*\)|\s*[✗✘❌×]|"
+    rf"\s*\?\s*no\b"
     rf"|\s*[:–-]\s*no\s*(?:[.,;!\n]|\Z)"
     rf"|(?:\s*\([^()\n]{{1,80}}\))?(?:\s*[,:–-]+\s*(?:{_FILLER}\s+)*{_WRONG}(?!\w)|\s*,\s+(?:{_FILLER}\s+)+{_REFUSAL}(?!\w)"
     rf"|\s+(?:{_FILLER}\s+)*(?:{_WRONG}|{_REFUSAL})(?!\w)|\s*{_REFUSAL_UNSPACED}))", re.IGNORECASE)
