@@ -36,10 +36,11 @@ class FewShot:
     seed: Whole = 0
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`acc@1_<shots>shot` in percent."""
+        """`acc@1_<shots>shot` in percent; `left_out_<shots>shot` counts the test pictures of classes with fewer training
+        pictures, which it leaves out, besides those that `Labels.counts` counts."""
         labels = Labels.read(self.train, self.test, self.label)
         train, test = labels.features(encoder.images)
-        result = {}
+        result = labels.counts
         for shots in self.shots:
             rows = draw_shots(labels.train, shots, self.seed)
             classes = np.unique(labels.train[rows])
@@ -49,7 +50,9 @@ class FewShot:
             number = lambda y: np.searchsorted(classes, y)
             x, z = unit(train[rows]), unit(test[kept])
             predicted = ridge_predict(x, number(labels.train[rows]), z, len(classes), self.l2)
-            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(np.asarray(predicted) == number(labels.test[kept])))
+            hit = (np.asarray(predicted) == number(labels.test[kept])) & np.isfinite(z).all(1)  # no features, no hit
+            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(hit))
+            result[f"left_out_{shots}shot"] = float((~kept).sum())
         return result
 
 

@@ -48,14 +48,15 @@ class Probe:
             raise ValueError(f"validation {self.validation} is not a share between 0 and 1")
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`acc@1` in percent, over the test pictures whose class is known."""
+        """`acc@1` in percent, over the test pictures whose class is known; see `Labels.counts`."""
         labels = Labels.read(self.train, self.test, self.label)
 
         def right(features: Features) -> Bool[np.ndarray, "test"]:
             train, test = standardised(*labels.features(features))
-            return predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
+            hit = predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
+            return hit & np.isfinite(test).all(1)  # no features, no hit
 
-        return {"images": float(len(labels.test)), "classes": float(labels.classes), **accuracies(encoder, right, self.baselines)}
+        return {**labels.counts, **accuracies(encoder, right, self.baselines)}
 
     def fitted(
         self, x: Float[np.ndarray, "train dim"], y: Int[np.ndarray, "train"], classes: int

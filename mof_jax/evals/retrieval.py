@@ -14,10 +14,9 @@ from mof_jax.data.filter import Subset
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder, records
+from mof_jax.evals.prompts import ensemble
 from mof_jax.evals.ranking import Hop, positive_ranks
-from mof_jax.parsing import show
 from mof_jax.ranges import Count
 
 
@@ -168,16 +167,3 @@ def candidates(items: Sequence[Record], kinds: Sequence[str]) -> tuple[list[str]
                 if text.strip():
                     seen.setdefault((number, text.strip()), text)
     return list(seen.values()), np.array([number for number, _ in seen], np.int64)
-
-
-def ensemble(encoder: Encoder, texts: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-    """Unit-norm mean of the embeddings of each text in every template (prompt ensembling, CLIP §3.1.4).
-
-    Raises:
-      UserError: a template without a place for the text, or with several.
-    """
-    wrong = next((t for t in templates if t.count("{}") != 1), None)
-    if wrong is not None or not templates:
-        raise UserError(f"templates: {show(wrong)} needs exactly one {{}}" if templates else "templates: at least one is needed")
-    total = sum(encoder.texts([template.replace("{}", text) for text in texts]) for template in templates)
-    return total / np.linalg.norm(total, axis=-1, keepdims=True)

@@ -168,7 +168,8 @@ def test_a_perfect_model_finds_everything_in_every_layout(tmp_path, layout, reco
 
 def pool(*rows):
     """Of (picture, group, captions)."""
-    return Pool.of([Record(str(i), bytes([p]), {"alt": texts}, group=group) for i, (p, group, texts) in enumerate(rows)], ("alt",))
+    return Pool.of([Record(str(i), bytes([picture]), {"alt": texts}, group=group)
+                    for i, (picture, group, texts) in enumerate(rows)], ("alt",))
 
 
 def test_what_belongs_together():
