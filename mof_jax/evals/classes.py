@@ -115,7 +115,7 @@ def _numbered(classes: str, entries: Sequence[str], labels: Sequence[str], place
     """What labels that count the class list's entries stand for."""
     if not classes.startswith("emoji5:") and (found := lines(classes))[-1][0] != len(found):
         blank = next(n for n, (line, _) in enumerate(found, 1) if line != n)
-        raise UserError(f"{classes} line {blank}: is blank, but labels count the lines of the class list; leave it out or name it")
+        raise UserError(f"{classes} line {blank}: is blank, but labels count the lines of the class list; leave it out")
     beyond = next((label for label in labels if len(label) > 9 or int(label) >= len(entries)), None)
     if beyond is not None:
         raise UserError(f"{where}: label {show(beyond)} is beyond the class list; its {len(entries)} entries count from 0")

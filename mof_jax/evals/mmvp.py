@@ -72,13 +72,13 @@ class Mmvp:
         return self.measure(responder, spread(pairs, self.limit))
 
     def measure(self, responder: Responder, pairs: Sequence[Pair]) -> dict[str, float]:
-        """`paired.pair_scores` of any pairs that have a question; by letter also `unparsed`, replies that choose no option."""
+        """`paired.pair_scores` of any pairs that have a question; `unparsed` or `tied` as in `Choice`."""
         asked = questions(pairs)
         chosen, answers = choose(responder, asked, self, self.path)
         right = np.array([choice == q.right for choice, q in zip(chosen, asked)])
         lines = ({**answer_line(*of_one), "pattern": of_one[0].category} for of_one in zip(asked, answers, right.tolist()))
         write_answers(responder.pictures, self.name, lines)
-        unparsed = {"unparsed": float(chosen.count(None))} if self.by == "letter" else {}
+        unparsed = {"unparsed" if self.by == "letter" else "tied": float(chosen.count(None))}
         return pair_scores(right.reshape(-1, 2), [pair.pattern for pair in pairs]) | unparsed
 
 

@@ -20,7 +20,7 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample
 from mof_jax.evals import vqa_accuracy
 from mof_jax.evals.answers import write_answers
-from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, named_prompt
+from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, empty, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
@@ -106,7 +106,7 @@ class Vqa:
         return f"prompt {prompt}, greedy {self.max_tokens}, scorer {vqa_accuracy.VERSION}"
 
     def run(self, responder: Responder) -> dict[str, float]:
-        """`accuracy`, and `accuracy_<type>` for each type of answer that the annotations name.
+        """`accuracy`, and `accuracy_<type>` for each type of answer that the annotations name; `empty` counts answers of nothing.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
@@ -126,7 +126,7 @@ class Vqa:
         for question, score in zip(questions, scores):
             by_type[question.answer_type].append(score)
         types = {f"accuracy_{kind}": 100 * float(np.mean(found)) for kind, found in sorted(by_type.items()) if kind}
-        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(scores)), **types}
+        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(scores)), "empty": empty(answers), **types}
 
     def _chat(self, responder: Responder, q: VqaQuestion) -> Prompt:
         words = f"<image>\n{q.question}\n{self.instruction}".rstrip()

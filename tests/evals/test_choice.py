@@ -143,7 +143,7 @@ def test_the_version():
     assert Choice("t.tsv", "mmbench").version == "prompt choice-letter/1, greedy 16, scorer letters/2"
     assert Choice("t.tsv", "mmbench", circular=True).version.endswith("scorer letters/2 circular")
     assert Choice("t.tsv", "mmbench", by="likelihood", length="mean").version == (
-        "prompt choice-bare/1, likelihood mean, scorer argmax/1")
+        "prompt choice-bare/1, likelihood mean, scorer argmax/2")
 
 
 @pytest.mark.parametrize("rows, message", [

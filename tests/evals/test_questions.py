@@ -35,7 +35,7 @@ def test_scores_by_kind_leads_and_files(tmp_path):
     weak, strong = Knows(tmp_path / "weak", "colour"), Knows(tmp_path / "strong", "colour", "count")
     measure = evals.build(SECTION, "e", "responder")
     others = {f"acc_{kind}": 0 for kind in scenes.KINDS if kind != "colour"}
-    assert measure.run(weak) == {"acc": 20, "acc_colour": 100, **others}
+    assert measure.run(weak) == {"acc": 20, "acc_colour": 100, **others, "empty": 0}
     lines = [json.loads(line) for line in (tmp_path / "weak/answers/q.jsonl").read_text().splitlines()]
     assert len(lines) == 100 and sum(line["right"] for line in lines) == 20 and lines[0]["reference"] in scenes.COUNTS
     sheet = np.asarray(Image.open(tmp_path / "weak/q.png"))
