@@ -30,7 +30,9 @@ _NEGATION = _any(
     r"not|never|neither|nor|except|excluding|without|cannot|hardly|doubt|unlikely|if|whether|unless|suppose|none of|"
     r"\w+n['’]t|isnt|dont|wont",
     r"eliminat\w+|reject\w*|exclud\w+|dismiss\w*|avoid\w*|discard\w*|rul(?:e|es|ed|ing) out|rather than|instead of|other than",
-    r"far from|anything but|wrong to|(?:wrong|incorrect|false|bad) (?:answers?|options?|choices?|ones?|letters?)",
+    r"far from|anything but|wrong to|no (?:way|chance)|opposite of|(?:false|wrong|untrue|incorrect) that",
+    r"(?:wrong|incorrect|false|eliminated|excluded|rejected)\s*[:=]|(?:wrong|incorrect|false|bad) (?:answers?|"
+    r"options?|choices?|ones?|letters?)",
     r"no (?:es|sea|puede ser|la|elijo)|não (?:é|seja|pode ser|a|escolho)|non (?:è|sia|può essere|la)|pas|nicht|"
     r"keine?[rs]?|weder|noch",
     r"niet|geen|не|ни|nie|bukan|không phải(?: là)?|ليست?")
@@ -48,7 +50,9 @@ _LINK = _any(
     r"es|est|ist|é|è|ответ|вариант|это|правильный")
 _OPENING = r"[\s(\[{*\"'`“]*"
 _BEFORE = re.compile(rf"(?:(?<!\w){_NEGATION}(?!\w)(?:{_OPENING}(?<!\w){_LINK}(?!\w))*|{_NEGATION_UNSPACED}(?:选项|選項|答案)?)"
-                     rf"{_OPENING}\Z", re.IGNORECASE)
+                     rf"{_OPENING}\Z|(?:wrong|incorrect|false|eliminated|excluded|"
+                     rf"rejected)[^.;!?\n]{{0,20}}[:=][^.;!?\n]*{HIDDEN}\W*,{_OPENING}\Z",
+                     re.IGNORECASE)
 
 _FILLER = _any(r"is|are|was|were|be|been|being|as|seems?|looks?|appears?|can|could|would|should|must|may|might|both|"
                r"all|also|clearly",
@@ -56,7 +60,8 @@ _FILLER = _any(r"is|are|was|were|be|been|being|as|seems?|looks?|appears?|can|cou
                r"sind|são|son|sont|é|è|это|una?|la|die")
 _WRONG = _any(
     r"wrong|incorrect|false|inaccurate|impossible|invalid|unlikely|irrelevant|excluded|eliminated|rejected|dismissed|ruled out",
-    r"not (?:it|correct|right|true|possible|the|an?)|no good|no match|falsch|inkorrekt|unrichtig|incorrect[ao]s?|"
+    r"not (?:it|correct|right|true|possible|the|an?)|no good|no match|least|less likely|falsch|inkorrekt|unrichtig|"
+    r"incorrect[ao]s?|"
     r"incorret[ao]s?|inexacte?",
     r"fals[ao]s?|fausse?s?|faux|errad[ao]s?|errónea?|sbagliat[ao]|errat[ao]|fout|onjuist|неверн\w*|неправильн\w*|"
     r"ошибоч\w*|yanlış|değil")
@@ -66,14 +71,14 @@ _REFUSAL = _any(
 _REFUSAL_UNSPACED = _any(
     "(?:是|也|都|就|为|為|显然|明显|项|項)*(?:不|错|錯|并非|並非|有误|有誤|被排除|可以排除|可排除)",
     "では(?:ない|なく|ありません)|じゃない|は(?:誤り|間違い|不正解|違|正しくない)",
-    "(?:은|는|이|가)?(?:아니|아닙|틀렸|틀린|오답)")
+    "(?:은|는|이|가)?\\s*(?:아니|아닙|틀렸|틀린|오답)")
 # "A, not B" says nothing against A.
 _CONTRAST = rf"(?!\W*[,;–-]+\s*(?:not|nicht|non|no|pas|niet|не|never)\s+(?:{_LINK}\s+)*[(\[*]*(?-i:[A-Z])(?!\w))"
 _BEHIND = re.compile(
-    _CONTRAST + rf"[)\]}}*\"'`”]*(?:\s*\((?:{_WRONG}|no)[^()\n]*\)|\s*[✗✘❌×]|"
+    _CONTRAST + rf"[)\]}}*\"'`”]*(?:\s*\((?:{_WRONG}|no\b)[^()\n]*\)|\s*[✗✘❌×]|"
     rf"\s*\?\s*no\b"
     rf"|\s*[:–-]\s*no\s*(?:[.,;!\n]|\Z)"
-    rf"|(?:\s*\([^()\n]{{1,80}}\))?(?:\s*[,:–-]+\s*(?:{_FILLER}\s+)*{_WRONG}(?!\w)|\s*,\s+(?:{_FILLER}\s+)+{_REFUSAL}(?!\w)"
+    rf"|(?:\s*\([^()\n]{{1,80}}\))?(?:\s*[,:=–-]+\s*(?:{_FILLER}\s+)*{_WRONG}(?!\w)|\s*,\s+(?:{_FILLER}\s+)+{_REFUSAL}(?!\w)"
     rf"|\s+(?:{_FILLER}\s+)*(?:{_WRONG}|{_REFUSAL})(?!\w)|\s*{_REFUSAL_UNSPACED}))", re.IGNORECASE)
 
 _AND = _any(r"or|and|nor|y|o|e|ou|et|und|oder|noch|и|или|ni")
@@ -83,6 +88,7 @@ _JOINT = re.compile(rf"[)\]}}*\"'`”]*\s*(?:,?\s*(?:(?<!\w){_AND}(?!\w)|[/&和�
 _QUESTION = re.compile(r"(?:^|[.!?;:\n。]|\bso\b)\s*(?:is|are|was|could|can|would|should|does|do|did|what|how|why|"
                        r"which|or)\b[^.!?;:\n。]*\Z",
                        re.IGNORECASE)
+_DOUBTED = re.compile(r"\s+(?:is|was|seems)\b[^.!?;:\n。]{0,60}\?")  # "A is right? …"
 _ASKED = re.compile(rf"[^.!?;:\n。]{{0,{_NEAR}}}\?")
 
 
@@ -96,8 +102,9 @@ def mask(reply: str, options: Sequence[str]) -> str:
     one = re.compile(rf"{before}[{letters}]{behind}|(?<=[(\[{{])[{letters.lower()}](?=[)\]}}])")
     shown = list(reply)
     for places in _runs(reply, [match.start() for match in one.finditer(reply)]):
-        ahead, after = reply[max(0, places[0] - _NEAR) : places[0]], reply[places[-1] + 1 :]
-        asked = _ASKED.match(after) is not None and (len(places) > 1 or _QUESTION.search(ahead) is not None)
+        ahead, after = "".join(shown[max(0, places[0] - _NEAR) : places[0]]), reply[places[-1] + 1 :]
+        open_question = len(places) > 1 or _QUESTION.search(ahead) is not None
+        asked = _ASKED.match(after) is not None and open_question or _DOUBTED.match(after) is not None
         if asked or _BEFORE.search(ahead) is not None or _refused(after, options[letters.index(reply[places[-1]].upper())]):
             for place in places:
                 shown[place] = HIDDEN
