@@ -16,7 +16,7 @@ import pytest
 from mof_jax import evals
 from mof_jax.data import images
 from mof_jax.errors import UserError
-from mof_jax.evals.choice import Choice
+from mof_jax.evals.choice import Choice, _likeliest
 from mof_jax.evals.choice_files import mmbench, seed_bench
 
 OPTIONS = ("red", "green", "blue", "yellow")
@@ -261,3 +261,9 @@ def test_mistakes_in_the_config():
                              (dict(layout="mmbench", by="likelihood", circular=True), "circular: a likelihood")):
         with pytest.raises(UserError, match=message):
             build(path="x", **section)
+
+
+@pytest.mark.parametrize("scores, chosen", [([-1.0, -2.0], 0), ([-2.0, -1.0], 1), ([-1.0, -1.0], None), ([np.nan, -1.0], None),
+                                            ([-3.0, -1.0, -1.0], None), ([-np.inf, -np.inf], None)])
+def test_of_equally_likely_options_none_is_chosen(scores, chosen):
+    assert _likeliest(np.array(scores, np.float32)) == chosen

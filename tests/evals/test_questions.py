@@ -55,6 +55,17 @@ def test_a_baseline_of_other_questions_is_refused(tmp_path):
         measure.run(Knows(tmp_path))
 
 
+def test_a_baseline_says_true_or_false_and_what_it_answers_besides_is_counted(tmp_path):
+    evals.build(SECTION, "e", "responder").run(Knows(tmp_path))
+    answers = tmp_path / "answers" / "q.jsonl"
+    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", "responder")
+    (tmp_path / "b.jsonl").write_text(answers.read_text() + '{"id": "another", "right": true}\n')
+    assert measure.run(Knows(tmp_path))["baseline_unused"] == 1
+    (tmp_path / "b.jsonl").write_text(answers.read_text().replace('"right": false', '"right": "false"', 1))
+    with pytest.raises(UserError, match="b.jsonl: 'right' of .* is 'false', neither true nor false"):
+        measure.run(Knows(tmp_path))
+
+
 def test_exact_match_forgives_case_spaces_and_a_full_stop():
     assert matches(" Red \n", "red") and matches("three.", "three") and matches("a  cat", "a cat")
     assert not matches("red or blue", "red") and not matches("", "red")
