@@ -161,7 +161,7 @@ def test_mmvp_is_asked_of_a_checkpoint_from_its_files(whole, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "pair_accuracy" in shown and "question_accuracy" in shown and "labels original" in shown
     line = lines(tmp_path / "run/tune/evals.jsonl")[-1]
-    assert line["name"] == "mmvp" and line["pairs"] == 18 and "pair_accuracy_text" in line and "letters/1" in line["version"]
+    assert line["name"] == "mmvp" and line["pairs"] == 18 and "pair_accuracy_text" in line and "letters/2" in line["version"]
     answers = lines(tmp_path / "run/tune/answers/mmvp.jsonl")
     assert len(answers) == 36 and {answer["pattern"] for answer in answers} == set(world.PATTERNS)
     exported = str(tmp_path / "run/tune/answers/mmvp.jsonl")

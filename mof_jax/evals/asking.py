@@ -48,6 +48,11 @@ def ask(
     return answers
 
 
+def empty(answers: Sequence[str]) -> float:
+    """How many answers are nothing; they count as wrong."""
+    return float(sum(not answer.strip() for answer in answers))
+
+
 def ask_likelihood(
     responder: Responder, items: Sequence[tuple[T, str]], prompt: Callable[[T], Prompt], source: str
 ) -> tuple[Float[np.ndarray, "items"], Int[np.ndarray, "items"]]:

@@ -19,8 +19,9 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample
 from mof_jax.evals import cider
 from mof_jax.evals.answers import write_answers
-from mof_jax.evals.asking import ask, draw_shots, named_prompt
+from mof_jax.evals.asking import ask, draw_shots, empty, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
+from mof_jax.ranges import Count, Whole
 
 DESCRIBE = "Describe the picture in one short sentence."
 
@@ -62,13 +63,13 @@ class Captioning:
 
     test: CaptionFiles
     name: str = "captioning"
-    shots: int = 0
+    shots: Whole = 0
     train: CaptionFiles | None = None
     plain: bool = False
     instruction: str = DESCRIBE
-    max_tokens: int = 32
-    limit: int = 0
-    seed: int = 0
+    max_tokens: Count = 32
+    limit: Whole = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         if self.shots < 0 or self.limit < 0 or self.max_tokens < 1:
@@ -86,7 +87,7 @@ class Captioning:
         return f"prompt {prompt}, greedy {self.max_tokens}, scorer {cider.VERSION}"
 
     def run(self, responder: Responder) -> dict[str, float]:
-        """`cider`, and `images`, how many pictures it is the mean of.
+        """`cider`, and `images`, how many pictures it is the mean of; `empty` counts captions of nothing.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
@@ -106,7 +107,7 @@ class Captioning:
         write_answers(responder.pictures, self.name, (
             {"id": p.id, "question": p.image, "answer": a, "reference": list(p.captions), "score": float(score)}
             for p, a, score in zip(pictures, answers, scores)))
-        return {"images": float(len(pictures)), "cider": 100 * float(np.mean(scores))}
+        return {"images": float(len(pictures)), "cider": 100 * float(np.mean(scores)), "empty": empty(answers)}
 
     def _chat(self, responder: Responder, p: Captioned) -> Prompt:
         picture = read_image(self.test.images, p.image, self.test.captions, p.id)

@@ -8,6 +8,7 @@ import dataclasses
 import string
 from typing import Any, ClassVar, Literal, Protocol
 
+from jaxtyping import Float
 import numpy as np
 
 from mof_jax.decode.respond import Prompt, Responder
@@ -16,6 +17,7 @@ from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import ask, ask_likelihood, named_prompt
 from mof_jax.evals.choice_files import ChoiceQuestion, mmbench, seed_bench
 from mof_jax.evals.files import spread
+from mof_jax.ranges import Count, Whole
 
 BY_LETTER = "Reply with the letter of the right option and nothing else."
 
@@ -44,8 +46,8 @@ class Choice:
     length: Literal["sum", "mean"] = "sum"
     circular: bool = False
     instruction: str = BY_LETTER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if self.layout == "seed" and not self.images:
@@ -61,7 +63,8 @@ class Choice:
         return method(self) + (" circular" if self.circular else "")
 
     def run(self, responder: Responder) -> dict[str, float]:
-        """`accuracy`, `accuracy_<category>`; by letter also `unparsed`, the number of replies that choose no option.
+        """`accuracy`, `accuracy_<category>`; `unparsed`, replies that choose no option, or by likelihood `tied`, questions of
+        which several options are the likeliest. Both count as wrong.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
@@ -78,7 +81,7 @@ class Choice:
         by_category = defaultdict(list)
         for question, whole in zip(questions, passed):
             by_category[question.category].append(whole)
-        unparsed = {"unparsed": float(chosen.count(None))} if self.by == "letter" else {}
+        unparsed = {"unparsed" if self.by == "letter" else "tied": float(chosen.count(None))}
         categories = {f"accuracy_{name}": 100 * float(np.mean(found)) for name, found in sorted(by_category.items()) if name}
         return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(passed)), **unparsed, **categories}
 
@@ -95,7 +98,7 @@ class Asking(Protocol):
 def method(how: Asking) -> str:
     """Prompt, decoding and scorer, for the version of a result."""
     if how.by == "likelihood":
-        return f"prompt choice-bare/1, likelihood {how.length}, scorer argmax/1"
+        return f"prompt choice-bare/1, likelihood {how.length}, scorer argmax/2"
     prompt = named_prompt("choice-letter/1", how.instruction, BY_LETTER)
     return f"prompt {prompt}, greedy {how.max_tokens}, scorer {letters.VERSION}"
 
@@ -130,8 +133,14 @@ def _by_likelihood(
     if how.length == "mean":
         scores = scores / np.maximum(counts, 1)
     ends = np.cumsum([len(q.options) for q in asked])[:-1]
-    chosen = [int(of_one.argmax()) for of_one in np.split(scores, ends)]
-    return chosen, [q.options[choice] for q, choice in zip(asked, chosen)]
+    chosen = [_likeliest(of_one) for of_one in np.split(scores, ends)]
+    return chosen, ["" if choice is None else q.options[choice] for q, choice in zip(asked, chosen)]
+
+
+def _likeliest(scores: Float[np.ndarray, "options"]) -> int | None:
+    """The option of the largest score; None where several share it or a score is no number: the first would win by its place."""
+    best = np.flatnonzero(scores == scores.max())
+    return int(best[0]) if len(best) == 1 and np.isfinite(scores[best[0]]) else None
 
 
 def lettered(options: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
+from mof_jax.ranges import Count, Positive, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,16 @@ class FewShot:
     test: SourceConfig
     name: str = "fewshot"
     label: str = "label"
-    shots: tuple[int, ...] = (1, 4)
-    l2: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    seed: int = 0
+    shots: tuple[Count, ...] = (1, 4)
+    l2: tuple[Positive, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    seed: Whole = 0
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`acc@1_<shots>shot` in percent."""
+        """`acc@1_<shots>shot` in percent; `left_out_<shots>shot` counts the test pictures of classes with fewer training
+        pictures, which it leaves out, besides those that `Labels.counts` counts."""
         labels = Labels.read(self.train, self.test, self.label)
         train, test = labels.features(encoder.images)
-        result = {}
+        result = labels.counts
         for shots in self.shots:
             rows = draw_shots(labels.train, shots, self.seed)
             classes = np.unique(labels.train[rows])
@@ -48,7 +50,9 @@ class FewShot:
             number = lambda y: np.searchsorted(classes, y)
             x, z = unit(train[rows]), unit(test[kept])
             predicted = ridge_predict(x, number(labels.train[rows]), z, len(classes), self.l2)
-            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(np.asarray(predicted) == number(labels.test[kept])))
+            hit = (np.asarray(predicted) == number(labels.test[kept])) & np.isfinite(z).all(1)  # no features, no hit
+            result[f"acc@1_{shots}shot"] = 100 * float(np.mean(hit))
+            result[f"left_out_{shots}shot"] = float((~kept).sum())
         return result
 
 

@@ -16,7 +16,8 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.ranking import nearest
-from mof_jax.evals.retrieval import candidates, item_ids
+from mof_jax.evals.retrieval import Pool, kinds_of, pictures_of
+from mof_jax.ranges import Count
 
 _CELL, _LABEL, _GAP, _TITLE = 96, 220, 10, 56
 _RIGHT, _WRONG, _INK = (0, 114, 178), (222, 222, 222), (34, 34, 34)  # blue and grey: told apart by everyone
@@ -29,14 +30,14 @@ class Gallery:
 
     Attributes:
       queries: rows of each half, spread evenly over the source. k: answers shown.
-      texts: kinds of text that count as captions.
+      texts: kinds of text that count as captions, see `Retrieval`.
     """
 
     source: SourceConfig
     name: str = "retrieval"
-    queries: int = 6
-    k: int = 5
-    texts: tuple[str, ...] = ("alt",)
+    queries: Count = 6
+    k: Count = 5
+    texts: tuple[str, ...] = ()
 
     def run(self, encoder: Encoder) -> dict[str, float]:
         """Nothing to measure; the file lands in the encoder's picture folder."""
@@ -44,18 +45,18 @@ class Gallery:
             return {}
         source = open_source(self.source)
         items = records(source)
-        ids = item_ids(items)
-        captions, caption_ids = candidates(items, self.texts)
-        pixels, words = encoder.images(source), encoder.texts(captions)
+        pool = Pool.of(items, kinds_of(source, items, self.texts))
+        captions = pool.captions
+        pixels, words = pictures_of(encoder, source, pool), encoder.texts(captions)
         asked = np.linspace(0, len(captions) - 1, self.queries + 2).astype(int)[1:-1]
-        shown = np.linspace(0, len(items) - 1, 2 * self.queries + 2).astype(int)[1:-1][::2]
-        _, pictures = nearest(encoder.mesh, words[asked], pixels, self.k)
-        _, texts = nearest(encoder.mesh, pixels[shown], words, self.k)
+        shown = np.linspace(0, len(pixels) - 1, 2 * self.queries + 2).astype(int)[1:-1][::2]
+        _, pictures = nearest(encoder.mesh, words[asked], pixels, min(self.k, len(pixels)))
+        _, texts = nearest(encoder.mesh, pixels[shown], words, min(self.k, len(captions)))
         if jax.process_index():
             return {}
-        picture = lambda i: cell(items[i].image)
-        asked_rows = [(captions[q], [(picture(i), ids[i] == caption_ids[q]) for i in row]) for q, row in zip(asked, pictures)]
-        shown_rows = [(picture(q), [(captions[t], caption_ids[t] == ids[q]) for t in row]) for q, row in zip(shown, texts)]
+        picture = lambda i: cell(items[pool.rows[i]].image)
+        asked_rows = [(captions[q], [(picture(i), pool.right(i, q)) for i in row]) for q, row in zip(asked, pictures)]
+        shown_rows = [(picture(q), [(captions[t], pool.right(q, t)) for t in row]) for q, row in zip(shown, texts)]
         remote.make_folder(encoder.pictures)
         sheet = io.BytesIO()
         draw(asked_rows, shown_rows, self.k).save(sheet, "PNG")

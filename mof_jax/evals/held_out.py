@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Int
 import numpy as np
 
 from mof_jax.data import documents
+from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder, records
+from mof_jax.evals.retrieval import kinds_of, same_words
 from mof_jax.objectives.contrastive import softmax_loss
+from mof_jax.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,43 +28,60 @@ class ContrastiveLoss:
 
     Attributes:
       candidates: pairs of a set, in the source's order; the source holds a whole number of sets.
-      texts: kinds of text, the first that a record has is its caption. Pictures with one caption are positives of each other.
+      texts: kinds of text, the first that a record has is its caption; none for the kind that the source has. Pairs with one
+        picture or the same words (see `retrieval.same_words`) are positives of each other, and those that are joined by such.
     """
 
     source: SourceConfig
     name: str = "held_out"
-    candidates: int = 256
-    texts: tuple[str, ...] = ("alt",)
+    candidates: Annotated[int, Range(2)] = 256
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.candidates < 2:
             raise ValueError(f"candidates {self.candidates}: a set has 2 at least")
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`loss` in nats a pair, the mean of both directions, at the model's own temperature.
+        """`loss` in nats a pair, the mean of both directions, at the model's own temperature; `shared` counts the pairs that are
+        positives of another one in their set.
 
         Raises:
-          UserError: a record without a caption, a source that does not divide into sets, a model without a temperature.
+          UserError: no such kind of text, a record without a caption, a source that does not divide into sets, a model without
+            a temperature.
         """
         source = open_source(self.source)
         items = records(source)
         if len(items) % self.candidates:
             raise UserError(f"{self.source.label}: {len(items)} records are no whole number of sets of {self.candidates}")
+        kinds = kinds_of(source, items, self.texts)
         captions = []
         for item in items:
-            words = [text for kind in self.texts for text in item.texts.get(kind, ())]
+            words = [text for kind in kinds for text in item.texts.get(kind, ()) if text.strip()]
             if not words:
-                raise UserError(f"{self.source.label}: record {item.id} has no text of kind {', '.join(self.texts)}")
+                raise UserError(f"{self.source.label}: record {item.id} has no text of kind {', '.join(kinds)}")
             captions.append(words[0])
-        numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-        group = np.array([numbers[caption] for caption in captions], np.int32)
         images, texts, scale = encoder.images(source), encoder.texts(captions), jnp.float32(encoder.logit_scale)
-        total = 0.0
+        total, shared = 0.0, 0
         for start in range(0, len(items), self.candidates):
             rows = slice(start, start + self.candidates)
+            group = positives(items[rows], captions[rows])
+            shared += int((np.bincount(group)[group] > 1).sum())
             total += float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
-                                        group=jnp.asarray(group[rows])).sum)
-        return {"pairs": float(len(items)), "loss": total / len(items)}
+                                        group=jnp.asarray(group)).sum)
+        return {"pairs": float(len(items)), "loss": total / len(items), "shared": float(shared)}
+
+
+def positives(items: Sequence[Record], captions: Sequence[str]) -> Int[np.ndarray, "pairs"]:
+    """One number for all pairs that a picture or the words of a caption join."""
+    group = np.arange(len(items), dtype=np.int32)
+    first: dict[bytes | str, int] = {}
+    for pair, (item, caption) in enumerate(zip(items, captions)):
+        for key in (same_words(caption), item.image):
+            if key in first:
+                group[group == group[pair]] = group[first[key]]
+            elif key:  # a record without a picture is said by whoever embeds it
+                first[key] = pair
+    return group
 
 
 @dataclasses.dataclass(frozen=True)

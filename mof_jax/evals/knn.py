@@ -12,6 +12,7 @@ from mof_jax.evals.baselines import Features, accuracies
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
 from mof_jax.evals.ranking import nearest
+from mof_jax.ranges import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Knn:
     test: SourceConfig
     name: str = "knn"
     label: str = "label"
-    k: int = 10
-    temperature: float = 0.07
+    k: Count = 10
+    temperature: Positive = 0.07
     baselines: bool = False
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`acc@1` in percent, over the test pictures whose class is known."""
+        """`acc@1` in percent, over the test pictures whose class is known; see `Labels.counts`."""
         labels = Labels.read(self.train, self.test, self.label)
 
         def right(features: Features) -> Bool[np.ndarray, "test"]:
@@ -42,6 +43,6 @@ class Knn:
             votes = np.zeros((len(test), labels.classes))
             weights = np.exp((scores - scores.max(1, keepdims=True)) / self.temperature)
             np.add.at(votes, (np.arange(len(votes))[:, None], labels.train[index]), weights)
-            return votes.argmax(1) == labels.test
+            return (votes.argmax(1) == labels.test) & np.isfinite(scores).all(1)  # no embedding, no hit
 
-        return {"images": float(len(labels.test)), "classes": float(labels.classes), **accuracies(encoder, right, self.baselines)}
+        return {**labels.counts, **accuracies(encoder, right, self.baselines)}

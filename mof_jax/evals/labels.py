@@ -12,6 +12,7 @@ from mof_jax.data.record import Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
+from mof_jax.evals.classes import check_splits, labels_of
 from mof_jax.evals.encoder import records
 
 
@@ -35,19 +36,23 @@ class Labels:
         """Numbers the classes that `attribute` names in `train`, sorted.
 
         Raises:
-          UserError: a record without the attribute, or no class in common.
+          UserError: a record without the attribute, a folder of splits in the place of a split, or no class in common.
         """
         opened = open_source(train), open_source(test)
-        names = [[r.attributes.get(attribute) for r in records(source)] for source in opened]
-        for source, found in zip(opened, names):
-            if None in found:
-                raise UserError(f"{source.name}: record {source[found.index(None)].id} has no attribute {attribute!r}")
+        names = [labels_of(records(source), attribute, config) for source, config in zip(opened, (train, test))]
+        for found, config in zip(names, (train, test)):
+            check_splits(found, config)
         classes = {name: i for i, name in enumerate(sorted(set(names[0])))}
         known = np.array([name in classes for name in names[1]])
         if not known.any():
             raise UserError(f"{opened[1].name}: no record has a class that {opened[0].name} has")
         number = lambda found: np.array([classes[name] for name in found if name in classes])
         return cls(number(names[0]), number(names[1]), known, len(classes), opened)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What a result is about: `images` and `classes`; and `left_out`, test records whose class has no training record."""
+        return {"images": float(len(self.test)), "classes": float(self.classes), "left_out": float((~self.known).sum())}
 
     def features(
         self, embed: Callable[[Source], Float[np.ndarray, "records dim"]]

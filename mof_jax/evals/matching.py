@@ -41,6 +41,8 @@ def global_match(s: Float[np.ndarray, "items items"]) -> Bool[np.ndarray, "items
     """
     from scipy.optimize import linear_sum_assignment  # half a second, which a run that only trains does not wait for
 
+    if not np.isfinite(s).all():
+        return np.zeros(len(s), bool)  # scores that are no numbers match nothing
     # The solver breaks ties by position, which would match equal scores along the diagonal, rightly: it sees shuffled texts.
     order = np.random.default_rng(0).permutation(len(s))
     pictures, texts = linear_sum_assignment(np.asarray(s, np.float64)[:, order], maximize=True)

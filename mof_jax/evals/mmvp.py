@@ -25,6 +25,7 @@ from mof_jax.evals.choice_files import ChoiceQuestion
 from mof_jax.evals.files import field, spread, unique
 from mof_jax.evals.mmvp_files import Labels, read_mmvp
 from mof_jax.evals.paired import pair_scores
+from mof_jax.ranges import Count, Whole
 from mof_jax.train import display
 
 
@@ -43,13 +44,13 @@ class Mmvp:
     path: str
     labels: Labels = "original"
     patterns: str = ""
-    pairs: int | None = None
+    pairs: Count | None = None
     name: str = "mmvp"
     by: Literal["letter", "likelihood"] = "letter"
     length: Literal["sum", "mean"] = "sum"
     instruction: str = BY_LETTER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if self.limit < 0 or self.max_tokens < 1:
@@ -71,13 +72,13 @@ class Mmvp:
         return self.measure(responder, spread(pairs, self.limit))
 
     def measure(self, responder: Responder, pairs: Sequence[Pair]) -> dict[str, float]:
-        """`paired.pair_scores` of any pairs that have a question; by letter also `unparsed`, replies that choose no option."""
+        """`paired.pair_scores` of any pairs that have a question; `unparsed` or `tied` as in `Choice`."""
         asked = questions(pairs)
         chosen, answers = choose(responder, asked, self, self.path)
         right = np.array([choice == q.right for choice, q in zip(chosen, asked)])
         lines = ({**answer_line(*of_one), "pattern": of_one[0].category} for of_one in zip(asked, answers, right.tolist()))
         write_answers(responder.pictures, self.name, lines)
-        unparsed = {"unparsed": float(chosen.count(None))} if self.by == "letter" else {}
+        unparsed = {"unparsed" if self.by == "letter" else "tied": float(chosen.count(None))}
         return pair_scores(right.reshape(-1, 2), [pair.pattern for pair in pairs]) | unparsed
 
 

@@ -15,6 +15,7 @@ from mof_jax.evals.matching import scores_on_test_set
 from mof_jax.evals.mmvp_files import read_mmvp_vlm
 from mof_jax.evals.mmvp_vlm_table import PAIRS, compare
 from mof_jax.evals.paired import similarity_scores
+from mof_jax.ranges import Count
 from mof_jax.train import display
 
 
@@ -30,7 +31,7 @@ class MmvpVlm:
 
     path: str
     name: str = "mmvp_vlm"
-    pairs: int | None = None
+    pairs: Count | None = None
     prompt: str = "a photo of "
     matching: bool = False
 

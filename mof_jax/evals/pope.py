@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.answers import write_answers
 from mof_jax.evals.asking import SHORT_ANSWER, ask, named_prompt
 from mof_jax.evals.files import check_images, field, spread, unique
+from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Pope:
     images: str
     name: str = "pope"
     instruction: str = SHORT_ANSWER
-    max_tokens: int = 16
-    limit: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
 
     def __post_init__(self):
         if not self.splits:
@@ -63,6 +65,10 @@ class Pope:
     def run(self, responder: Responder) -> dict[str, float]:
         """`<split>_accuracy`, `_precision`, `_recall`, `_f1` and `_yes_ratio`; and the means of accuracy and F1 over the splits.
 
+        Returns:
+          Besides, `<split>_neither` and `<split>_misread` and their sums, see `unclear`: those replies are part of the figures,
+          as the benchmark's own rule reads them.
+
         Raises:
           UserError: a file that is missing or empty. BadExample: a line that is wrong.
         """
@@ -76,12 +82,13 @@ class Pope:
             replies = ask(responder, questions, prompt, self.splits[split], max_tokens=self.max_tokens)
             said = [says_yes(reply) for reply in replies]
             found = confusion(said, [q.label for q in questions])
-            result |= {f"{split}_{name}": value for name, value in found.items()}
+            result |= {f"{split}_{name}": value for name, value in (found | unclear(replies)).items()}
             lines += [{"id": f"{split}:{q.id}", "question": q.text, "answer": reply, "reference": "yes" if q.label else "no",
                        "right": yes == q.label} for q, reply, yes in zip(questions, replies, said)]
         write_answers(responder.pictures, self.name, lines)
         means = {key: float(np.mean([result[f"{split}_{key}"] for split in read])) for key in ("accuracy", "f1")}
-        return {"questions": float(len(lines)), **means, **result}
+        counts = {key: float(sum(result[f"{split}_{key}"] for split in read)) for key in ("neither", "misread")}
+        return {"questions": float(len(lines)), **means, **counts, **result}
 
     def _chat(self, responder: Responder, q: PopeQuestion, path: str) -> Prompt:
         words = f"<image>\n{q.text}\n{self.instruction}".rstrip()
@@ -92,6 +99,18 @@ def says_yes(reply: str) -> bool:
     """The benchmark's own rule: no if the first sentence has the word No, no or not, commas aside; anything else is yes."""
     words = reply.partition(".")[0].replace(",", "").split(" ")
     return not {"No", "no", "not"} & set(words)
+
+
+def unclear(replies: Sequence[str]) -> dict[str, float]:
+    """How many replies the benchmark's rule gives a meaning that they do not have.
+
+    `neither`: they say neither yes nor no (nothing at all, or "I cannot see one"), which the rule reads as yes. `misread`: their
+    first word is a yes or a no, and the rule reads the other ("NO." is a yes by it).
+    """
+    words = [re.findall(r"[^\W_]+", reply.casefold()) for reply in replies]
+    neither = sum(not {"yes", "no", "not"} & set(said) for said in words)
+    misread = sum(said[:1] == [("no", "yes")[not says_yes(reply)]] for reply, said in zip(replies, words))
+    return {"neither": float(neither), "misread": float(misread)}
 
 
 def confusion(said: Sequence[bool], labels: Sequence[bool]) -> dict[str, float]:

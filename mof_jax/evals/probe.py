@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from mof_jax.errors import UserError
 from mof_jax.evals.baselines import Features, accuracies
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evals.labels import Labels, unit
+from mof_jax.ranges import Count, Positive, Range, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Probe:
     test: SourceConfig
     name: str = "probe"
     label: str = "label"
-    l2: tuple[float, ...] = (1e-3, 1e-4, 1e-5)
-    validation: float = 0.2
-    seed: int = 0
-    steps: int = 100
+    l2: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)
+    validation: Annotated[float, Range(0, 1, above=True, below=True)] = 0.2
+    seed: Whole = 0
+    steps: Count = 100
     baselines: bool = False
 
     def __post_init__(self):
@@ -46,14 +48,15 @@ class Probe:
             raise ValueError(f"validation {self.validation} is not a share between 0 and 1")
 
     def run(self, encoder: Encoder) -> dict[str, float]:
-        """`acc@1` in percent, over the test pictures whose class is known."""
+        """`acc@1` in percent, over the test pictures whose class is known; see `Labels.counts`."""
         labels = Labels.read(self.train, self.test, self.label)
 
         def right(features: Features) -> Bool[np.ndarray, "test"]:
             train, test = standardised(*labels.features(features))
-            return predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
+            hit = predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
+            return hit & np.isfinite(test).all(1)  # no features, no hit
 
-        return {"images": float(len(labels.test)), "classes": float(labels.classes), **accuracies(encoder, right, self.baselines)}
+        return {**labels.counts, **accuracies(encoder, right, self.baselines)}
 
     def fitted(
         self, x: Float[np.ndarray, "train dim"], y: Int[np.ndarray, "train"], classes: int

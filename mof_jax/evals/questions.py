@@ -5,12 +5,14 @@ The records are those of `scenes`, or of any source whose attributes hold `quest
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 import dataclasses
 import os
 from typing import ClassVar
 
 import jax
+from jaxtyping import Bool
 import numpy as np
 
 from mof_jax.data import images
@@ -20,9 +22,12 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.answers import read_answers, write_answers
+from mof_jax.evals.asking import empty
 from mof_jax.evals.baselines import paired_interval
 from mof_jax.evals.encoder import records
 from mof_jax.evals.gallery import draw_answers
+from mof_jax.parsing import show
+from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +46,21 @@ class Questions:
 
     source: SourceConfig
     name: str = "questions"
-    max_tokens: int = 8
+    max_tokens: Count = 8
     baseline: str = ""
-    shown: int = 12
+    shown: Whole = 12
 
     def run(self, responder: Responder) -> dict[str, float]:
         """`acc` and `acc_<kind>`; with a baseline also `lead_<kind>` over it and `lead_<kind>_low`, the lower end of the
-        difference's 95 % paired bootstrap interval."""
+        difference's 95 % paired bootstrap interval.
+
+        Returns:
+          Besides, `empty`: answers of nothing. `baseline_unused`: answers of the baseline to other questions than these.
+
+        Raises:
+          UserError: a baseline that does not answer all of these questions, or questions that share an id, which it cannot tell
+            apart. BadExample: a record without question, answer or picture.
+        """
         source = open_source(self.source)
         items = records(source)
         asked = [_attribute(source.name, record, "question") for record in items]
@@ -57,12 +70,9 @@ class Questions:
         right = np.array([matches(answer, want) for answer, want in zip(answers, wanted)])
         kinds = np.array([record.attributes.get("kind", "") for record in items])
         groups = {"": np.ones(len(items), bool)} | {f"_{kind}": kinds == kind for kind in dict.fromkeys(kinds.tolist()) if kind}
-        result = {f"acc{name}": 100 * float(right[mine].mean()) for name, mine in groups.items()}
+        result = {f"acc{name}": 100 * float(right[mine].mean()) for name, mine in groups.items()} | {"empty": empty(answers)}
         if self.baseline:
-            theirs = read_answers(self.baseline)
-            if not {record.id for record in items} <= theirs.keys():
-                raise UserError(f"{self.name}.baseline: {self.baseline} does not answer all of these questions")
-            other = np.array([bool(theirs[record.id]) for record in items])
+            other = self._baseline([record.id for record in items], result)
             for name, mine in groups.items():
                 result[f"lead{name}"] = 100 * float(right[mine].mean() - other[mine].mean())
                 result[f"lead{name}_low"] = 100 * paired_interval(right[mine], other[mine])[0]
@@ -71,6 +81,20 @@ class Questions:
             for r, kind, q, a, w, ok in zip(items, kinds.tolist(), asked, answers, wanted, right)))
         self._draw(responder.pictures, items, asked, answers, [None if ok else want for ok, want in zip(right, wanted)])
         return result
+
+    def _baseline(self, ids: Sequence[str], result: dict[str, float]) -> Bool[np.ndarray, "questions"]:
+        """Which of the questions the baseline has right; writes into `result` how many others it answers."""
+        theirs = read_answers(self.baseline)
+        if twice := next((name for name, count in Counter(ids).items() if count > 1), None):
+            raise UserError(f"{self.name}.baseline: several questions have the id {show(twice)}; a baseline needs one for each")
+        if lost := [name for name in ids if name not in theirs]:
+            raise UserError(f"{self.name}.baseline: {self.baseline} does not answer all of these questions: {len(lost):,} are "
+                            f"missing, the first is {show(lost[0])}")
+        if odd := next((name for name in ids if not isinstance(theirs[name], bool)), None):
+            raise UserError(f"{self.name}.baseline: {self.baseline}: 'right' of {show(odd)} is {show(theirs[odd])}, neither "
+                            "true nor false")
+        result["baseline_unused"] = float(len(theirs) - len(ids))
+        return np.array([theirs[name] for name in ids])
 
     def _draw(
         self, folder: str | None, items: Sequence[Record], asked: Sequence[str], answers: Sequence[str],

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from mof_jax.mesh import BATCH_AXES, batch_shards
 
 STRIP = 256
+
+Hop: TypeAlias = tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "edges"]]  # from, to
 
 
 def positive_ranks(
@@ -23,19 +25,38 @@ def positive_ranks(
     keys: Float[np.ndarray, "keys dim"],
     query_ids: Int[np.ndarray, "queries"],
     key_ids: Int[np.ndarray, "keys"],
+    hops: Sequence[Hop] = (),
 ) -> Int[np.ndarray, "queries"]:
-    """How many wrong keys score at least as high as a query's best right key (equal ids are right).
+    """How many wrong keys score at least as high as a query's best right key.
 
-    Rank 0 is a hit at 1. Ties count against the query, so a model that embeds everything alike scores zero.
+    Rank 0 is a hit at 1. Ties count against the query, so a model that embeds everything alike scores zero; so does one whose
+    scores are no numbers.
+
+    Args:
+      hops: how ids of queries lead to ids of keys; without any, equal ids are right. Each hop is a list of edges, e.g. from
+        pictures to items and from items to the texts that they have.
     """
+    met_by = [*(origin for origin, _ in hops[1:]), key_ids]
+    sizes = [1 + max(int(end.max(initial=0)), int(following.max(initial=0))) for (_, end), following in zip(hops, met_by)]
 
-    def strip(q: Array, ids: Array, keys: Array, key_ids: Array) -> Array:
+    def strip(q: Array, ids: Array, keys: Array, key_ids: Array, hops: Sequence[tuple[Array, Array]]) -> Array:
         scores = jnp.matmul(q, keys.T, precision="highest")
-        right = ids[:, None] == key_ids
+        right = ids[:, None] == key_ids if not hops else _reached(ids, hops, sizes)[:, key_ids]
         best = jnp.max(jnp.where(right, scores, -jnp.inf), axis=1, keepdims=True)
-        return jnp.sum(~right & (scores >= best), axis=1)
+        return jnp.sum(~right & ~(scores < best), axis=1)
 
-    return _over_strips(mesh, strip, (queries, query_ids), (keys, key_ids))
+    return _over_strips(mesh, strip, (queries, query_ids), (keys, key_ids, tuple(hops)))
+
+
+def _reached(
+    ids: Int[Array, "queries"], hops: Sequence[tuple[Array, Array]], sizes: Sequence[int]
+) -> Bool[Array, "queries ends"]:
+    """Which ids behind the last hop each query leads to."""
+    met = ids[:, None] == hops[0][0]
+    for n, (origin, end) in enumerate(hops):
+        met = met if n == 0 else reached[:, origin]
+        reached = jnp.zeros((sizes[n], len(ids)), bool).at[end].max(met.T).T
+    return reached
 
 
 def nearest(

@@ -20,9 +20,10 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample
 from mof_jax.evals import vqa_accuracy
 from mof_jax.evals.answers import write_answers
-from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, named_prompt
+from mof_jax.evals.asking import SHORT_ANSWER, ask, draw_shots, empty, named_prompt
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
 from mof_jax.parsing import show
+from mof_jax.ranges import Count, Whole
 
 _PLACE = re.compile(r"\{image_id(?::0([0-9]{1,3})d?)?\}")
 _WIDEST = 64  # digits of a picture's number
@@ -81,13 +82,13 @@ class Vqa:
 
     test: VqaFiles
     name: str = "vqa"
-    shots: int = 0
+    shots: Whole = 0
     train: VqaFiles | None = None
     plain: bool = False
     instruction: str = SHORT_ANSWER
-    max_tokens: int = 16
-    limit: int = 0
-    seed: int = 0
+    max_tokens: Count = 16
+    limit: Whole = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         if self.shots < 0 or self.limit < 0 or self.max_tokens < 1:
@@ -105,7 +106,7 @@ class Vqa:
         return f"prompt {prompt}, greedy {self.max_tokens}, scorer {vqa_accuracy.VERSION}"
 
     def run(self, responder: Responder) -> dict[str, float]:
-        """`accuracy`, and `accuracy_<type>` for each type of answer that the annotations name.
+        """`accuracy`, and `accuracy_<type>` for each type of answer that the annotations name; `empty` counts answers of nothing.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
@@ -125,7 +126,7 @@ class Vqa:
         for question, score in zip(questions, scores):
             by_type[question.answer_type].append(score)
         types = {f"accuracy_{kind}": 100 * float(np.mean(found)) for kind, found in sorted(by_type.items()) if kind}
-        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(scores)), **types}
+        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(scores)), "empty": empty(answers), **types}
 
     def _chat(self, responder: Responder, q: VqaQuestion) -> Prompt:
         words = f"<image>\n{q.question}\n{self.instruction}".rstrip()

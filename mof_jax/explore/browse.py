@@ -17,10 +17,11 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals import gallery
+from mof_jax.evals.classes import Classes, labels_of
 from mof_jax.evals.encoder import Encoder, records
+from mof_jax.evals.prompts import ensemble, phrases
 from mof_jax.evals.ranking import nearest
-from mof_jax.evals.retrieval import candidates, ensemble, item_ids
-from mof_jax.evals.zeroshot import class_names, phrases
+from mof_jax.evals.retrieval import candidates, item_ids
 from mof_jax.run import restore
 
 _NO_ITEM = -1
@@ -106,13 +107,12 @@ class Browser:
         Raises:
           UserError: a record without a label.
         """
-        labels = [item.attributes.get(label) for item in self.items]
-        if None in labels:
-            raise UserError(f"record {self.items[labels.index(None)].id} has no attribute {label!r}")
-        names = class_names(classes, labels)
+        labels = labels_of(self.items, label)
+        found = Classes.of(classes, labels, "classes")
+        names = found.names
         weights = ensemble(self.encoder, names, phrases(tuple(templates)))
         scores, best = nearest(self.encoder.mesh, self.pixels, weights, min(5, len(names)))
-        return Guesses(self.items, labels, names, scores, best)
+        return Guesses(self.items, [names[target] for target in found.targets], names, scores, best)
 
     def _cell(self, position: int) -> Image.Image:
         return gallery.cell(self.items[position].image)

@@ -99,5 +99,5 @@ def test_mistakes_in_the_file(val, change, message):
 def test_mistakes_in_the_config(val):
     with pytest.raises(UserError, match="train, which is missing"):
         build(test=val, shots=1)
-    with pytest.raises(UserError, match="max_tokens must be positive"):
+    with pytest.raises(UserError, match="max_tokens: 0 is not at least 1"):
         build(test=val, max_tokens=0)

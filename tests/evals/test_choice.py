@@ -16,7 +16,7 @@ import pytest
 from mof_jax import evals
 from mof_jax.data import images
 from mof_jax.errors import UserError
-from mof_jax.evals.choice import Choice
+from mof_jax.evals.choice import Choice, _likeliest
 from mof_jax.evals.choice_files import mmbench, seed_bench
 
 OPTIONS = ("red", "green", "blue", "yellow")
@@ -140,10 +140,10 @@ def test_likelihoods_as_sum_and_as_mean(tmp_path):
 
 
 def test_the_version():
-    assert Choice("t.tsv", "mmbench").version == "prompt choice-letter/1, greedy 16, scorer letters/1"
-    assert Choice("t.tsv", "mmbench", circular=True).version.endswith("scorer letters/1 circular")
+    assert Choice("t.tsv", "mmbench").version == "prompt choice-letter/1, greedy 16, scorer letters/2"
+    assert Choice("t.tsv", "mmbench", circular=True).version.endswith("scorer letters/2 circular")
     assert Choice("t.tsv", "mmbench", by="likelihood", length="mean").version == (
-        "prompt choice-bare/1, likelihood mean, scorer argmax/1")
+        "prompt choice-bare/1, likelihood mean, scorer argmax/2")
 
 
 @pytest.mark.parametrize("rows, message", [
@@ -261,3 +261,9 @@ def test_mistakes_in_the_config():
                              (dict(layout="mmbench", by="likelihood", circular=True), "circular: a likelihood")):
         with pytest.raises(UserError, match=message):
             build(path="x", **section)
+
+
+@pytest.mark.parametrize("scores, chosen", [([-1.0, -2.0], 0), ([-2.0, -1.0], 1), ([-1.0, -1.0], None), ([np.nan, -1.0], None),
+                                            ([-3.0, -1.0, -1.0], None), ([-np.inf, -np.inf], None)])
+def test_of_equally_likely_options_none_is_chosen(scores, chosen):
+    assert _likeliest(np.array(scores, np.float32)) == chosen

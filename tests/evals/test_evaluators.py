@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 
 import numpy as np
@@ -10,14 +11,14 @@ import pytest
 import tiny_run
 
 from mof_jax import cli, evals, run
-from mof_jax.data import embedded
+from mof_jax.data import embedded, images
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.record import Record
 from mof_jax.data.scenes import Scenes
 from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.mmvp_files import write_mmvp_vlm
-from mof_jax.evals.retrieval import Retrieval, candidates, item_ids
+from mof_jax.evals.retrieval import Pool, Retrieval, candidates, item_ids
 from mof_jax.mesh import make_mesh
 from mof_jax.train.metrics import read_lines
 
@@ -89,12 +90,117 @@ def test_class_list_and_templates_from_files(tmp_path):
 
 def test_captions_and_groups():
     """Two pictures of one group share their captions; a repeated caption of one item counts once."""
-    items = [Record("a", b"", {"alt": ("cat", "cat", "tabby")}, group=4), Record("b", b"", {"alt": ("cat",)}, group=4),
-             Record("c", b"", {"alt": ("cat", "")})]
+    items = [Record("a", b"1", {"alt": ("cat", "cat", "tabby")}, group=4), Record("b", b"2", {"alt": ("cat",)}, group=4),
+             Record("c", b"3", {"alt": ("cat", "")})]
     ids = item_ids(items)
     assert ids[0] == ids[1] != ids[2]
     texts, owners = candidates(items, ("alt",))
     assert list(zip(texts, owners)) == [("cat", ids[0]), ("tabby", ids[0]), ("cat", ids[2])]
+
+
+class Meanings:
+    """A perfect model: pictures and texts of one meaning have one embedding."""
+
+    pictures = None
+
+    def __init__(self, of_picture, of_text=lambda text: text):
+        self.mesh, self.of_picture, self.of_text, self.seen = make_mesh(), of_picture, of_text, 0
+
+    def vector(self, meanings) -> np.ndarray:
+        """The mean of some meanings' directions."""
+        each = [np.random.default_rng(zlib.crc32(str(m).encode())).standard_normal(512) for m in sorted(meanings)]
+        x = np.sum([e / np.linalg.norm(e) for e in each], axis=0)
+        return (x / np.linalg.norm(x)).astype(np.float32)
+
+    def images(self, source):
+        self.seen = len(source)
+        return np.stack([self.vector(self.of_picture(source[i])) for i in range(len(source))])
+
+    def texts(self, texts):
+        return np.stack([self.vector({self.of_text(t)}) for t in texts])
+
+
+def png(n: int) -> bytes:
+    return images.encode(np.full((8, 8, 3), 9 * n, np.uint8))
+
+
+# picture -> captions; "a cat" stands under two pictures, once in capitals, "one  thing" with two blanks
+SHOWN = {0: ("a cat", "an animal"), 1: ("A cat",), 2: ("a dog",), 3: ("one  thing", "another"), 4: ("one thing",)}
+
+
+def as_rows():
+    """One row a caption, as open_clip's CSV."""
+    return [{"filepath": f"{n}.png", "caption": text} for n, texts in SHOWN.items() for text in texts]
+
+
+def as_lists():
+    return [{"filepath": f"{n}.png", "caption": list(texts)} for n, texts in SHOWN.items()]
+
+
+def as_copies():
+    """The same bytes under several names."""
+    return [{"filepath": f"copy{i}-{n}.png", "caption": text} for n, texts in SHOWN.items() for i, text in enumerate(texts)]
+
+
+def as_mixture():
+    return as_lists() + as_rows()[::-1] + as_copies()
+
+
+@pytest.mark.parametrize("layout, records", [(as_rows, 7), (as_lists, 5), (as_copies, 7), (as_mixture, 19)])
+def test_a_perfect_model_finds_everything_in_every_layout(tmp_path, layout, records):
+    for n, texts in SHOWN.items():
+        for name in (f"{n}.png", *(f"copy{i}-{n}.png" for i in range(len(texts)))):
+            (tmp_path / name).write_bytes(png(n))
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in layout()))
+    source = dict(kind="jsonl", path=str(table), image_field="filepath")
+    shown = {png(n): {" ".join(t.lower().split()) for t in texts} for n, texts in SHOWN.items()}
+    model = Meanings(lambda record: shown[record.image], lambda text: " ".join(text.lower().split()))
+    section = dict(kind="retrieval", source=source) | ({} if layout is not as_rows else dict(texts=["caption"]))
+    found = evals.build(section, "e").run(model)
+    assert {found[k] for k in ("i2t@1", "t2i@1", "r@1", "r@5", "r@10")} == {100.0}
+    assert (found["images"], found["candidates"], found["merged_rows"]) == (5, 7, records - 5) and model.seen == 5
+    assert found["repeated_captions"] == 2 and found["uncaptioned"] == 0
+    blind = Meanings(lambda record: {"nothing"}, lambda text: "nothing")
+    collapsed = evals.build(section, "e").run(blind)
+    assert collapsed["i2t@1"] == collapsed["t2i@1"] == 0.0  # ties count against a model
+
+
+def pool(*rows):
+    """Of (picture, group, captions)."""
+    return Pool.of([Record(str(i), bytes([picture]), {"alt": texts}, group=group)
+                    for i, (picture, group, texts) in enumerate(rows)], ("alt",))
+
+
+def test_what_belongs_together():
+    """Against the definition: a caption is right for a picture if an item that shows the picture has its words."""
+    rows = [(0, -1, ("a", "b")), (1, 3, ("c",)), (2, 3, ("A ",)), (0, 3, ("d",)), (4, -1, ("b",)), (5, -1, ()), (1, 7, ("e",))]
+    made = pool(*rows)
+    items = {0: {"a", "b", "c", "d"}, 1: {"a", "b", "c", "d", "e"},
+             2: {"a", "b", "c", "d"}, 3: {"b"}, 4: set()}
+    for picture, words in items.items():
+        assert {made.captions[t].strip().lower() for t in range(len(made.captions)) if made.right(picture, t)} == words
+    assert made.captioned.tolist() == [True, True, True, True, False] and made.picture.tolist() == [0, 1, 2, 0, 3, 4, 1]
+
+
+def test_pictures_without_captions_ask_for_none(tmp_path):
+    for n in range(3):
+        (tmp_path / f"{n}.png").write_bytes(png(n))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": f"{n}.png", "caption": text}) + "\n"
+                                              for n, text in enumerate(("a", "", "c"))))
+    names = {png(0): "a", png(1): "b", png(2): "c"}
+    found = evals.build(dict(kind="retrieval", source=dict(kind="jsonl", path=str(tmp_path / "t.jsonl"))), "e").run(
+        Meanings(lambda record: {names[record.image]}))
+    assert found["uncaptioned"] == 1 and found["images"] == 3 and found["i2t@1"] == found["t2i@1"] == 100
+
+
+def test_scores_that_are_no_numbers_find_nothing():
+    class Broken(Oracle):
+        def images(self, source):
+            return np.full((len(source), 64), np.nan, np.float32)
+
+    assert evals.build(dict(kind="retrieval", source=TWEMOJI), "e").run(Broken())["r@10"] == 0
+    assert evals.build(dict(kind="zeroshot", source=TWEMOJI, classes="emoji5:unseen"), "e").run(Broken())["acc@1"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +233,6 @@ def test_mmvp_vlm_from_the_command_line(trained, tmp_path, capsys):
 
 
 def test_follow_evaluates_every_checkpoint_once(trained):
-    import json
     import shutil
 
     workdir, _ = trained
@@ -177,5 +282,5 @@ def test_evaluator_mistakes():
         evals.build(dict(source=TWEMOJI), "e")
     with pytest.raises(UserError, match=r"did you mean 'source'"):
         evals.build(dict(kind="retrieval", sourc=TWEMOJI), "e")
-    with pytest.raises(UserError, match="to retrieve"):
+    with pytest.raises(UserError, match="no text of kind 'nothing'; the source has alt, tags; choose with texts"):
         Retrieval(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, texts=("nothing",)).run(Oracle())

@@ -11,9 +11,11 @@ import tiny_run
 
 from mof_jax import config as configs
 from mof_jax import evals, run
+from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
+from mof_jax.evals.held_out import positives
 
 SCENES = dict(kind="scenes", size=24, skip=8, pixels=16)
 
@@ -40,6 +42,13 @@ def captions_of(section: dict) -> list[str]:
     return [source[i].texts["alt"][0] for i in range(len(source))]
 
 
+def test_pairs_of_one_picture_or_of_the_same_words_are_positives():
+    rows = [(b"1", "a"), (b"2", "b"), (b"1", "c"), (b"3", "B "), (b"4", "d"), (b"5", "c"), (b"", "e"), (b"", "f")]
+    group = positives([Record(str(i), image, {}) for i, (image, _) in enumerate(rows)], [text for _, text in rows])
+    joined = [{j for j in range(len(rows)) if group[j] == group[i]} for i in range(len(rows))]
+    assert joined == [{0, 2, 5}, {1, 3}, {0, 2, 5}, {1, 3}, {4}, {0, 2, 5}, {6}, {7}]
+
+
 @pytest.mark.parametrize("candidates", [16, 8, 4])
 def test_infonce_in_sets(candidates):
     """Both directions' cross-entropy in each set, in float64 and by hand; copies of a caption share the probability."""
@@ -58,16 +67,16 @@ def test_infonce_in_sets(candidates):
             hit = np.log((np.exp(log_p) * same).sum(1))
             positives = np.log((np.exp(s) * same).sum(1))
             total += (-hit + positives - (s * same).sum(1) / same.sum(1)).sum() / 2
-    assert found == {"pairs": 16.0, "loss": pytest.approx(total / 16, rel=1e-5)}
+    assert found == {"pairs": 16, "loss": pytest.approx(total / 16, rel=1e-5), "shared": 0}
 
 
 def test_sets_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="16 records are no whole number of sets of 5"):
         evals.build(dict(kind="contrastive_loss", source=SCENES, candidates=5), "e").run(Towers(captions_of(SCENES)))
-    with pytest.raises(UserError, match="no text of kind other"):
+    with pytest.raises(UserError, match="no text of kind 'other'; the source has alt"):
         section = dict(kind="contrastive_loss", source=SCENES, candidates=8, texts=["other"])
         evals.build(section, "e").run(Towers(captions_of(SCENES)))
-    with pytest.raises(UserError, match="candidates 1: a set has 2 at least"):
+    with pytest.raises(UserError, match="candidates: 1 is not at least 2"):
         evals.build(dict(kind="contrastive_loss", source=SCENES, candidates=1), "e")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.pope import Pope, confusion, says_yes
+from mof_jax.evals.pope import Pope, confusion, says_yes, unclear
 
 
 def line(i, label, **changes):
@@ -43,6 +43,22 @@ def build(**section):
 def test_the_published_parser(reply, yes):
     """Also where one would wish otherwise: whatever lacks the words No, no and not is a yes."""
     assert says_yes(reply) is yes
+
+
+@pytest.mark.parametrize("reply, neither, misread", [
+    ("Yes", 0, 0), ("no.", 0, 0), ("Yes, there is no doubt", 0, 1), ("NO.", 0, 1), ("No!", 0, 1), ("", 1, 0),
+    ("I cannot see one", 1, 0),
+    ("a dog", 1, 0), ("There is not one.", 0, 0), ("**Yes**", 0, 0), ("**No**", 0, 1), ("none", 1, 0),
+    ("YES", 0, 0), ("sí", 1, 0)])
+def test_replies_that_the_rule_reads_as_what_they_are_not(reply, neither, misread):
+    assert unclear([reply]) == {"neither": neither, "misread": misread} and unclear([reply, reply])["neither"] == 2 * neither
+
+
+def test_they_are_counted_beside_the_figures(files):
+    found = build(**files).run(FakeResponder(lambda asked: ("", "NO.", "yes")[int(asked.id) % 3]))
+    assert (found["random_neither"], found["random_misread"]) == (14, 13)
+    assert (found["adversarial_neither"], found["adversarial_misread"]) == (7, 7) and found["accuracy"] == 50
+    assert (found["neither"], found["misread"]) == (21, 20)
 
 
 def test_counts_by_hand():

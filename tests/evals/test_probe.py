@@ -107,8 +107,8 @@ def test_references_stand_beside_the_accuracy():
 
 def test_mistakes_are_named():
     source = dict(kind="emoji5", split="unseen")
-    for change, says in ((dict(l2=[]), "at least one strength"), (dict(l2=[0.0]), "all positive"),
-                         (dict(validation=1.0), "not a share")):
+    for change, says in ((dict(l2=[]), "at least one strength"), (dict(l2=[0.0]), "0.0 is not above 0"),
+                         (dict(validation=1.0), "validation: 1.0 is not above 0 and below 1")):
         with pytest.raises(UserError, match=says):
             evals.build(dict(kind="probe", train=source, test=source, **change), "evals.0")
     with pytest.raises(UserError, match="leave none to fit"):

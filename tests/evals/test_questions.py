@@ -35,7 +35,7 @@ def test_scores_by_kind_leads_and_files(tmp_path):
     weak, strong = Knows(tmp_path / "weak", "colour"), Knows(tmp_path / "strong", "colour", "count")
     measure = evals.build(SECTION, "e", "responder")
     others = {f"acc_{kind}": 0 for kind in scenes.KINDS if kind != "colour"}
-    assert measure.run(weak) == {"acc": 20, "acc_colour": 100, **others}
+    assert measure.run(weak) == {"acc": 20, "acc_colour": 100, **others, "empty": 0}
     lines = [json.loads(line) for line in (tmp_path / "weak/answers/q.jsonl").read_text().splitlines()]
     assert len(lines) == 100 and sum(line["right"] for line in lines) == 20 and lines[0]["reference"] in scenes.COUNTS
     sheet = np.asarray(Image.open(tmp_path / "weak/q.png"))
@@ -52,6 +52,17 @@ def test_a_baseline_of_other_questions_is_refused(tmp_path):
         measure.run(Knows(tmp_path))
     (tmp_path / "b.jsonl").write_text('{"id": "count/0000000"}\n')
     with pytest.raises(UserError, match="a line has no 'right'"):
+        measure.run(Knows(tmp_path))
+
+
+def test_a_baseline_says_true_or_false_and_what_it_answers_besides_is_counted(tmp_path):
+    evals.build(SECTION, "e", "responder").run(Knows(tmp_path))
+    answers = tmp_path / "answers" / "q.jsonl"
+    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", "responder")
+    (tmp_path / "b.jsonl").write_text(answers.read_text() + '{"id": "another", "right": true}\n')
+    assert measure.run(Knows(tmp_path))["baseline_unused"] == 1
+    (tmp_path / "b.jsonl").write_text(answers.read_text().replace('"right": false', '"right": "false"', 1))
+    with pytest.raises(UserError, match="b.jsonl: 'right' of .* is 'false', neither true nor false"):
         measure.run(Knows(tmp_path))
 
 

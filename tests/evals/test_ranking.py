@@ -36,6 +36,27 @@ def test_ranks_equal_brute_force(mesh, count):
     assert positive_ranks(mesh, queries, keys, query_ids, key_ids).tolist() == brute_ranks(queries, keys, query_ids, key_ids)
 
 
+@pytest.mark.parametrize("count", [1, 61])
+def test_ranks_over_hops_equal_brute_force(mesh, count):
+    """From queries to items, from items to words, from words to keys, several ways each."""
+    rng = np.random.default_rng(count)
+    unit = lambda rows: rng.standard_normal((rows, 12)).astype(np.float32)
+    queries, keys, ids = unit(count), unit(40), np.arange(count, dtype=np.int32)
+    items = (np.concatenate([ids, rng.integers(0, count, 9)]).astype(np.int32), rng.integers(0, 7, count + 9).astype(np.int32))
+    words = (np.arange(20, dtype=np.int32) % 7, rng.integers(0, 11, 20).astype(np.int32))
+    key_ids = rng.integers(0, 13, 40).astype(np.int32)  # words 11 and 12 belong to no item
+    found = positive_ranks(mesh, queries, keys, ids, key_ids, (items, words))
+    for q, rank in zip(ids, found):
+        met = set(words[1][np.isin(words[0], items[1][items[0] == q])].tolist())
+        right, scores = np.isin(key_ids, list(met)), keys @ queries[q]
+        assert rank == (~right & (scores >= scores[right].max(initial=-np.inf))).sum()
+
+
+def test_scores_that_are_no_numbers_count_against_the_query(mesh):
+    ids = np.arange(5, dtype=np.int32)
+    assert (positive_ranks(mesh, np.full((5, 3), np.nan, np.float32), np.ones((5, 3), np.float32), ids, ids) == 4).all()
+
+
 def test_a_collapsed_model_scores_nothing(mesh):
     same = np.ones((40, 8), np.float32)
     ranks = positive_ranks(mesh, same, same, np.arange(40, dtype=np.int32), np.arange(40, dtype=np.int32))

@@ -46,7 +46,7 @@ def test_a_model_that_sees(val, tmp_path):
     right = FakeResponder(sees, pictures=tmp_path)
     found = build(test=val).run(right)
     assert found == {"questions": 12.0, "accuracy": 100.0, "accuracy_yes/no": 100.0, "accuracy_number": 100.0,
-                     "accuracy_other": 100.0}
+                     "accuracy_other": 100.0, "empty": 0.0}
     prompt = right.asked[3]
     assert not prompt.plain and prompt.id == "3" and right.calls[0]["stop"] == ()
     assert prompt.text == "<image>\nWhich shade is number 3?\nReply with one word or a short phrase."
@@ -57,6 +57,7 @@ def test_a_model_that_sees(val, tmp_path):
 def test_scores_by_type(val):
     """Wrong about every number: a third of the questions."""
     found = build(test=val).run(FakeResponder(lambda asked: "" if shade_of(asked.images[0]) % 3 == 1 else sees(asked)))
+    assert found["empty"] == 4
     assert found["accuracy"] == pytest.approx(200 / 3)
     assert (found["accuracy_yes/no"], found["accuracy_number"], found["accuracy_other"]) == (100.0, 0.0, 100.0)
 
@@ -165,7 +166,7 @@ def test_no_picture_outside_its_folder(val, tmp_path):
 
 
 def test_mistakes_in_the_config(val):
-    for section, message in ((dict(shots=2), "train, which is missing"), (dict(limit=-1), "must not be negative"),
+    for section, message in ((dict(shots=2), "train, which is missing"), (dict(limit=-1), "limit: -1 is not at least 0"),
                              (dict(test=val | dict(image="{id}.jpg")), "not a pattern"), (dict(shot=2), "did you mean 'shots'")):
         with pytest.raises(UserError, match=message):
             build(**({"test": val} | section))
