@@ -145,6 +145,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     if not all((*parents, leaf)):
         raise UserError("a name between dots is empty")
+    for name in (*parents, leaf):
+        _check_name(name)
     node: Any = values
     for i, part in enumerate(parents):
         where = ".".join(parents[: i + 1])
@@ -183,12 +185,19 @@ def _plain(value: Any) -> Any:
         for name in value:
             if not isinstance(name, str) or "." in name or not name:
                 raise UserError(f"{show(name)} is no name of a key")
+            _check_name(name)
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value))
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(f"{show(value)} is of type {type(value).__name__}, which no key takes")
+
+
+def _check_name(name: str) -> None:
+    """Raises `UserError` for a name that every object has (`__class__`), which no `ConfigDict` takes for a key."""
+    if hasattr(object, name):
+        raise UserError(f"{show(name)} is no name of a key")
 
 
 def literal(text: str) -> Any:

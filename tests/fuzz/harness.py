@@ -167,7 +167,7 @@ def _batch(target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: in
             try:
                 _Worker(target, seeds, pathlib.Path(folder), limits, out, shared).work(cases, seed)
             except BaseException:
-                traceback.print_exc(file=sys.__stderr__)
+                pathlib.Path(folder, "broken.txt").write_text(traceback.format_exc())
                 os._exit(3)
             os._exit(0)
         os.close(out)
@@ -180,9 +180,9 @@ def _batch(target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: in
         finally:
             status = _reap(pid)
         if done < len(cases):
-            current = struct.unpack("<qd", shared[:16])[0]
-            if current < 0:
-                raise RuntimeError(f"{target.name}: the worker ended before its first case ({status}); are its seeds good?")
+            current, broken = struct.unpack("<qd", shared[:16])[0], pathlib.Path(folder, "broken.txt")
+            if broken.exists() or current < 0:
+                raise RuntimeError(f"{target.name}: {broken.read_text() if broken.exists() else status}")
             trace = pathlib.Path(folder, "trace.txt")
             stack = trace.read_text() if trace.exists() else ""
             if not stack or os.WIFSIGNALED(status):

@@ -30,7 +30,7 @@ def mutate_json(text: str, rng: random.Random) -> str:
     """A JSON text with some of its values, keys or order changed; of another text, none of it."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return _dumps(mutate(value, rng))
 

@@ -182,7 +182,7 @@ def _read_documents(kind: str):
         def use(record: Record) -> None:
             documents.words(record)
             document = documents.compose(record, section, CaptionConfig(), keyed.Draws(0), "x")
-            sequences.encode(document, _TOKENIZER, 4, 64, 8, "truncate")
+            sequences.encode(document, _TOKENIZER, 4, 512, max_images=8, on_long="truncate")
 
         read_all(open_source(SourceConfig(kind, _table(folder))), use)
 
