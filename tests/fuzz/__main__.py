@@ -1,7 +1,7 @@
 """`python -m tests.fuzz [TARGET …]`: many seeded cases of every reader, a table of what they came to.
 
-    python -m tests.fuzz --cases 100000 --out runs/fuzz          all targets, shares of 10^5 cases
-    python -m tests.fuzz tar --seed 0 --case 1234                one case again, with its files left in runs/fuzz-case
+python -m tests.fuzz --cases 100000 --out runs/fuzz          all targets, shares of 10^5 cases
+python -m tests.fuzz tar --seed 0 --case 1234                one case again, with its files left in runs/fuzz-case
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ def _all(chosen: list[Target], arguments: argparse.Namespace) -> list[dict]:
                 outcomes.append(Outcome(-1, "crash", str(error)))
             rows.append(_row(target.name, outcomes, time.perf_counter() - begun, arguments.seed))
             for finding in rows[-1]["findings"]:
-                print(f"{finding['kind']} {finding['times']}x: {finding['text']}\n    {finding['again']}", file=sys.stderr, flush=True)
+                print(
+                    f"{finding['kind']} {finding['times']}x: {finding['text']}\n    {finding['again']}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     return rows
 
 
@@ -81,24 +85,50 @@ def _row(name: str, outcomes: list[Outcome], seconds: float, seed: int) -> dict:
     findings: dict[tuple[str, str], dict] = {}
     for o in outcomes:
         if o.kind in FINDINGS:
-            key = o.kind, f"{o.text.partition(':')[0]} {o.text.rpartition(' at ')[2] if ' at ' in o.text else o.text[:80]}"
-            there = findings.setdefault(key, {"kind": o.kind, "text": o.text, "times": 0,
-                                              "again": f"python -m tests.fuzz {name} --seed {seed} --case {o.case}"})
+            key = (
+                o.kind,
+                f"{o.text.partition(':')[0]} {o.text.rpartition(' at ')[2] if ' at ' in o.text else o.text[:80]}",
+            )
+            there = findings.setdefault(
+                key,
+                {
+                    "kind": o.kind,
+                    "text": o.text,
+                    "times": 0,
+                    "again": f"python -m tests.fuzz {name} --seed {seed} --case {o.case}",
+                },
+            )
             there["times"] += 1
-    return {"target": name, "cases": len(outcomes), **{kind: counts[kind] for kind in KINDS},
-            "longest_s": round(max((o.seconds for o in outcomes), default=0.0), 2),
-            "peak_mib": round(max((o.mib for o in outcomes), default=0.0)), "seconds": round(seconds, 1),
-            "findings": list(findings.values())}
+    return {
+        "target": name,
+        "cases": len(outcomes),
+        **{kind: counts[kind] for kind in KINDS},
+        "longest_s": round(max((o.seconds for o in outcomes), default=0.0), 2),
+        "peak_mib": round(max((o.mib for o in outcomes), default=0.0)),
+        "seconds": round(seconds, 1),
+        "findings": list(findings.values()),
+    }
 
 
 def _table(rows: list[dict]) -> str:
     """Markdown; the last line is the sum."""
     names = ("target", "cases", *KINDS, "longest_s", "peak_mib", "seconds")
-    last = {"target": "**all**", **{name: sum(row[name] for row in rows) for name in ("cases", *KINDS, "seconds")},
-            **{name: max((row[name] for row in rows), default=0) for name in ("longest_s", "peak_mib")}}
-    lines = [" | ".join(names), " | ".join("---" for _ in names),
-             *(" | ".join(f"{row[n]:,}" if isinstance(row[n], int) else f"{row[n]:.10g}" if isinstance(row[n], float) else row[n]
-                          for n in names) for row in (*rows, last))]
+    last = {
+        "target": "**all**",
+        **{name: sum(row[name] for row in rows) for name in ("cases", *KINDS, "seconds")},
+        **{name: max((row[name] for row in rows), default=0) for name in ("longest_s", "peak_mib")},
+    }
+    lines = [
+        " | ".join(names),
+        " | ".join("---" for _ in names),
+        *(
+            " | ".join(
+                f"{row[n]:,}" if isinstance(row[n], int) else f"{row[n]:.10g}" if isinstance(row[n], float) else row[n]
+                for n in names
+            )
+            for row in (*rows, last)
+        ),
+    ]
     return "".join(f"| {line} |\n" for line in lines)
 
 

@@ -142,7 +142,9 @@ def _in_child(action: Callable[[], bytes]) -> bytes:
     return data
 
 
-def run(target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: int = 0, limits: Limits = Limits()) -> Iterator[Outcome]:
+def run(
+    target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: int = 0, limits: Limits = Limits()
+) -> Iterator[Outcome]:
     """The outcomes of cases, in order."""
     left = list(cases)
     while left:
@@ -171,23 +173,27 @@ def _batch(target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: in
                 os._exit(3)
             os._exit(0)
         os.close(out)
-        done = 0
+        done, last = 0, None
         try:
             with os.fdopen(into) as pipe:
                 for line in pipe:
-                    yield Outcome(**json.loads(line))
+                    last = Outcome(**json.loads(line))
+                    yield last
                     done += 1
         finally:
             status = _reap(pid)
-        if done < len(cases):
+        if done < len(cases) and not (last and last.kind == "memory"):
             current, broken = struct.unpack("<qd", shared[:16])[0], pathlib.Path(folder, "broken.txt")
             if broken.exists() or current < 0:
                 raise RuntimeError(f"{target.name}: {broken.read_text() if broken.exists() else status}")
             trace = pathlib.Path(folder, "trace.txt")
             stack = trace.read_text() if trace.exists() else ""
             if not stack or os.WIFSIGNALED(status):
-                yield Outcome(current, "crash", f"the process ended: {status & 0x7F or os.waitstatus_to_exitcode(status)}; "
-                              f"{_last_place(stack)}")
+                yield Outcome(
+                    current,
+                    "crash",
+                    f"the process ended: {status & 0x7F or os.waitstatus_to_exitcode(status)}; {_last_place(stack)}",
+                )
             else:
                 yield Outcome(current, "hang", _last_place(stack), limits.seconds)
 
@@ -208,13 +214,17 @@ def _reap(pid: int) -> int:
 def _last_place(stack: str) -> str:
     """Of a stack as `faulthandler` prints it, innermost first: the first line of the product, or of anything."""
     lines = [line.strip() for line in stack.splitlines() if line.strip().startswith("File ")]
-    return next((line for line in lines if "/mof_jax/" in line or "/launch/" in line), lines[0] if lines else "no stack")
+    return next(
+        (line for line in lines if "/mof_jax/" in line or "/launch/" in line), lines[0] if lines else "no stack"
+    )
 
 
 class _Worker:
     """Runs in a fork."""
 
-    def __init__(self, target: Target, seeds: Sequence[Seed], folder: pathlib.Path, limits: Limits, pipe: int, shared: mmap.mmap):
+    def __init__(
+        self, target: Target, seeds: Sequence[Seed], folder: pathlib.Path, limits: Limits, pipe: int, shared: mmap.mmap
+    ):
         self._target, self._seeds, self._limits, self._shared = target, seeds, limits, shared
         self._folder, self._pipe = folder, os.fdopen(pipe, "w", buffering=1)
         self._case, self._touched, self._watching = folder / "case", "", False
@@ -246,7 +256,10 @@ class _Worker:
             seconds, mib = time.perf_counter() - begun, max(0, _peak() - usual) / _MIB
             if mib > self._limits.mib and kind in ("clean", "typed"):
                 kind, text = "memory", f"{mib:,.0f} MiB above the seeds'; {text}"
-            print(json.dumps(dict(case=case, kind=kind, text=text, seconds=round(seconds, 4), mib=round(mib, 1))), file=self._pipe)
+            print(
+                json.dumps(dict(case=case, kind=kind, text=text, seconds=round(seconds, 4), mib=round(mib, 1))),
+                file=self._pipe,
+            )
             if kind == "memory":
                 return
 
@@ -284,7 +297,9 @@ class _Worker:
         elif event in _CHANGES:
             for path in arguments[: _CHANGES[event]]:
                 self._check(event, path)
-        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        elif (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             self._check(event, arguments[0])
 
     def _check(self, event: str, path: Any) -> None:
@@ -296,8 +311,17 @@ class _Worker:
 
 
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
-_CHANGES = {"os.rename": 2, "os.remove": 1, "os.mkdir": 1, "os.rmdir": 1, "os.symlink": 2, "os.link": 2, "os.truncate": 1,
-            "os.chmod": 1, "shutil.rmtree": 1}
+_CHANGES = {
+    "os.rename": 2,
+    "os.remove": 1,
+    "os.mkdir": 1,
+    "os.rmdir": 1,
+    "os.symlink": 2,
+    "os.link": 2,
+    "os.truncate": 1,
+    "os.chmod": 1,
+    "shutil.rmtree": 1,
+}
 
 
 def _raised(error: BaseException) -> str:

@@ -19,20 +19,68 @@ class Raw(str):
 
 # Under each there is a kind of fault that once was found: another type, falsy, no number, too large, no text, too deep.
 ODD: tuple[Any, ...] = (
-    None, {}, [], "", True, False, 0, -1, 1, 0.5, 2**31 - 1, 2**31, 2**32, 2**63, -(2**63) - 1, 2**70, Raw("NaN"),
-    Raw("Infinity"), Raw("-Infinity"), Raw("1e300"), Raw("1e400"), Raw("-0"), Raw("9" * 5000), Raw("[" * 100_000), Raw('{"a":' * 20_000),
-    "\ud83d", "\0", "a\nb\r\u2028c", "\u202eabc", "[/red] [bold", "x" * 100_000, "../../etc/passwd", "/etc/passwd", "~/x", "²",
-    "none", "NaN", "1e999", "{image_id.__class__}", "%s%n", "gs://no-such-bucket/x", "-rf", [[]], [None], [{}], {"": ""},
-    {"a": None}, ["a", 1], [True], {"__class__": 1}, {"a.b": 1}, [10**30] * 3, [1] * 70)
+    None,
+    {},
+    [],
+    "",
+    True,
+    False,
+    0,
+    -1,
+    1,
+    0.5,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**63,
+    -(2**63) - 1,
+    2**70,
+    Raw("NaN"),
+    Raw("Infinity"),
+    Raw("-Infinity"),
+    Raw("1e300"),
+    Raw("1e400"),
+    Raw("-0"),
+    Raw("9" * 5000),
+    Raw("[" * 100_000),
+    Raw('{"a":' * 20_000),
+    "\ud83d",
+    "\0",
+    "a\nb\r\u2028c",
+    "\u202eabc",
+    "[/red] [bold",
+    "x" * 100_000,
+    "../../etc/passwd",
+    "/etc/passwd",
+    "~/x",
+    "²",
+    "none",
+    "NaN",
+    "1e999",
+    "{image_id.__class__}",
+    "%s%n",
+    "gs://no-such-bucket/x",
+    "-rf",
+    [[]],
+    [None],
+    [{}],
+    {"": ""},
+    {"a": None},
+    ["a", 1],
+    [True],
+    {"__class__": 1},
+    {"a.b": 1},
+    [10**30] * 3,
+    [1] * 70,
+)
 
 
 def mutate_json(text: str, rng: random.Random) -> str:
     """A JSON text with some of its values, keys or order changed; of another text, none of it."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return _dumps(mutate(json.loads(text), rng))
+    except (ValueError, RecursionError):  # an earlier change has made it none, or one that nests too deeply
         return text
-    return _dumps(mutate(value, rng))
 
 
 def mutate_lines(text: str, rng: random.Random) -> str:
@@ -52,7 +100,7 @@ def mutate_lines(text: str, rng: random.Random) -> str:
             case 3:
                 lines[i] = lines[i][: rng.randrange(len(lines[i]) + 1)]
             case 4:
-                lines[i] = _dumps(rng.choice(ODD))
+                lines[i] = _dumps(_odd(rng))
             case _:
                 lines[i] = mutate_json(lines[i], rng)
     return "\n".join(lines) + rng.choice(("\n", "\n", "", "\r\n"))
@@ -66,17 +114,22 @@ def mutate(value: Any, rng: random.Random) -> Any:
         path = rng.choice(places)
         if not path:
             if len(places) == 1 or rng.random() < 0.2:
-                return rng.choice(ODD)
+                return _odd(rng)
             path = rng.choice(places[1:])
         parent = _at(value, path[:-1])
         _change(parent, path[-1], rng)
     return value
 
 
+def _odd(rng: random.Random) -> Any:
+    """A copy: what is put into a value may be changed there again."""
+    return copy.deepcopy(rng.choice(ODD))
+
+
 def _change(parent: Any, key: Any, rng: random.Random) -> None:
     action = rng.randrange(10)
     if action < 6:
-        parent[key] = rng.choice(ODD)
+        parent[key] = _odd(rng)
     elif action == 6:
         del parent[key]
     elif action == 7 and isinstance(parent, dict):
@@ -94,11 +147,24 @@ def _wrapped(value: Any, rng: random.Random) -> Any:
     """The same value as another type."""
     ways: list[Callable[[Any], Any]] = [lambda v: [v], lambda v: {"a": v}, str]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        ways += [lambda v: v + 1, lambda v: -v, lambda v: v * 1e18, float, lambda v: v << 40 if isinstance(v, int) else v / 3]
+        ways += [
+            lambda v: v + 1,
+            lambda v: -v,
+            lambda v: v * 1e18,
+            float,
+            lambda v: v << 40 if isinstance(v, int) else v / 3,
+        ]
     if isinstance(value, list):
         ways += [lambda v: v[::-1], lambda v: v + v, lambda v: v[:-1], lambda v: dict(enumerate(v))]
     if isinstance(value, str):
-        ways += [str.upper, lambda v: v + v, lambda v: v[:-1], lambda v: f" {v}\t", lambda v: v + "\ud83d", lambda v: f"../{v}"]
+        ways += [
+            str.upper,
+            lambda v: v + v,
+            lambda v: v[:-1],
+            lambda v: f" {v}\t",
+            lambda v: v + "\ud83d",
+            lambda v: f"../{v}",
+        ]
     return rng.choice(ways)(value)
 
 
@@ -152,9 +218,38 @@ def mutate_toml(text: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-_TOML = ('""', "[]", "{}", "true", "0", "-1", "nan", "inf", "-inf", "1e400", "9" * 5000, "2026-01-01", "12:00:00", "[" * 5000,
-         '"\\u0000"', '"a\\nb"', '"$(touch x)"', '"-x"', "[[]]", "{a = 1}", '{"a.b" = []}', "1_000", "0x7fffffffffffffff", '"none"',
-         "18446744073709551616", '["a", 1]', '"../../x"', '"gs://b/x"', "{a = {b = {c = 1}}}", '"\u2028"')
+_TOML = (
+    '""',
+    "[]",
+    "{}",
+    "true",
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "9" * 5000,
+    "2026-01-01",
+    "12:00:00",
+    "[" * 5000,
+    '"\\u0000"',
+    '"a\\nb"',
+    '"$(touch x)"',
+    '"-x"',
+    "[[]]",
+    "{a = 1}",
+    '{"a.b" = []}',
+    "1_000",
+    "0x7fffffffffffffff",
+    '"none"',
+    "18446744073709551616",
+    '["a", 1]',
+    '"../../x"',
+    '"gs://b/x"',
+    "{a = {b = {c = 1}}}",
+    '"\u2028"',
+)
 
 
 def mutate_csv(text: str, rng: random.Random) -> str:
@@ -188,5 +283,31 @@ def mutate_csv(text: str, rng: random.Random) -> str:
     return text
 
 
-_CELLS = ("", "nan", "inf", "-1", "0", "1e400", "9" * 5000, "1,5", "1.000,5", "\0", "a\nb", '"', "../../x", "²", "[/red]", "x" * 70_000,
-          "\ud83d", "\ufffd", "true", "None", "{}", "1e-320", "=1+1", "\u2028", "0x10", "1_0")
+_CELLS = (
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    "9" * 5000,
+    "1,5",
+    "1.000,5",
+    "\0",
+    "a\nb",
+    '"',
+    "../../x",
+    "²",
+    "[/red]",
+    "x" * 70_000,
+    "\ud83d",
+    "\ufffd",
+    "true",
+    "None",
+    "{}",
+    "1e-320",
+    "=1+1",
+    "\u2028",
+    "0x10",
+    "1_0",
+)

@@ -6,5 +6,7 @@
 from ..harness import Target
 from . import benchmarks, data, jobs, runs, weights, words
 
-TARGETS: dict[str, Target] = {target.name: target for part in (data, words, weights, benchmarks, jobs, runs) for target in part.TARGETS}
+TARGETS: dict[str, Target] = {
+    target.name: target for part in (data, words, weights, benchmarks, jobs, runs) for target in part.TARGETS
+}
 KNOWN: dict[str, str] = {}

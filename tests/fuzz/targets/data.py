@@ -8,10 +8,13 @@ import json
 import pathlib
 import tarfile
 
-from PIL import Image
 import numpy as np
+from PIL import Image
+import pyarrow as pa
+from pyarrow import parquet
 
-from mof_jax.data import documents, filter as filters, images, keyed, load, remote, sequences
+from mof_jax.data import documents, images, keyed, load, remote, sequences
+from mof_jax.data import filter as filters
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record
@@ -38,7 +41,11 @@ def _seeds_of_pictures(kind: str, *modes: str) -> list[Seed]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     more = {} if kind == "GIF" else {"exif": exif}
-    return [Seed({"x": picture(n, kind, mode, **extra)}, {"x": "picture"}) for n, mode in enumerate(modes) for extra in ({}, more)]
+    return [
+        Seed({"x": picture(n, kind, mode, **extra)}, {"x": "picture"})
+        for n, mode in enumerate(modes)
+        for extra in ({}, more)
+    ]
 
 
 def _read_picture(folder: pathlib.Path) -> None:
@@ -59,8 +66,12 @@ def _tar() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for n in range(3):
-            for ending, data in (("jpg", picture(n, "JPEG")), ("txt", b"a red apple"), ("json", dumped({"tags": ["a"], "scores": {"dfn": 0.5}})),
-                                 ("cls", b"1")):
+            for ending, data in (
+                ("jpg", picture(n, "JPEG")),
+                ("txt", b"a red apple"),
+                ("json", dumped({"tags": ["a"], "scores": {"dfn": 0.5}})),
+                ("cls", b"1"),
+            ):
                 info = tarfile.TarInfo(f"{n:03d}.{ending}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -121,18 +132,23 @@ def _read_record(folder: pathlib.Path) -> None:
 
 # --- tables, conversations, pages -----------------------------------------------------------------------------------------
 
-_ROWS = [{"image": "a.png", "caption": "a red apple", "id": "1", "scores": {"dfn": 0.5}, "group": 0},
-         {"image": "b.png", "caption": "two green cars", "id": "2", "scores": {"dfn": 0.25}, "group": 1},
-         {"image": "a.png", "caption": "an apple", "id": "3", "scores": {"dfn": 0.1}, "group": -1}]
+_ROWS = [
+    {"image": "a.png", "caption": "a red apple", "id": "1", "scores": {"dfn": 0.5}, "group": 0},
+    {"image": "b.png", "caption": "two green cars", "id": "2", "scores": {"dfn": 0.25}, "group": 1},
+    {"image": "a.png", "caption": "an apple", "id": "3", "scores": {"dfn": 0.1}, "group": -1},
+]
 _PICTURES = {"a.png": picture(1), "b.png": picture(2, "JPEG")}
 
 
 def _seeds_of_tables() -> list[Seed]:
     texts = [{"texts": {"alt": ["a red apple"], "tags": ["x", "y"]}, "image": "a.png"}]
-    cells = "image,caption,id,group\na.png,\"a red, ripe apple\",1,0\nb.png,two green cars,2,1\na.png,an apple,3,2\n"
-    return [Seed(_PICTURES | {"x.jsonl": lines(*_ROWS)}, {"x.jsonl": "jsonl"}), Seed(_PICTURES | {"x.jsonl": lines(*texts)}, {"x.jsonl": "jsonl"}),
-            Seed(_PICTURES | {"x.csv": cells.encode()}, {"x.csv": "csv"}),
-            Seed(_PICTURES | {"x.tsv": b"filepath\ttitle\na.png\ta red apple\nb.png\tcars\n"}, {"x.tsv": "csv"})]
+    cells = 'image,caption,id,group\na.png,"a red, ripe apple",1,0\nb.png,two green cars,2,1\na.png,an apple,3,2\n'
+    return [
+        Seed(_PICTURES | {"x.jsonl": lines(*_ROWS)}, {"x.jsonl": "jsonl"}),
+        Seed(_PICTURES | {"x.jsonl": lines(*texts)}, {"x.jsonl": "jsonl"}),
+        Seed(_PICTURES | {"x.csv": cells.encode()}, {"x.csv": "csv"}),
+        Seed(_PICTURES | {"x.tsv": b"filepath\ttitle\na.png\ta red apple\nb.png\tcars\n"}, {"x.tsv": "csv"}),
+    ]
 
 
 def _table(folder: pathlib.Path) -> str:
@@ -147,8 +163,12 @@ def _read_table(folder: pathlib.Path) -> None:
 
 def _read_loader(folder: pathlib.Path) -> None:
     """Batches under `skip`: a record that cannot be read never ends a run."""
-    config = load.DataConfig(sources=(SourceConfig("jsonl", _table(folder), captions=CaptionConfig(tags=False)),), image_size=8, threads=0,
-                             on_error="skip")
+    config = load.DataConfig(
+        sources=(SourceConfig("jsonl", _table(folder), captions=CaptionConfig(tags=False)),),
+        image_size=8,
+        threads=0,
+        on_error="skip",
+    )
     list(load.texts(config))
     loader = load.Loader(config, _TOKENIZER, 0)
     count = min(8, len(loader.sources[0]))
@@ -157,26 +177,48 @@ def _read_loader(folder: pathlib.Path) -> None:
 
 def _seeds_of_chats() -> list[Seed]:
     turns = [{"from": "human", "value": "<image>\nwhat is it"}, {"from": "gpt", "value": "an apple"}]
-    rows = [{"id": "1", "image": "a.png", "conversations": turns}, {"id": 2, "conversations": [turns[0] | {"value": "what is it"}, turns[1]]},
-            {"id": "3", "image": ["a.png", "b.png"], "conversations": [{"from": "human", "value": "<image><image> what"}, turns[1]]}]
-    return [Seed(_PICTURES | {"x.json": dumped(rows)}, {"x.json": "json"}), Seed(_PICTURES | {"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"})]
+    rows = [
+        {"id": "1", "image": "a.png", "conversations": turns},
+        {"id": 2, "conversations": [turns[0] | {"value": "what is it"}, turns[1]]},
+        {
+            "id": "3",
+            "image": ["a.png", "b.png"],
+            "conversations": [{"from": "human", "value": "<image><image> what"}, turns[1]],
+        },
+    ]
+    return [
+        Seed(_PICTURES | {"x.json": dumped(rows)}, {"x.json": "json"}),
+        Seed(_PICTURES | {"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"}),
+    ]
 
 
 def _seeds_of_pages(kind: str) -> list[Seed]:
     if kind == "obelics":
-        rows = [{"texts": ["a red apple", None, "an apple"], "images": [None, "a.png", None], "metadata": "[]", "general_metadata": "{}"},
-                {"texts": [None, "two green cars"], "images": ["b.png", None]}]
+        rows = [
+            {
+                "texts": ["a red apple", None, "an apple"],
+                "images": [None, "a.png", None],
+                "metadata": "[]",
+                "general_metadata": "{}",
+            },
+            {"texts": [None, "two green cars"], "images": ["b.png", None]},
+        ]
     else:
         info = [{"image_name": "a.png", "matched_text_index": 0, "raw_url": "http://a/a.png"}]
-        rows = [{"text_list": ["a red apple", "an apple"], "image_info": info, "url": "http://a"},
-                {"text_list": ["two green cars"], "image_info": [info[0] | {"image_name": "b.png"}]}]
+        rows = [
+            {"text_list": ["a red apple", "an apple"], "image_info": info, "url": "http://a"},
+            {"text_list": ["two green cars"], "image_info": [info[0] | {"image_name": "b.png"}]},
+        ]
     return [Seed(_PICTURES | {"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"})]
 
 
 def _read_documents(kind: str):
     """As records, as documents, and as tokens."""
-    section = documents.KindConfig(sources=(SourceConfig(kind, "x"),), kind="chat" if kind == "llava" else "interleaved",
-                                   template="vicuna_v1" if kind == "llava" else "")
+    section = documents.KindConfig(
+        sources=(SourceConfig(kind, "x"),),
+        kind="chat" if kind == "llava" else "interleaved",
+        template="vicuna_v1" if kind == "llava" else "",
+    )
 
     def read(folder: pathlib.Path) -> None:
         def use(record: Record) -> None:
@@ -190,7 +232,12 @@ def _read_documents(kind: str):
 
 
 def _seeds_of_folders() -> list[Seed]:
-    files = {"cats/a.png": picture(1), "cats/a.txt": b"a red apple", "dogs/b.jpg": picture(2, "JPEG"), "dogs/b.txt": b"cars"}
+    files = {
+        "cats/a.png": picture(1),
+        "cats/a.txt": b"a red apple",
+        "dogs/b.jpg": picture(2, "JPEG"),
+        "dogs/b.txt": b"cars",
+    }
     return [Seed(files, {name: "bytes" if name.endswith("txt") else "picture" for name in files})]
 
 
@@ -206,9 +253,11 @@ _IDS = {"x.jsonl": lines(*({"caption": row["caption"], "id": row["id"], "scores"
 def _seeds_of_scores() -> list[Seed]:
     by_line = lines(*({"id": str(n), "scores": {"dfn": n / 4, "other": None}} for n in (1, 2, 3)))
     names = dumped({"ids": ["1", "2", "3"], "names": ["dfn"]})
-    return [Seed(_IDS | {"s.jsonl": by_line}, {"s.jsonl": "jsonl"}),
-            Seed(_IDS | {"s.npy": npy([[0.1], [0.5], [0.9]]), "s.json": names}, {"s.npy": "npy", "s.json": "json"}),
-            Seed(_IDS, {"x.jsonl": "jsonl"})]
+    return [
+        Seed(_IDS | {"s.jsonl": by_line}, {"s.jsonl": "jsonl"}),
+        Seed(_IDS | {"s.npy": npy([[0.1], [0.5], [0.9]]), "s.json": names}, {"s.npy": "npy", "s.json": "json"}),
+        Seed(_IDS, {"x.jsonl": "jsonl"}),
+    ]
 
 
 def _read_scores(folder: pathlib.Path) -> None:
@@ -224,6 +273,7 @@ def _filter(folder: pathlib.Path) -> tuple[TableSource, filters.FilterConfig]:
 
 def _seeds_of_manifests() -> list[Seed]:
     """The marks of filter and source stay as they are: `_read_manifest` writes them in."""
+
     def write(root: pathlib.Path) -> None:
         (root / "x.jsonl").write_bytes(_IDS["x.jsonl"])
         filters.apply(*_filter(root))
@@ -245,12 +295,27 @@ def _read_manifest(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_embeddings() -> list[Seed]:
-    manifest = {"kind": KIND, "dtype": "float32", "count": 5, "shard": 3, "complete": True, "row_shape": [4], "fingerprint": "abc",
-                "source": "x", "model": "x", "which": "pooled"}
+    manifest = {
+        "kind": KIND,
+        "dtype": "float32",
+        "count": 5,
+        "shard": 3,
+        "complete": True,
+        "row_shape": [4],
+        "fingerprint": "abc",
+        "source": "x",
+        "model": "x",
+        "which": "pooled",
+    }
     rows = np.arange(20).reshape(5, 4) / 20
-    files = {"manifest.json": dumped(manifest), "features-00000-of-00002.npy": npy(rows[:3]), "features-00001-of-00002.npy": npy(rows[3:]),
-             "records-00000-of-00002.json": dumped({"ids": ["a", "b", "c"]}), "records-00001-of-00002.json": dumped({"ids": ["d", "e"]}),
-             "valid.npy": npy([True] * 5, "bool")}
+    files = {
+        "manifest.json": dumped(manifest),
+        "features-00000-of-00002.npy": npy(rows[:3]),
+        "features-00001-of-00002.npy": npy(rows[3:]),
+        "records-00000-of-00002.json": dumped({"ids": ["a", "b", "c"]}),
+        "records-00001-of-00002.json": dumped({"ids": ["d", "e"]}),
+        "valid.npy": npy([True] * 5, "bool"),
+    }
     plain = {"x.npy": npy(rows)}
     return [Seed(files, {name: name.rpartition(".")[2] for name in files}), Seed(plain, {"x.npy": "npy"})]
 
@@ -270,18 +335,34 @@ def _seeds_of_mined() -> list[Seed]:
     def write(root: pathlib.Path) -> None:
         state = State(str(root / "state"), "print")
         state.save(0, _PAIRS)
-        settings = {"rules": {"clip": "above 0.9"}, "thresholds": {"clip": ["above", 0.9]}, "top_k": 0, "limit": 0, "usable": 4,
-                    "centred": False}
-        report.write(str(root / "x.parquet"), state, 1, settings, ["a", "b", "c", "d"], [], np.full(4, -1))
+        settings = {
+            "rules": {"clip": "above 0.9"},
+            "thresholds": {"clip": ["above", 0.9]},
+            "top_k": 0,
+            "limit": 0,
+            "usable": 4,
+            "centred": False,
+        }
+        report.write(str(root / "x.parquet"), state, 1, settings, list("abcd"), ["u", "v"], np.array([0, 0, 0, 1]))
+        (root / "about.json").write_bytes(dumped(report.read(str(root / "x.parquet"))[2]))
 
     files = written(write)
-    return [Seed(files, {"state/plan.json": "json", "state/row-00000.npz": "zip", "x.parquet": "bytes"})]
+    return [
+        Seed(
+            files, {"state/plan.json": "json", "state/row-00000.npz": "zip", "x.parquet": "bytes", "about.json": "json"}
+        )
+    ]
 
 
 def _read_mined(folder: pathlib.Path) -> None:
-    pairs, _, info = report.read(str(folder / "x.parquet"))
-    report.summary(info)
-    report.blindness(pairs, info["thresholds"])
+    """The table as it is, and another with the settings of `about.json`."""
+    table = pa.table({"i": [0, 1], "j": [2, 3], "cos_clip": pa.array([0.5, 0.25], pa.float32())})
+    about = table.replace_schema_metadata({b"mof_jax": (folder / "about.json").read_bytes()})
+    parquet.write_table(about, str(folder / "y.parquet"))
+    for name in ("x.parquet", "y.parquet"):
+        pairs, _, info = report.read(str(folder / name))
+        report.summary(info)
+        report.blindness(pairs, info["thresholds"])
     State(str(folder / "state"), "print").load(0)
 
 
@@ -290,18 +371,29 @@ def _read_answers(folder: pathlib.Path) -> None:
 
 
 TARGETS = [
-    _pictures("JPEG", "RGB", "L", "CMYK"), _pictures("PNG", "RGB", "RGBA", "P", "I;16", "LA", "1"), _pictures("WEBP", "RGB", "RGBA"),
+    _pictures("JPEG", "RGB", "L", "CMYK"),
+    _pictures("PNG", "RGB", "RGBA", "P", "I;16", "LA", "1"),
+    _pictures("WEBP", "RGB", "RGBA"),
     _pictures("GIF", "P", "L"),
     Target("tar", lambda: [Seed({"x.tar": _tar()}, {"x.tar": "tar"})], _read_tar),
-    Target("tar-index", _seeds_of_indexes, _read_index), Target("arrayrecord", _seeds_of_shards, _read_shards),
+    Target("tar-index", _seeds_of_indexes, _read_index),
+    Target("arrayrecord", _seeds_of_shards, _read_shards),
     Target("record", lambda: [Seed({"x": arrayrecord.encode(_record(0))}, {"x": "record"})], _read_record),
-    Target("tables", _seeds_of_tables, _read_table), Target("loader", _seeds_of_tables, _read_loader),
+    Target("tables", _seeds_of_tables, _read_table),
+    Target("loader", _seeds_of_tables, _read_loader),
     Target("llava", _seeds_of_chats, _read_documents("llava")),
     Target("obelics", lambda: _seeds_of_pages("obelics"), _read_documents("obelics")),
     Target("mmc4", lambda: _seeds_of_pages("mmc4"), _read_documents("mmc4")),
-    Target("folder", _seeds_of_folders, _read_folder), Target("scores", _seeds_of_scores, _read_scores),
-    Target("filter", _seeds_of_manifests, _read_manifest), Target("embeddings", _seeds_of_embeddings, _read_embeddings),
+    Target("folder", _seeds_of_folders, _read_folder),
+    Target("scores", _seeds_of_scores, _read_scores),
+    Target("filter", _seeds_of_manifests, _read_manifest),
+    Target("embeddings", _seeds_of_embeddings, _read_embeddings),
     Target("mined", _seeds_of_mined, _read_mined),
-    Target("answers", lambda: [Seed({"a.jsonl": lines({"id": "1", "right": True}, {"id": "2", "right": False})}, {"a.jsonl": "jsonl"})],
-           _read_answers),
+    Target(
+        "answers",
+        lambda: [
+            Seed({"a.jsonl": lines({"id": "1", "right": True}, {"id": "2", "right": False})}, {"a.jsonl": "jsonl"})
+        ],
+        _read_answers,
+    ),
 ]

@@ -23,15 +23,35 @@ from ..harness import Seed, Target
 from .samples import dumped, lines
 
 _CONFIG = dict(
-    task="contrastive", seed=3, steps=40, batch_size=16, precision="highest", log_every=1, eval_every=None,
-    model=dict(embed_dim=16, image=dict(width=16, depth=2, heads=2, patch_size=8, image_size=16, pool="gap", cls_token=False),
-               text=dict(width=16, depth=1, heads=2, causal=False, mask_padding=True, pool="gap", dropout=0.1)),
-    objective=dict(multi_positive=True), tokenizer=dict(kind="bpe", vocab_size=400, context_length=8),
-    data=dict(sources=[dict(kind="emoji5", weight=2.0, captions=dict(probabilities=dict(alt=0.5, tags=0.5)))], threads=2,
-              augment=dict(affine=dict(zoom=0.2, shift=0.1))),
-    optimizer=dict(name="muon", lr=1e-3, ema=0.9, schedule=dict(warmup=2)), checkpoint=dict(every=4, keep=3),
-    hardware=dict(topology="v5e:2x2", price=1.0), evals=[dict(kind="retrieval", source=dict(kind="emoji5", split="val"))])
-_FILE = "from ml_collections import ConfigDict\n\n\ndef get_config(arg=None):\n    return ConfigDict(" + repr(_CONFIG) + ")\n"
+    task="contrastive",
+    seed=3,
+    steps=40,
+    batch_size=16,
+    precision="highest",
+    log_every=1,
+    eval_every=None,
+    model=dict(
+        embed_dim=16,
+        image=dict(width=16, depth=2, heads=2, patch_size=8, image_size=16, pool="gap", cls_token=False),
+        text=dict(width=16, depth=1, heads=2, causal=False, mask_padding=True, pool="gap", dropout=0.1),
+    ),
+    objective=dict(multi_positive=True),
+    tokenizer=dict(kind="bpe", vocab_size=400, context_length=8),
+    data=dict(
+        sources=[dict(kind="emoji5", weight=2.0, captions=dict(probabilities=dict(alt=0.5, tags=0.5)))],
+        threads=2,
+        augment=dict(affine=dict(zoom=0.2, shift=0.1)),
+    ),
+    optimizer=dict(name="muon", lr=1e-3, ema=0.9, schedule=dict(warmup=2)),
+    checkpoint=dict(every=4, keep=3),
+    hardware=dict(topology="v5e:2x2", price=1.0),
+    evals=[dict(kind="retrieval", source=dict(kind="emoji5", split="val"))],
+)
+_FILE = (
+    "from ml_collections import ConfigDict\n\n\ndef get_config(arg=None):\n    return ConfigDict("
+    + repr(_CONFIG)
+    + ")\n"
+)
 
 
 def _json(path: pathlib.Path):
@@ -51,13 +71,23 @@ def _read_config(folder: pathlib.Path) -> None:
     assert run.resolve(configs.to_dict(found)) == found, "a config that does not come back"
 
 
-_OVERRIDES = ["steps=3", "optimizer.lr=1e-3", "data.sources.0.weight=2", "model.image.width=32", "evals.0.kind=retrieval", "hardware.topology=none",
-              "data.sources.0.locales=('en', 'de')", "objective.multi_positive=True", "checkpoint={'every': 2, 'keep': 1}", "precision=None"]
+_OVERRIDES = [
+    "steps=3",
+    "optimizer.lr=1e-3",
+    "data.sources.0.weight=2",
+    "model.image.width=32",
+    "evals.0.kind=retrieval",
+    "hardware.topology=none",
+    "data.sources.0.locales=('en', 'de')",
+    "objective.multi_positive=True",
+    "checkpoint={'every': 2, 'keep': 1}",
+    "precision=None",
+]
 
 
 def _read_overrides(folder: pathlib.Path) -> None:
     words = (folder / "x").read_bytes().replace(b"\0", b"").decode(errors="surrogateescape").split("\n")
-    run.resolve(configs.override(ConfigDict(_CONFIG), [word for word in words if word]))
+    run.resolve(configs.override(ConfigDict(_CONFIG), [word.replace("= ", "=", 1) for word in words if word]))
 
 
 def _seeds_of_sweeps() -> list[Seed]:
@@ -72,10 +102,19 @@ def _read_sweep(folder: pathlib.Path) -> None:
 
 
 _JOB = dict(
-    name="run", project="my-project", zone="us-central2-b", topology="v5e:2x4", capacity="spot", workdir="gs://bucket/run",
-    source=dict(git="https://host/a.git", rev="main"), train=dict(config="c.py", overrides=dict(steps=20, optimizer=dict(lr=0.1))),
-    guard=dict(max_hours=1.0, price_per_chip_hour=0.5, max_dollars=3.0, confirm=False), retry=dict(poll_seconds=5.0, policy=dict(oom="stop")),
-    env=dict(A="b"), secrets=dict(KEY="env:KEY"))
+    name="run",
+    project="my-project",
+    zone="us-central2-b",
+    topology="v5e:2x4",
+    capacity="spot",
+    workdir="gs://bucket/run",
+    source=dict(git="https://host/a.git", rev="main"),
+    train=dict(config="c.py", overrides=dict(steps=20, optimizer=dict(lr=0.1))),
+    guard=dict(max_hours=1.0, price_per_chip_hour=0.5, max_dollars=3.0, confirm=False),
+    retry=dict(poll_seconds=5.0, policy=dict(oom="stop")),
+    env=dict(A="b"),
+    secrets=dict(KEY="env:KEY"),
+)
 _TOML = """name = "run"
 project = "my-project"
 zone = "us-central2-b"
@@ -97,8 +136,10 @@ queue = "q"
 
 
 def _seeds_of_jobs() -> list[Seed]:
-    return [Seed({"c.py": _FILE.encode(), "x.json": dumped(_JOB)}, {"x.json": "json"}),
-            Seed({"c.py": _FILE.encode(), "x.toml": _TOML.encode()}, {"x.toml": "toml"})]
+    return [
+        Seed({"c.py": _FILE.encode(), "x.json": dumped(_JOB)}, {"x.json": "json"}),
+        Seed({"c.py": _FILE.encode(), "x.toml": _TOML.encode()}, {"x.toml": "toml"}),
+    ]
 
 
 def _read_job(folder: pathlib.Path) -> None:
@@ -112,7 +153,10 @@ def _read_job(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_job_sweeps() -> list[Seed]:
-    runs = lines({"id": "lr-3", "overrides": {"optimizer.lr": 0.1}}, {"id": 4, "config": "c.py", "overrides": {"optimizer": {"lr": 0.2}}})
+    runs = lines(
+        {"id": "lr-3", "overrides": {"optimizer.lr": 0.1}},
+        {"id": 4, "config": "c.py", "overrides": {"optimizer": {"lr": 0.2}}},
+    )
     return [Seed({"c.py": _FILE.encode(), "job.json": dumped(_JOB), "x.jsonl": runs}, {"x.jsonl": "jsonl"})]
 
 
@@ -122,9 +166,20 @@ def _read_job_sweep(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_job_ledgers() -> list[Seed]:
-    events = [{"event": name, "time": 100.0 + n, "uptime": 10.0 + n, "boot": "a", **more} for n, (name, more) in enumerate((
-        ("begin", {}), ("create", {}), ("held", {"held": True}), ("start", {}), ("exit", {"ending": "oom", "reason": "x"}), ("gone", {}),
-        ("held", {"held": True})))]
+    events = [
+        {"event": name, "time": 100.0 + n, "uptime": 10.0 + n, "boot": "a", **more}
+        for n, (name, more) in enumerate(
+            (
+                ("begin", {}),
+                ("create", {}),
+                ("held", {"held": True}),
+                ("start", {}),
+                ("exit", {"ending": "oom", "reason": "x"}),
+                ("gone", {}),
+                ("held", {"held": True}),
+            )
+        )
+    ]
     return [Seed({"run.jsonl": lines(*events)}, {"run.jsonl": "jsonl"})]
 
 
@@ -135,8 +190,19 @@ def _read_job_ledger(folder: pathlib.Path) -> None:
 
 def _seeds_of_point_ledgers() -> list[Seed]:
     end = {"id": "a", "event": "end", "kind": "done", "status": "done", "seconds": 3.5, "reason": "", "time": 1.0}
-    return [Seed({"sweep.jsonl": lines({"id": "a", "event": "start", "attempt": 1, "pid": 3, "time": 1.0}, end, {"id": "b", **{
-        key: value for key, value in end.items() if key != "id"}}, {"id": "b", "event": "reopen", "time": 2.0})}, {"sweep.jsonl": "jsonl"})]
+    return [
+        Seed(
+            {
+                "sweep.jsonl": lines(
+                    {"id": "a", "event": "start", "attempt": 1, "pid": 3, "time": 1.0},
+                    end,
+                    {"id": "b", **{key: value for key, value in end.items() if key != "id"}},
+                    {"id": "b", "event": "reopen", "time": 2.0},
+                )
+            },
+            {"sweep.jsonl": "jsonl"},
+        )
+    ]
 
 
 def _read_point_ledger(folder: pathlib.Path) -> None:
@@ -148,7 +214,9 @@ def _read_point_ledger(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_topologies() -> list[Seed]:
-    return [Seed({"x": text.encode()}, {"x": "bytes"}) for text in ("v5p:8x8x8", "2*v6e:16x16", "v5p-1024", "v5litepod-256")]
+    return [
+        Seed({"x": text.encode()}, {"x": "bytes"}) for text in ("v5p:8x8x8", "2*v6e:16x16", "v5p-1024", "v5litepod-256")
+    ]
 
 
 def _read_topology(folder: pathlib.Path) -> None:
@@ -158,7 +226,15 @@ def _read_topology(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_plans() -> list[Seed]:
-    plan = {"name": "a", "topology": "v5e:4x4", "step_s": 0.5, "flops": {"model": 1e15}, "seconds": 0.5, "chips": 16, "fits": True}
+    plan = {
+        "name": "a",
+        "topology": "v5e:4x4",
+        "step_s": 0.5,
+        "flops": {"model": 1e15},
+        "seconds": 0.5,
+        "chips": 16,
+        "fits": True,
+    }
     return [Seed({"p.jsonl": lines(plan, {"other": 1}, plan | {"name": "b"})}, {"p.jsonl": "jsonl"})]
 
 
@@ -174,11 +250,25 @@ def _read_plans(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_points() -> list[Seed]:
-    rows = [{"N": n, "D": d, "C": 6 * n * d, "loss": 2 + 100 / n**0.3 + 100 / d**0.3, "lr": 1e-3, "epochs": 1, "unique_tokens": d}
-            for n in (1e6, 1e7, 1e8) for d in (1e8, 1e9)]
+    rows = [
+        {
+            "N": n,
+            "D": d,
+            "C": 6 * n * d,
+            "loss": 2 + 100 / n**0.3 + 100 / d**0.3,
+            "lr": 1e-3,
+            "epochs": 1,
+            "unique_tokens": d,
+        }
+        for n in (1e6, 1e7, 1e8)
+        for d in (1e8, 1e9)
+    ]
     cells = "N,D,C,loss\n" + "".join(f"{r['N']:g},{r['D']:g},{r['C']:g},{r['loss']}\n" for r in rows)
-    return [Seed({"x.csv": cells.encode()}, {"x.csv": "csv"}), Seed({"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"}),
-            Seed({"x.json": dumped(rows)}, {"x.json": "json"})]
+    return [
+        Seed({"x.csv": cells.encode()}, {"x.csv": "csv"}),
+        Seed({"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"}),
+        Seed({"x.json": dumped(rows)}, {"x.json": "json"}),
+    ]
 
 
 def _read_points(folder: pathlib.Path) -> None:
@@ -192,17 +282,34 @@ def _read_points(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_rates() -> list[Seed]:
-    return [Seed({"fit.json": dumped({"params": {name: {"value": 0.5} for name in ("p", "q", "wd_per_lr")}, "batch": 256})}, {"fit.json": "json"})]
+    return [
+        Seed(
+            {"fit.json": dumped({"params": {name: {"value": 0.5} for name in ("p", "q", "wd_per_lr")}, "batch": 256})},
+            {"fit.json": "json"},
+        )
+    ]
 
 
 TARGETS = [
     Target("config", lambda: [Seed({"x.json": dumped(_CONFIG)}, {"x.json": "json"})], _read_config, 0.5),
-    Target("config-file", lambda: [Seed({"c.py": _FILE.encode()}, {"c.py": "bytes"})],
-           lambda folder: run.resolve(configs.load(str(folder / "c.py"))) and None, 0.3),
-    Target("overrides", lambda: [Seed({"x": "\n".join(_OVERRIDES[n::3]).encode()}, {"x": "bytes"}) for n in range(3)], _read_overrides),
-    Target("sweep", _seeds_of_sweeps, _read_sweep, 0.1), Target("launch-job", _seeds_of_jobs, _read_job, 0.5),
-    Target("launch-sweep", _seeds_of_job_sweeps, _read_job_sweep, 0.3), Target("launch-ledger", _seeds_of_job_ledgers, _read_job_ledger),
-    Target("sweep-ledger", _seeds_of_point_ledgers, _read_point_ledger), Target("topology", _seeds_of_topologies, _read_topology),
-    Target("plans", _seeds_of_plans, _read_plans), Target("fit-points", _seeds_of_points, _read_points),
+    Target(
+        "config-file",
+        lambda: [Seed({"c.py": _FILE.encode()}, {"c.py": "bytes"})],
+        lambda folder: run.resolve(configs.load(str(folder / "c.py"))) and None,
+        0.3,
+    ),
+    Target(
+        "overrides",
+        lambda: [Seed({"x": "\n".join(_OVERRIDES[n::3]).encode()}, {"x": "toml"}) for n in range(3)],
+        _read_overrides,
+    ),
+    Target("sweep", _seeds_of_sweeps, _read_sweep, 0.1),
+    Target("launch-job", _seeds_of_jobs, _read_job, 0.5),
+    Target("launch-sweep", _seeds_of_job_sweeps, _read_job_sweep, 0.3),
+    Target("launch-ledger", _seeds_of_job_ledgers, _read_job_ledger),
+    Target("sweep-ledger", _seeds_of_point_ledgers, _read_point_ledger),
+    Target("topology", _seeds_of_topologies, _read_topology),
+    Target("plans", _seeds_of_plans, _read_plans),
+    Target("fit-points", _seeds_of_points, _read_points),
     Target("fit-rates", _seeds_of_rates, lambda folder: frontier.load_rates(str(folder / "fit.json")) and None, 0.5),
 ]

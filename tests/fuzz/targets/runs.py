@@ -18,19 +18,35 @@ _SECONDS = dict.fromkeys(goodput.KINDS, 1.5)
 
 
 def _logs() -> dict[str, bytes]:
-    log = [{"step": n, "loss": 2.0 / n, "grad_norm": "nan", "seconds": _SECONDS, "unix_time": 1e9 + n} for n in (1, 2, 3)]
+    log = [
+        {"step": n, "loss": 2.0 / n, "grad_norm": "nan", "seconds": _SECONDS, "unix_time": 1e9 + n} for n in (1, 2, 3)
+    ]
     evals = [{"step": n, "name": "retrieval", "time": 1.0, "version": "a", "recall": 50.0} for n in (1, 3)]
     changes = [{"step": 1, "examples": 16, "flops": 1e9, "keys": {"optimizer.lr": [0.1, 0.2]}}]
-    return {"metrics.jsonl": lines(*log), "evals.jsonl": lines(*evals), "config.json": dumped(_CONFIG | {history.KEY: changes}),
-            "ended.json": dumped({"step": 3, "seconds": _SECONDS, "unix_time": 1e9 + 9}),
-            "parameters.txt": b"image/kernel  (16, 24)  trained  lr\xc3\x971  decay\xc3\x971  \n"}
+    return {
+        "metrics.jsonl": lines(*log),
+        "evals.jsonl": lines(*evals),
+        "config.json": dumped(_CONFIG | {history.KEY: changes}),
+        "ended.json": dumped({"step": 3, "seconds": _SECONDS, "unix_time": 1e9 + 9}),
+        "parameters.txt": b"image/kernel  (16, 24)  trained  lr\xc3\x971  decay\xc3\x971  \n",
+    }
 
 
 def _seeds_of_logs() -> list[Seed]:
     files = _logs()
-    return [Seed(files, {name: "jsonl" if name.endswith("l") else "json" if name.endswith("n") else "bytes" for name in files}),
-            Seed({"stages.json": dumped({"stages": ["one", "two"]}), **{f"two/{name}": data for name, data in files.items()}},
-                 {"stages.json": "json"})]
+    return [
+        Seed(
+            files,
+            {name: "jsonl" if name.endswith("l") else "json" if name.endswith("n") else "bytes" for name in files},
+        ),
+        Seed(
+            {
+                "stages.json": dumped({"stages": ["one", "two"]}),
+                **{f"two/{name}": data for name, data in files.items()},
+            },
+            {"stages.json": "json"},
+        ),
+    ]
 
 
 def _read_logs(folder: pathlib.Path) -> None:
@@ -38,6 +54,8 @@ def _read_logs(folder: pathlib.Path) -> None:
     for key in found.keys:
         found.series(key)
         found.series(key, "examples")
+    if found.keys:
+        found.series(found.keys[0], "flops")
     found.evaluations()
     found.last()
     if os.path.exists(folder / "parameters.txt"):
@@ -56,7 +74,9 @@ def _read_ledger(folder: pathlib.Path) -> None:
     goodput.report(goodput.read(str(folder)))
     before = read_lines(str(folder / "metrics.jsonl"))
     JsonLines(str(folder / "metrics.jsonl"), keep_until=2).write({"step": 3})
-    assert read_lines(str(folder / "metrics.jsonl")) == [line for line in before if line.get("step", 0) <= 2] + [{"step": 3}]
+    assert read_lines(str(folder / "metrics.jsonl")) == [line for line in before if line.get("step", 0) <= 2] + [
+        {"step": 3}
+    ]
 
 
 def _checkpoint() -> dict[str, bytes]:
@@ -66,7 +86,9 @@ def _checkpoint() -> dict[str, bytes]:
     from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
     from mof_jax.train.state import TrainState
 
-    state = TrainState(jnp.int32(1), {"a": jnp.ones((2, 3))}, {"b": jnp.ones(4)}, {"mu": {"a": jnp.ones((2, 3))}}, None, jnp.int32(-1))
+    state = TrainState(
+        jnp.int32(1), {"a": jnp.ones((2, 3))}, {"b": jnp.ones(4)}, {"mu": {"a": jnp.ones((2, 3))}}, None, jnp.int32(-1)
+    )
 
     def write(root: pathlib.Path) -> None:
         checkpointer = Checkpointer(str(root / "checkpoints"), CheckpointConfig(keep=5))
@@ -122,6 +144,8 @@ def _read_manifest(folder: pathlib.Path) -> None:
 
 
 TARGETS = [
-    Target("logs", _seeds_of_logs, _read_logs), Target("run-ledger", lambda: _seeds_of_logs()[:1], _read_ledger),
-    Target("checkpoint", _seeds_of_checkpoints, _read_checkpoint, 0.03), Target("manifest", _seeds_of_manifests, _read_manifest),
+    Target("logs", _seeds_of_logs, _read_logs),
+    Target("run-ledger", lambda: _seeds_of_logs()[:1], _read_ledger),
+    Target("checkpoint", _seeds_of_checkpoints, _read_checkpoint, 0.03),
+    Target("manifest", _seeds_of_manifests, _read_manifest),
 ]

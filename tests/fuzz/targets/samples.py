@@ -55,7 +55,9 @@ def written(write: Callable[[pathlib.Path], None]) -> dict[str, bytes]:
 
 def read_all(source: Any, use: Callable[[Any], Any] = lambda record: None) -> None:
     """Reads the records of a source, or `_MOST` of them, evenly spread; the first bad one is raised behind the last."""
-    places: Iterable[int] = range(len(source)) if len(source) <= _MOST else np.linspace(0, len(source) - 1, _MOST).astype(int).tolist()
+    places: Iterable[int] = (
+        range(len(source)) if len(source) <= _MOST else np.linspace(0, len(source) - 1, _MOST).astype(int).tolist()
+    )
     bad: list[BadExample] = []
     for index in places:
         try:

@@ -55,7 +55,9 @@ def _seeds_of_folders(*kinds: str) -> list[Seed]:
     foreign, found = _foreign(), []
     for kind in kinds:
         files = written(lambda root: foreign.write(root, kind))
-        found.append(Seed(files, {name: "json" for name in files if name.endswith(".json") and "tokenizer" not in name}))
+        found.append(
+            Seed(files, {name: "json" for name in files if name.endswith(".json") and "tokenizer" not in name})
+        )
     return found
 
 
@@ -107,7 +109,12 @@ def _read_pickles(folder: pathlib.Path) -> None:
     """All of them are refused, and nothing in them is called (the harness watches)."""
     from mof_jax.mining.embeddings import Embeddings
 
-    for read, name in ((Embeddings.open, "a.npy"), (BigVision, "b.npz"), (Weights.open, "c.bin"), (Weights.open, "d.bin")):
+    for read, name in (
+        (Embeddings.open, "a.npy"),
+        (BigVision, "b.npz"),
+        (Weights.open, "c.bin"),
+        (Weights.open, "d.bin"),
+    ):
         try:
             read(str(folder / name))
         except UserError:
@@ -118,9 +125,15 @@ def _read_pickles(folder: pathlib.Path) -> None:
 
 # Several models, each for a family of configs; their readers differ.
 TARGETS = [
-    Target("safetensors", _seeds_of_safetensors, _read_weights), Target("big-vision", _seeds_of_big_vision, _read_big_vision, 0.3),
+    Target("safetensors", _seeds_of_safetensors, _read_weights),
+    Target("big-vision", _seeds_of_big_vision, _read_big_vision, 0.3),
     Target("pickles", _seeds_of_pickles, _read_pickles, 0.3),
-    Target("hf-folder", lambda: _seeds_of_folders("clip", "siglip", "dinov2", "vit", "bert", "llama", "qwen3"), _read_folder, 0.05),
+    Target(
+        "hf-folder",
+        lambda: _seeds_of_folders("clip", "siglip", "dinov2", "vit", "bert", "llama", "qwen3"),
+        _read_folder,
+        0.05,
+    ),
     Target("open-clip-folder", lambda: _seeds_of_folders("open_clip"), _read_folder, 0.03),
     Target("timm-folder", lambda: _seeds_of_folders("timm_gap"), _read_folder, 0.03),
     Target("llava-folder", lambda: _seeds_of_folders("llava"), _read_folder, 0.02),

@@ -32,7 +32,9 @@ def _use(tokenizer) -> None:
 def _wordlevel() -> bytes:
     words = [*_SPECIAL, "a", "red", "apple", "</s>"]
     made = hf.Tokenizer(hf.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    made.normalizer = hf.normalizers.Sequence([hf.normalizers.NFKC(), hf.normalizers.Lowercase(), hf.normalizers.Replace("x", "y")])
+    made.normalizer = hf.normalizers.Sequence(
+        [hf.normalizers.NFKC(), hf.normalizers.Lowercase(), hf.normalizers.Replace("x", "y")]
+    )
     made.pre_tokenizer = hf.pre_tokenizers.Whitespace()
     made.add_special_tokens(_SPECIAL)
     made.post_processor = hf.processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
@@ -44,8 +46,14 @@ def _wordlevel() -> bytes:
 def _bytes_level() -> bytes:
     made = hf.Tokenizer(hf.models.BPE())
     made.pre_tokenizer, made.decoder = hf.pre_tokenizers.ByteLevel(False), hf.decoders.ByteLevel()
-    made.train_from_iterator(["a red apple", "a red car"], hf.trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<pad>", "<unk>", "<s>", "</s>"], initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet()))
+    made.train_from_iterator(
+        ["a red apple", "a red car"],
+        hf.trainers.BpeTrainer(
+            vocab_size=280,
+            special_tokens=["<pad>", "<unk>", "<s>", "</s>"],
+            initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return made.to_str().encode()
 
 
@@ -59,15 +67,30 @@ def _read_ours(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_ours() -> list[Seed]:
-    return [Seed({f"{kind}.json": base64.b64decode(train(_TEXTS, 300, 16, kind).save()["vocabulary"])}, {f"{kind}.json": "json"})
-            for kind in ("bpe", "wordlevel")]
+    return [
+        Seed(
+            {f"{kind}.json": base64.b64decode(train(_TEXTS, 300, 16, kind).save()["vocabulary"])},
+            {f"{kind}.json": "json"},
+        )
+        for kind in ("bpe", "wordlevel")
+    ]
 
 
 def _sentencepiece() -> bytes:
     out = io.BytesIO()
     lines = [f"{a} {b} number {i}" for i in range(20) for a in ("red", "green") for b in ("apple", "car", "cat")]
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=out, vocab_size=60, pad_id=0, eos_id=1, unk_id=2,
-                                             bos_id=-1, hard_vocab_limit=False, minloglevel=2, num_threads=1)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=out,
+        vocab_size=60,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
     return out.getvalue()
 
 
@@ -83,7 +106,10 @@ def _read_merges(folder: pathlib.Path) -> None:
 
 
 def _seeds_of_saved() -> list[Seed]:
-    return [Seed({"x.json": dumped(train(_TEXTS, 300, 16, kind).save())}, {"x.json": "json"}) for kind in ("bpe", "wordlevel")]
+    return [
+        Seed({"x.json": dumped(train(_TEXTS, 300, 16, kind).save())}, {"x.json": "json"})
+        for kind in ("bpe", "wordlevel")
+    ]
 
 
 def _read_saved(folder: pathlib.Path) -> None:
@@ -116,10 +142,21 @@ def _read_texts(folder: pathlib.Path) -> None:
 
 
 TARGETS = [
-    Target("tokenizer-json", lambda: [Seed({"tokenizer.json": data}, {"tokenizer.json": "json"}) for data in (_wordlevel(), _bytes_level())], _read_hf),
-    Target("tokenizer-ours", _seeds_of_ours, _read_ours), Target("sentencepiece", lambda: [Seed({"x.model": _sentencepiece()}, {"x.model": "bytes"})],
-                                                                 _read_pieces, 0.5),
-    Target("clip-merges", lambda: [Seed({"x.txt": gzip.decompress(vocabularies.read(CLIP_VOCABULARY))}, {"x.txt": "bytes"})], _read_merges, 0.02),
+    Target(
+        "tokenizer-json",
+        lambda: [Seed({"tokenizer.json": data}, {"tokenizer.json": "json"}) for data in (_wordlevel(), _bytes_level())],
+        _read_hf,
+    ),
+    Target("tokenizer-ours", _seeds_of_ours, _read_ours),
+    Target("sentencepiece", lambda: [Seed({"x.model": _sentencepiece()}, {"x.model": "bytes"})], _read_pieces, 0.5),
+    Target(
+        "clip-merges",
+        lambda: [Seed({"x.txt": gzip.decompress(vocabularies.read(CLIP_VOCABULARY))}, {"x.txt": "bytes"})],
+        _read_merges,
+        0.02,
+    ),
     Target("tokenizer-saved", _seeds_of_saved, _read_saved),
-    Target("texts", lambda: [Seed({"x.json": dumped(["a red apple", "x", "日本 ß"])}, {"x.json": "json"})], _read_texts),
+    Target(
+        "texts", lambda: [Seed({"x.json": dumped(["a red apple", "x", "日本 ß"])}, {"x.json": "json"})], _read_texts
+    ),
 ]
