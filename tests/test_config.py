@@ -94,6 +94,9 @@ def test_overrides():
     ("list.2.weight=1", "list.2 does not exist"),
     ("list.2=1", "no entry '2' in a list of 1"),
     ("pair.0=1", "pair is a tuple"),
+    ("__class__=1", "override __class__: '__class__' is no name of a key"),
+    ("new.__init__.x=1", "override new.__init__.x: '__init__' is no name of a key"),
+    ("new={'a': {'__dict__': 1}}", "override new: '__dict__' is no name of a key"),
 ])
 def test_overrides_that_cannot_be_are_refused(assignment, message):
     base = ml_collections.ConfigDict({"steps": 1, "list": [{"weight": 1.0}], "pair": (1, 2)})
