@@ -32,6 +32,7 @@ from .mutate import mutate
 KINDS = ("clean", "typed", "untyped", "hang", "memory", "crash", "outside")
 FINDINGS = KINDS[2:]
 _MIB = 2**20
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where writing a small file costs nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ def run(
 
 def _batch(target: Target, seeds: Sequence[Seed], cases: Sequence[int], seed: int, limits: Limits) -> Iterator[Outcome]:
     """The outcomes of one worker: of all cases, or until one of them ended it."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, mmap.mmap(-1, 16) as shared:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_MEMORY) as folder, mmap.mmap(-1, 16) as shared:
         shared[:16] = struct.pack("<qd", -1, time.monotonic())
         into, out = os.pipe()
         sys.stdout.flush()

@@ -15,7 +15,7 @@ import pytest
 
 from .targets import KNOWN, TARGETS
 
-_CASES = 3000
+_CASES = 2000
 _ROOT = pathlib.Path(__file__).parents[2]
 
 

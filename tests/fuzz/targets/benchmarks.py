@@ -47,7 +47,7 @@ def _read_mmvp(folder: pathlib.Path) -> None:
 def _seeds_of_vlm() -> list[Seed]:
     pairs = [
         Pair(str(k), (picture(k), picture(k + 9)), pattern=name, statements=(f"one {k}", f"two {k}"))
-        for k, name in enumerate(PATTERNS)
+        for k, name in enumerate(list(PATTERNS)[:3])
     ]
     files = written(lambda root: mmvp_files.write_mmvp_vlm(str(root / "x"), pairs))
     return [Seed(files, {"x/Questions.csv": "csv"})]

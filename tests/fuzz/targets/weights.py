@@ -130,7 +130,7 @@ TARGETS = [
     Target("pickles", _seeds_of_pickles, _read_pickles, 0.3),
     Target(
         "hf-folder",
-        lambda: _seeds_of_folders("clip", "siglip", "dinov2", "vit", "bert", "llama", "qwen3"),
+        lambda: _seeds_of_folders("clip", "siglip", "dinov2", "bert", "llama"),
         _read_folder,
         0.05,
     ),

@@ -101,7 +101,7 @@ def _read_pieces(folder: pathlib.Path) -> None:
 
 def _read_merges(folder: pathlib.Path) -> None:
     """CLIP's merges, packed again: what changes is the text, not the archive around it."""
-    (folder / "x.txt.gz").write_bytes(gzip.compress((folder / "x.txt").read_bytes(), 1))
+    (folder / "x.txt.gz").write_bytes(gzip.compress((folder / "x.txt").read_bytes(), 0))
     _use(make(TokenizerConfig("clip", str(folder / "x.txt.gz"))))
 
 
