@@ -54,13 +54,14 @@ class Target:
     Attributes:
       seeds: makes the valid inputs, each of which `read` takes without a word.
       read: reads a folder; what it raises is judged, and `say` is given what it reports otherwise.
-      share: of the cases of a run, relative to other targets: less for a slow one.
+      share: of the cases of a run, relative to other targets: less for a slow one. long: too slow to begin with for the suite.
     """
 
     name: str
     seeds: Callable[[], Sequence[Seed]]
     read: Callable[[pathlib.Path], None]
     share: float = 1.0
+    long: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,3 +10,4 @@ TARGETS: dict[str, Target] = {
     target.name: target for part in (data, words, weights, benchmarks, jobs, runs) for target in part.TARGETS
 }
 KNOWN: dict[str, str] = {}
+SUITE = [name for name, target in TARGETS.items() if name not in KNOWN and not target.long]

@@ -245,6 +245,41 @@ def _read_folder(folder: pathlib.Path) -> None:
     read_all(open_source(SourceConfig("folder", str(folder))), lambda record: images.decode(record.image))
 
 
+def _seeds_of_tfds() -> list[Seed]:
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "tiny"
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = pathlib.Path("/nowhere")
+
+        def _info(self):
+            image, label = tfds.features.Image(shape=(None, None, 3)), tfds.features.ClassLabel(names=["cat", "dog"])
+            words = {"captions": tfds.features.Sequence(tfds.features.Text()), "caption": tfds.features.Text()}
+            every = tfds.features.FeaturesDict({"image": image, "label": label, "group": np.int64, **words})
+            return tfds.core.DatasetInfo(builder=self, features=every)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for n in range(3):
+                yield n, {"image": picture(n), "label": n % 2, "group": n, "captions": ["a", "b"], "caption": "an apple"}
+
+    def write(root: pathlib.Path) -> None:
+        builder = Tiny(data_dir=str(root), file_format="array_record")
+        builder.download_and_prepare()
+
+    files = {name.rpartition("/")[2]: data for name, data in written(write).items()}
+    return [Seed(files, {name: "json" if name.endswith(".json") else "bytes" for name in files})]
+
+
+def _read_tfds(folder: pathlib.Path) -> None:
+    source = open_source(SourceConfig("tfds", str(folder)))
+    read_all(source)
+    read_all(open_source(SourceConfig("tfds", str(folder), text_fields={"alt": "label"})))
+
+
 # --- scores, filters, embeddings ------------------------------------------------------------------------------------------
 
 _IDS = {"x.jsonl": lines(*({"caption": row["caption"], "id": row["id"], "scores": row["scores"]} for row in _ROWS))}
@@ -385,6 +420,7 @@ TARGETS = [
     Target("obelics", lambda: _seeds_of_pages("obelics"), _read_documents("obelics")),
     Target("mmc4", lambda: _seeds_of_pages("mmc4"), _read_documents("mmc4")),
     Target("folder", _seeds_of_folders, _read_folder),
+    Target("tfds", _seeds_of_tfds, _read_tfds, 0.1, long=True),
     Target("scores", _seeds_of_scores, _read_scores),
     Target("filter", _seeds_of_manifests, _read_manifest),
     Target("embeddings", _seeds_of_embeddings, _read_embeddings),
