@@ -1,7 +1,8 @@
 """Cases of a target, run in forked workers; what each came to.
 
-Case i of a target is a pure function of (target, seed, i): which of the target's valid files it starts from, and what is changed in
-which of them. A worker runs a batch; a case that kills it is known by its number, and the next worker goes on behind it.
+Case i of a target is a pure function of (target, seed, i): which of the target's valid files it starts from, and what is
+changed in which of them. A worker runs a batch; a case that kills it is known by its number, and the next worker goes on
+behind it. Memory is bounded by the limits of Linux.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from mof_jax.data.pairs import PATTERNS, Pair
-from mof_jax.evals import captioning, choice_files, mmvp, mmvp_files, pope, vqa
+from mof_jax.evals import captioning, choice_files, mmvp, mmvp_files, pope, vqa, zeroshot
 
 from ..harness import Seed, Target
 from .samples import dumped, lines, picture, written
@@ -153,7 +153,23 @@ def _seeds_of_pope() -> list[Seed]:
     return [Seed({"x.json": lines(*rows), "a.png": picture()}, {"x.json": "jsonl"})]
 
 
+def _seeds_of_classes() -> list[Seed]:
+    return [
+        Seed(
+            {"c.txt": "cat\ndog\nKäse\n".encode(), "t.txt": b"a photo of {}\n{}.\n"},
+            {"c.txt": "bytes", "t.txt": "bytes"},
+        )
+    ]
+
+
+def _read_classes(folder: pathlib.Path) -> None:
+    names = zeroshot.class_names(str(folder / "c.txt"), [])
+    assert all(isinstance(name, str) and name.strip() for name in names)
+    assert all(phrase.count("{}") == 1 for phrase in zeroshot.phrases((str(folder / "t.txt"),)))
+
+
 TARGETS = [
+    Target("classes", _seeds_of_classes, _read_classes),
     Target("mmvp", _seeds_of_mmvp, _read_mmvp),
     Target("mmvp-vlm", _seeds_of_vlm, lambda folder: mmvp_files.read_mmvp_vlm(str(folder / "x")) and None),
     Target("mmvp-parquet", _seeds_of_parquet, lambda folder: mmvp_files.read_mmvp(str(folder / "x.parquet")) and None),

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 import pyarrow as pa
 from pyarrow import parquet
+from rich.console import Console
 
-from mof_jax.data import documents, images, keyed, load, remote, sequences
+from mof_jax.data import documents, images, keyed, load, remote, sequences, tools
 from mof_jax.data import filter as filters
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.preprocess import Preprocess
@@ -22,6 +23,7 @@ from mof_jax.data.sources import arrayrecord, open_source, webdataset
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.data.tokenizers import train
+from mof_jax.errors import BadExample
 from mof_jax.evals.answers import read_answers
 from mof_jax.mining import report
 from mof_jax.mining.embeddings import KIND, Embeddings
@@ -264,7 +266,10 @@ def _seeds_of_tfds() -> list[Seed]:
 
         def _generate_examples(self):
             for n in range(3):
-                yield n, {"image": picture(n), "label": n % 2, "group": n, "captions": ["a", "b"], "caption": "an apple"}
+                yield (
+                    n,
+                    {"image": picture(n), "label": n % 2, "group": n, "captions": ["a", "b"], "caption": "an apple"},
+                )
 
     def write(root: pathlib.Path) -> None:
         builder = Tiny(data_dir=str(root), file_format="array_record")
@@ -278,6 +283,37 @@ def _read_tfds(folder: pathlib.Path) -> None:
     source = open_source(SourceConfig("tfds", str(folder)))
     read_all(source)
     read_all(open_source(SourceConfig("tfds", str(folder), text_fields={"alt": "label"})))
+
+
+def _read_converted(folder: pathlib.Path) -> None:
+    """`mof data convert` of whatever lies there: what is written is what the source gives, in its order."""
+    path = next((str(path) for path in folder.iterdir() if path.name.startswith("x.")), str(folder))
+    source, quiet = open_source(tools.guess(path)), Console(quiet=True)
+    done = tools.convert(source, str(folder / "out"), console=quiet)
+    found = arrayrecord.ArrayRecordSource(str(folder / "out"))
+    assert len(found) == done.written == len(source) - len(done.bad)
+    good = []
+    for n in range(len(source)):
+        try:
+            good.append(source[n])
+        except BadExample:
+            continue
+    left = iter(good)
+    assert all(any(_same(record, other) for other in left) for record in map(found.__getitem__, range(len(found))))
+    tools.inspect(source, console=quiet)
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether all of two records agrees; NaN is NaN."""
+    key = lambda r: (
+        r.id,
+        r.image,
+        dict(r.texts),
+        {k: repr(v) for k, v in r.scores.items()},
+        r.group,
+        dict(r.attributes),
+    )
+    return key(one) == key(other)
 
 
 # --- scores, filters, embeddings ------------------------------------------------------------------------------------------
@@ -420,6 +456,11 @@ TARGETS = [
     Target("obelics", lambda: _seeds_of_pages("obelics"), _read_documents("obelics")),
     Target("mmc4", lambda: _seeds_of_pages("mmc4"), _read_documents("mmc4")),
     Target("folder", _seeds_of_folders, _read_folder),
+    Target(
+        "convert",
+        lambda: [*_seeds_of_tables(), *_seeds_of_folders(), Seed({"x.tar": _tar()}, {"x.tar": "tar"})],
+        _read_converted,
+    ),
     Target("tfds", _seeds_of_tfds, _read_tfds, 0.1, long=True),
     Target("scores", _seeds_of_scores, _read_scores),
     Target("filter", _seeds_of_manifests, _read_manifest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pathlib
@@ -14,10 +15,12 @@ from mof_jax import run
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.plan import records
+from mof_jax.plan.cache import cached
 from mof_jax.scaling import frontier, table
 from mof_jax.scaling.registry import LAWS
 from mof_jax.sweep import ledger as points_ledger
 from mof_jax.sweep import points
+from mof_jax.sweep.table import read_summary
 
 from ..harness import Seed, Target
 from .samples import dumped, lines
@@ -290,7 +293,25 @@ def _seeds_of_rates() -> list[Seed]:
     ]
 
 
+def _read_caches(folder: pathlib.Path) -> None:
+    """What was kept is given again or made anew; a summary is read or said to be damaged."""
+    (folder / "key.json.gz").write_bytes(gzip.compress((folder / "key.json").read_bytes()))
+    assert isinstance(cached("key", lambda: {"made": 1}, str(folder)), dict)
+    read_summary(str(folder))
+
+
 TARGETS = [
+    Target(
+        "caches",
+        lambda: [
+            Seed(
+                {name: dumped({"needed": None, "loss": 2.5}) for name in ("key.json", "summary.json")},
+                {"key.json": "json", "summary.json": "json"},
+            )
+        ],
+        _read_caches,
+        0.5,
+    ),
     Target("config", lambda: [Seed({"x.json": dumped(_CONFIG)}, {"x.json": "json"})], _read_config, 0.5),
     Target(
         "config-file",
