@@ -171,7 +171,7 @@ def _check(info: dict[str, Any]) -> None:
         need(f"statistics.{key}", is_number(found.get(key)))
     cosines, labelled = found.get("cosines"), found.get("labels", {})
     need("statistics.cosines", isinstance(cosines, dict) and list(cosines) == list(rules) and all(
-        isinstance(x, dict) and set(x) <= set(map(str, _QUANTILES)) and all(map(is_number, x.values())) for x in cosines.values()))
+        isinstance(x, dict) and {*x} <= {*map(str, _QUANTILES)} and all(map(is_number, x.values())) for x in cosines.values()))
     need("statistics.labels", isinstance(labelled, dict) and all(
         isinstance(x, dict) and is_number(x.get("share")) and all(is_count(x.get(k)) for k in ("pairs", "images", "records"))
         for x in labelled.values()))
