@@ -9,7 +9,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from launch import job, ledger, sweep
+from launch import job, ledger, session, sweep
 from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.errors import UserError
@@ -22,7 +22,7 @@ from mof_jax.sweep import ledger as points_ledger
 from mof_jax.sweep import points
 from mof_jax.sweep.table import read_summary
 
-from ..harness import Seed, Target
+from ..harness import Seed, Target, say
 from .samples import dumped, lines
 
 _CONFIG = dict(
@@ -216,6 +216,70 @@ def _read_point_ledger(folder: pathlib.Path) -> None:
     found.record("a")
 
 
+_PODS = {
+    "items": [
+        {
+            "metadata": {"name": f"run-slice-0-{n}-x"},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "PodScheduled", "status": "False", "message": "no nodes"}],
+                "containerStatuses": [
+                    {"name": "train", "state": {"terminated": {"exitCode": 1, "message": "end"}} if n else {}}
+                ],
+            },
+        }
+        for n in range(2)
+    ]
+}
+
+
+def _seeds_of_answers() -> list[Seed]:
+    state = {"name": "run", "state": {"state": "FAILED", "failedData": {"error": {"message": "no capacity"}}}}
+    workers = "@mof\trun-0\texited\t1\tZW5k\n@mof\trun-1\trunning\t-\t\nother words\n"
+    conditions = {
+        "status": {
+            "conditions": [
+                {"type": "Suspended", "status": "True"},
+                {"type": "Failed", "status": "False", "message": "x"},
+            ]
+        }
+    }
+    return [
+        Seed(
+            {"tpu-vm/0": dumped(state), "tpu-vm/workers": workers.encode()},
+            {"tpu-vm/0": "json", "tpu-vm/workers": "bytes"},
+        ),
+        Seed(
+            {"gke/0": dumped(conditions), "gke/1": dumped(_PODS), "gke/workers": dumped(_PODS)},
+            {"gke/0": "json", "gke/1": "json", "gke/workers": "json"},
+        ),
+    ]
+
+
+def _read_answers(folder: pathlib.Path) -> None:
+    """What `gcloud` and `kubectl` say of slices and workers, cut off or of another form."""
+    (backend,) = folder.iterdir()
+    more = {"tpu-vm": {}, "gke": {"gke": dict(cluster="a", location="us-central1", image="i")}}[backend.name]
+    found = session.Session(
+        job.make(_JOB | more | {"backend": backend.name, "secrets": {}}, "job"), folder=str(folder / "state")
+    )
+    answer = lambda name: session.Result(0, (backend / name).read_bytes().decode(errors="replace"), "")
+    waiting = [answer(path.name) for path in sorted(backend.glob("[01]"))]
+    found.run = lambda command: waiting.pop(0)
+    session.run = lambda command: answer("workers")
+    attempts = (
+        lambda: f"{found.state().word.upper()} {len(found.cloud.describe())}",
+        lambda: [worker.log for worker in found.workers()],
+    )
+    errors = []
+    for attempt in attempts:
+        try:
+            attempt()
+        except UserError as error:
+            errors.append(error)
+    say(errors)
+
+
 def _seeds_of_topologies() -> list[Seed]:
     return [
         Seed({"x": text.encode()}, {"x": "bytes"}) for text in ("v5p:8x8x8", "2*v6e:16x16", "v5p-1024", "v5litepod-256")
@@ -327,6 +391,7 @@ TARGETS = [
     Target("sweep", _seeds_of_sweeps, _read_sweep, 0.1),
     Target("launch-job", _seeds_of_jobs, _read_job, 0.5),
     Target("launch-sweep", _seeds_of_job_sweeps, _read_job_sweep, 0.3),
+    Target("launch-answers", _seeds_of_answers, _read_answers, 0.5),
     Target("launch-ledger", _seeds_of_job_ledgers, _read_job_ledger),
     Target("sweep-ledger", _seeds_of_point_ledgers, _read_point_ledger),
     Target("topology", _seeds_of_topologies, _read_topology),
