@@ -143,10 +143,8 @@ def _of_override(key: str) -> Iterator[None]:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     """Sets a dotted key."""
     *parents, leaf = key.split(".")
-    if not all((*parents, leaf)):
-        raise UserError("a name between dots is empty")
-    for name in (*parents, leaf):
-        _check_name(name)
+    for part in (*parents, leaf):
+        _check_name(part)
     node: Any = values
     for i, part in enumerate(parents):
         where = ".".join(parents[: i + 1])
@@ -183,8 +181,6 @@ def _plain(value: Any) -> Any:
     """A literal that a config can hold: names are text without dots, and nothing is a set, bytes or a complex number."""
     if isinstance(value, dict):
         for name in value:
-            if not isinstance(name, str) or "." in name or not name:
-                raise UserError(f"{show(name)} is no name of a key")
             _check_name(name)
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -194,9 +190,9 @@ def _plain(value: Any) -> Any:
     raise UserError(f"{show(value)} is of type {type(value).__name__}, which no key takes")
 
 
-def _check_name(name: str) -> None:
-    """Raises `UserError` for a name that every object has (`__class__`), which no `ConfigDict` takes for a key."""
-    if hasattr(object, name):
+def _check_name(name: Any) -> None:
+    """Raises `UserError` for what no key is called; names in `__` are Python's own, and `ConfigDict` stumbles over them."""
+    if not isinstance(name, str) or not name or "." in name or name.startswith("__"):
         raise UserError(f"{show(name)} is no name of a key")
 
 

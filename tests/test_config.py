@@ -94,9 +94,6 @@ def test_overrides():
     ("list.2.weight=1", "list.2 does not exist"),
     ("list.2=1", "no entry '2' in a list of 1"),
     ("pair.0=1", "pair is a tuple"),
-    ("__class__=1", "override __class__: '__class__' is no name of a key"),
-    ("new.__init__.x=1", "override new.__init__.x: '__init__' is no name of a key"),
-    ("new={'a': {'__dict__': 1}}", "override new: '__dict__' is no name of a key"),
 ])
 def test_overrides_that_cannot_be_are_refused(assignment, message):
     base = ml_collections.ConfigDict({"steps": 1, "list": [{"weight": 1.0}], "pair": (1, 2)})
@@ -155,8 +152,8 @@ def test_a_section_is_changed_key_by_key_and_never_replaced():
 
 @pytest.mark.parametrize("text", [
     "a={[]: 1}", "a={1: 2}", "a={'b.c': 1}", "a={'': 1}", "a={1, 2}", "a=b'x'", "a=1j", "a=...", "a=[{'b': {3}}]", "a..b=1",
-    ".a=1", "=1", "list.²=1", f"list.{'9' * 5000}=1", f"list.{'9' * 5000}.b=1", f"a={'9' * 5000}", f"a={'[' * 5000}",
-    f"a={'-' * 100_000}1", "a=\0", "a=\ud83d"])
+    ".a=1", "=1", "__class__=1", "a={'__dict__': 1}", "list.²=1", f"list.{'9' * 5000}=1", f"list.{'9' * 5000}.b=1",
+    f"a={'9' * 5000}", f"a={'[' * 5000}", f"a={'-' * 100_000}1", "a=\0", "a=\ud83d"])
 def test_whatever_is_typed_is_a_value_or_a_line(text):
     """Into a text, which the key then refuses; or refused here."""
     base = ml_collections.ConfigDict({"list": [1]})

@@ -15,7 +15,7 @@ from typing import Any
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
-from mof_jax.parsing import Malformed, is_count, parse_object
+from mof_jax.parsing import Malformed, is_count, one_line, parse_object
 
 NAME = "manifest.json"
 _THREADS = 8  # files read at once: an object store gives one reader a fraction of its speed
@@ -73,7 +73,7 @@ def damage(folder: str, manifest: dict[str, Any], part: Callable[[Sequence[str]]
 
     found = remote.find(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return next(filter(None, pool.map(wrong, part(sorted(manifest["files"])))), "")
+        return one_line(next(filter(None, pool.map(wrong, part(sorted(manifest["files"])))), ""))
 
 
 def _look(path: str) -> tuple[int, str]:
