@@ -6,7 +6,7 @@ comma  := ,
 # The order is that of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart reproduce-mof notebooks test test-notebooks test-slow test-plan plan-check plan-all test-parity test-open-clip \
+.PHONY: quickstart reproduce-mof notebooks test test-notebooks test-slow fuzz test-plan plan-check plan-all test-parity test-open-clip \
 	bench lint pack clean
 
 quickstart: $(VENV)/.installed  ## train, evaluate and draw on the embedded pictures
@@ -24,6 +24,9 @@ test: $(VENV)/.dev  ## the suite
 
 test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
+
+fuzz: $(VENV)/.dev  ## 10^5 mutated inputs of all readers (some twenty minutes); writes runs/fuzz.md and runs/fuzz.json
+	$(BIN)/python -m tests.fuzz --cases 100000 --out runs/fuzz
 
 test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one
 	$(VENV)-plan/bin/python -m pytest -q tests/test_tpu_compile.py tests/nn/test_attention_tpu_compile.py \

@@ -95,7 +95,7 @@ def elapsed(first: Mapping[str, Any], last: Mapping[str, Any]) -> float:
     """Seconds between two moments. A clock that was set back takes none away: within one start of the machine uptime counts, and
     after another start at least the time since then has gone by."""
     by_wall = last["time"] - first["time"]
-    if not last.get("boot") or "uptime" not in first:
+    if not last.get("boot") or "uptime" not in first or "uptime" not in last:
         return max(0.0, by_wall)
     if first.get("boot") == last["boot"]:
         return max(0.0, last["uptime"] - first["uptime"])

@@ -14,9 +14,24 @@ from launch.job import Job
 from launch.shell import CloudError, Command, Fault, Result, run
 from launch.tpu_vm import TpuVmCloud, secrets_text
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, is_count, reason, show
 
 STATE_FOLDER = ".launch"
 _REPEATED = (Fault.PASSING, Fault.SSH)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Around what takes an answer of `gcloud` or `kubectl` apart.
+
+    Raises:
+      CloudError: it is cut off, or of another form. That may pass, as a service that does not answer may.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CloudError(f"an answer about the slices is not understood ({type(error).__name__}: {reason(error)}); try again",
+                         Fault.PASSING) from None
 
 
 class Session:
@@ -102,9 +117,18 @@ class Session:
             os.unlink(self._secrets_file)
 
     def state(self) -> State:
-        """Where the slices stand."""
+        """Where the slices stand.
+
+        Raises:
+          CloudError: a command failed, or its answer is not understood.
+        """
         try:
-            return self.cloud.state([self.run(command).out for command in self.cloud.describe()])
+            answers = [self.run(command).out for command in self.cloud.describe()]
+            with _understood():
+                found = self.cloud.state(answers)
+                if not isinstance(found.word, str) or not isinstance(found.detail, str):
+                    raise Malformed(f"state {show(found.word)}, {show(found.detail)}")
+            return found
         except CloudError as error:
             if error.fault is Fault.ABSENT:
                 return State(Stage.ABSENT, "absent")
@@ -114,9 +138,15 @@ class Session:
         """How all workers stand.
 
         Raises:
-          CloudError: one of them did not answer; the message names those that did.
+          CloudError: one of them did not answer (the message names those that did), or in a way that is not understood.
         """
-        found = self.cloud.workers(run(self.cloud.poll()).out)
+        answer = run(self.cloud.poll()).out
+        with _understood():
+            found = self.cloud.workers(answer)
+            for worker in found:
+                code = worker.code is None or is_count(worker.code, 1 << 31)
+                if not code or not isinstance(worker.name, str) or not isinstance(worker.log, str):
+                    raise Malformed(f"worker {show(worker.name)} with exit code {show(worker.code)}")
         if self.job.backend == "tpu-vm" and len(found) < self.job.hosts:
             heard = ", ".join(worker.name for worker in found) or "none"
             raise CloudError(f"{len(found)} of {self.job.hosts} workers answered ({heard})", Fault.SSH)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from mof_jax.parsing import one_line
 
 T = TypeVar("T")
+_LONGEST = 10_000  # letters of a message
 
 
 class ExitCode(enum.IntEnum):
@@ -37,13 +38,14 @@ class ExitCode(enum.IntEnum):
 class UserError(Exception):
     """A mistake in the input (config, data, flags, paths) rather than in the program.
 
-    Its text is one printable line, whatever names and values of others it quotes.
+    Its text is one printable line, whatever names and values of others it quotes; of a very long one, begin and end.
     """
 
     code: ClassVar[ExitCode] = ExitCode.USER_ERROR
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        text = one_line(super().__str__())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 class NonFinite(UserError):

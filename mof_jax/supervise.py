@@ -29,6 +29,7 @@ import time
 from typing import Any
 
 from mof_jax.errors import ExitCode, UserError
+from mof_jax.parsing import parse_json
 
 _PIPE = "MOF_SUPERVISOR_FD"  # set in a child: the pipe that closes with its parent
 _PORT_AFTER = 1000  # the hub's port lies so far from the coordinator's
@@ -165,8 +166,8 @@ class _Link:
             try:
                 async with asyncio.timeout(within):  # `wait_for` of Python 3.11 may swallow the cancellation that ends a task
                     line = await self._reader.readline()
-                message = json.loads(line) if line else None
-            except (OSError, TimeoutError, ValueError):
+                message = parse_json(line) if line else None
+            except (OSError, TimeoutError, ValueError):  # `Malformed` is a ValueError, and so is a line without end
                 return None
             if message != {}:
                 return message if isinstance(message, dict) else None

@@ -94,3 +94,11 @@ def test_damaged_arrays_are_refused_before_their_size_is_asked_for(data):
     with pytest.raises(Malformed) as caught:
         npy.parse_npy(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [lambda text: UserError(text), lambda text: BadExample("x.csv", 3, text)])
+def test_a_message_has_an_end(error):
+    """A cell of a megabyte is not printed whole; where it stands and what to do, at the two ends, stay."""
+    text = str(error(f"a.csv: id {'x' * 2**20!r}; remove one"))
+    assert len(text) < 10_100 and "a.csv: id 'xxx" in text and text.endswith("xx'; remove one") and " … " in text
+    assert str(error("a" * 9000)).endswith("a" * 9000)

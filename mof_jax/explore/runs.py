@@ -16,7 +16,7 @@ from mof_jax import config as configs
 from mof_jax import run as trainer
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
-from mof_jax.parsing import Malformed, parse_object
+from mof_jax.parsing import Malformed, is_count, parse_object, show
 from mof_jax.plan.cost import sketch
 from mof_jax.train import goodput, history
 from mof_jax.train.history import Change
@@ -137,7 +137,7 @@ class Run:
 
     def _over(self, points: Sequence[tuple[int, float]], over: Over) -> Series:
         units = {"step": lambda step: step,
-                 "examples": lambda step: history.examples(self._until(step), step, self._at(step, "batch_size")),
+                 "examples": lambda step: history.examples(self._until(step), step, self._batch_size(step)),
                  "flops": lambda step: history.flops(self._until(step), step, self._flops_at(step))}
         if over not in units:
             raise UserError(f"a series over {over!r}{nearest(over, units)}: one of {', '.join(units)}")
@@ -156,10 +156,14 @@ class Run:
         since = until[-1] if until else history.Change(0, 0, 0.0, {})
         return (later[0].flops - since.flops) / (later[0].step - since.step)
 
-    def _at(self, step: float, key: str) -> Any:
-        """The value of a key in a step: what the first change after it replaced, or the last."""
+    def _batch_size(self, step: float) -> int:
+        """In a step: what the first change after it replaced, or the last."""
+        key = "batch_size"
         later = (change.keys[key][0] for change in self.changes if change.step >= step and key in change.keys)
-        return next(later, self.config[key])
+        found = next(later, self.config.get(key))
+        if not is_count(found):
+            raise UserError(f"{self.workdir}/config.json: {key} is {show(found)}, not a number of examples")
+        return found
 
 
 def read_all(workdirs: Mapping[str, str] | Sequence[str]) -> list[Run]:

@@ -22,7 +22,7 @@ from mof_jax.data.record import Source
 from mof_jax.errors import BadExample, UserError, nearest
 from mof_jax.mining.best import best
 from mof_jax.mining.state import Pairs, State
-from mof_jax.parsing import Malformed, parse_object, reason
+from mof_jax.parsing import Malformed, is_count, is_number, parse_object, reason
 
 _KEY = b"mof_jax"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -140,11 +140,41 @@ def read(path: str) -> tuple[Pairs, tuple[str, ...], dict[str, Any]]:
         info, table = parse_object(about), file.read()
         if not isinstance(info.get("rules"), dict) or not info["rules"]:
             raise Malformed("its settings have no rules")
+        _check(info)
         names = tuple(info["rules"])
         cosines = [table[f"cos_{name}"].to_numpy() for name in names]
         return Pairs(table["i"].to_numpy(), table["j"].to_numpy(), np.stack(cosines)), names, info
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:  # `Malformed` is a ValueError
         raise UserError(f"{path}: not a file of mined pairs ({reason(error)})") from None
+
+
+def _check(info: dict[str, Any]) -> None:
+    """Of a file's settings, what `blindness` and `summary` take from them.
+
+    Raises:
+      Malformed: naming what is not as `write` leaves it.
+    """
+    def need(key: str, right: bool) -> None:
+        if not right:
+            raise Malformed(f"{key} of its settings is damaged")
+
+    rules, limits, found = info["rules"], info.get("thresholds"), info.get("statistics")
+    need("rules", all(isinstance(rule, str) for rule in rules.values()))
+    need("centred", isinstance(info.get("centred"), bool))
+    need("usable", is_count(info.get("usable")))
+    need("thresholds", isinstance(limits, dict) and list(limits) == list(rules) and all(
+        isinstance(x, list) and len(x) == 2 and x[0] in ("above", "below") and is_number(x[1]) for x in limits.values()))
+    need("statistics", isinstance(found, dict))
+    for key in ("pairs", "images", *(["same_label"] if "labels" in found else [])):
+        need(f"statistics.{key}", is_count(found.get(key)))
+    for key in ("share_of_pairs", "share_of_images"):
+        need(f"statistics.{key}", is_number(found.get(key)))
+    cosines, labelled = found.get("cosines"), found.get("labels", {})
+    need("statistics.cosines", isinstance(cosines, dict) and list(cosines) == list(rules) and all(
+        isinstance(x, dict) and {*x} <= {*map(str, _QUANTILES)} and all(map(is_number, x.values())) for x in cosines.values()))
+    need("statistics.labels", isinstance(labelled, dict) and all(
+        isinstance(x, dict) and is_number(x.get("share")) and all(is_count(x.get(k)) for k in ("pairs", "images", "records"))
+        for x in labelled.values()))
 
 
 def summary(info: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ import jax
 
 from mof_jax.data import remote
 from mof_jax.hardware import Topology
+from mof_jax.parsing import Malformed, parse_object
 
 FOLDER = "~/.cache/mof_jax/plans"
 
@@ -42,9 +43,9 @@ def cached(key: str, compute: Callable[[], dict[str, Any]], folder: str | None =
         return compute()
     path = os.path.join(os.path.expanduser(folder), f"{key}.json.gz")
     try:
-        with gzip.open(path, "rt") as f:
-            return json.load(f)
-    except (OSError, EOFError, ValueError, zlib.error):
+        with gzip.open(path, "rb") as f:
+            return parse_object(f.read())
+    except (OSError, EOFError, Malformed, zlib.error):
         found = compute()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     remote.write_atomic(path, [gzip.compress(json.dumps(found).encode())])

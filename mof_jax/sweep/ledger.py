@@ -1,7 +1,7 @@
 """What happened to the points of a sweep: `W/sweep.jsonl`, one object an event, only ever added to.
 
-A line may be torn by a kill at any byte. The next one begins behind a line break; a torn line counts for nothing, and what it
-would have said is found out again from the point's own folder.
+A line may be torn by a kill at any byte. The next one begins behind a line break; a torn or damaged line counts for nothing, and
+what it would have said is found out again from the point's own folder.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import fcntl
 import json
 import os
 import time
-from typing import Any
+from typing import Any, get_args
 
+from mof_jax.parsing import Malformed, is_number, parse_object
 from mof_jax.sweep.kinds import Kind, Status
 
 NAME = "sweep.jsonl"
@@ -93,15 +94,18 @@ def _replay(path: str) -> dict[str, Record]:
         lines = f.read().split(b"\n")
     for line in lines:
         try:
-            event = json.loads(line)
-            id, what = event["id"], event["event"]
-            if what == "end":
-                record = records.setdefault(id, Record())
-                record.status, record.reason = event["status"], event["reason"]
-                record.ends[event["kind"]] += 1
-                record.seconds += event["seconds"]
-            elif what == "reopen":
-                records[id] = Record(seconds=records.get(id, Record()).seconds)
-        except (ValueError, KeyError, TypeError):  # torn, or the end of the file
+            event = parse_object(line)
+        except Malformed:  # torn, or the end of the file
             continue
+        id, seconds = event.get("id"), event.get("seconds")
+        if not isinstance(id, str):
+            continue
+        if event.get("event") == "reopen":
+            records[id] = Record(seconds=records.get(id, Record()).seconds)
+        elif event.get("event") == "end" and event.get("status") in get_args(Status) and is_number(seconds) and seconds >= 0 \
+                and isinstance(event.get("kind"), str) and isinstance(event.get("reason"), str):
+            record = records.setdefault(id, Record())
+            record.status, record.reason = event["status"], event["reason"]
+            record.ends[event["kind"]] += 1
+            record.seconds += seconds
     return records

@@ -15,6 +15,7 @@ from typing import Any
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
 from mof_jax.evals import build
+from mof_jax.parsing import Malformed, parse_object
 from mof_jax.sweep.ledger import Record
 from mof_jax.sweep.points import Point, Sweep
 from mof_jax.tasks import TASKS
@@ -33,9 +34,18 @@ def folder_of(folder: str, id: str) -> str:
 
 
 def read_summary(workdir: str) -> dict[str, Any] | None:
-    """What a finished run (its last stage) left, None for one that is not finished."""
+    """What a finished run (its last stage) left, None for one that is not finished.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = os.path.join(last_stage(workdir), summary.NAME)
-    return json.loads(remote.read(path)) if os.path.exists(path) else None
+    if not os.path.exists(path):
+        return None
+    try:
+        return parse_object(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}; delete it, and the run is finished again") from None
 
 
 def check_loss(sweep: Sweep, key: str | None) -> None:

@@ -117,7 +117,9 @@ def lines(workdir: str) -> list[dict[str, Any]]:
 def ledger_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The ledger that a line holds, empty for none; what is no time there is passed over."""
     found = line.get(KEY)
-    return {kind: float(found[kind]) for kind in KINDS if is_number(found.get(kind))} if isinstance(found, Mapping) else {}
+    if not isinstance(found, Mapping):
+        return {}
+    return {kind: float(found[kind]) for kind in KINDS if is_number(found.get(kind)) and found[kind] >= 0}
 
 
 def read(workdir: str) -> dict[str, float]:

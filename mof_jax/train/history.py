@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
+import itertools
 import os
 import re
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from mof_jax import config as configs
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
-from mof_jax.parsing import show
+from mof_jax.parsing import is_count, is_number, show
 from mof_jax.rules import Rule
 from mof_jax.train.rollback import Rollback, behind
 from mof_jax.train.schedule import ScheduleConfig, make_schedule
@@ -67,10 +68,14 @@ def saved(meta: Mapping[str, Any] | None) -> list[Change]:
       UserError: they are none.
     """
     try:
-        return [Change(**{**change, "keys": {key: (old, new) for key, (old, new) in change["keys"].items()}})
-                for change in (meta or {}).get(KEY, ())]
+        found = [Change(**{**change, "keys": {key: (old, new) for key, (old, new) in change["keys"].items()}})
+                 for change in (meta or {}).get(KEY, ())]
+        if all(is_count(c.step) and c.step and is_count(c.examples) and is_number(c.flops) for c in found) and all(
+                before.step <= after.step for before, after in itertools.pairwise(found)):
+            return found
     except (TypeError, ValueError, KeyError, AttributeError):
-        raise UserError(f"{KEY!r}, what the config was otherwise before, is damaged there") from None
+        pass
+    raise UserError(f"{KEY!r}, what the config was otherwise before, is damaged there")
 
 
 def examples(changes: Sequence[Change], step: int, batch_size: int) -> int:

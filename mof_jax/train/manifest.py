@@ -15,6 +15,7 @@ from typing import Any
 
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, is_count, one_line, parse_object
 
 NAME = "manifest.json"
 _THREADS = 8  # files read at once: an object store gives one reader a fraction of its speed
@@ -41,13 +42,18 @@ def read(folder: str) -> dict[str, Any]:
     """
     path = remote.join(folder, NAME)
     try:
-        found = json.loads(remote.read(path))
-        digest = found.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        found = parse_object(remote.read(path))
+    except Malformed:
         raise UserError(f"{NAME} is damaged") from None
-    if digest != _digest(found):
+    digest, files = found.pop("sha256", None), found.get("files")
+    if digest != _digest(found) or not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise UserError(f"{NAME} is damaged")
     return found
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether a value is [size, digest] of a file."""
+    return isinstance(value, list) and len(value) == 2 and is_count(value[0]) and isinstance(value[1], str)
 
 
 def damage(folder: str, manifest: dict[str, Any], part: Callable[[Sequence[str]], Sequence[str]] = lambda names: names) -> str:
@@ -67,7 +73,7 @@ def damage(folder: str, manifest: dict[str, Any], part: Callable[[Sequence[str]]
 
     found = remote.find(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return next(filter(None, pool.map(wrong, part(sorted(manifest["files"])))), "")
+        return one_line(next(filter(None, pool.map(wrong, part(sorted(manifest["files"])))), ""))
 
 
 def _look(path: str) -> tuple[int, str]:

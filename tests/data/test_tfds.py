@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import sys
+
 from data_samples import picture
 import numpy as np
 import pytest
@@ -100,3 +104,47 @@ def test_the_content_changes_with_the_files(prepare, tmp_path):
     (file,) = [file for file in (tmp_path / "texts/1.0.0").iterdir() if "array_record" in file.name]
     file.write_bytes(file.read_bytes() + b"\0")
     assert TfdsSource(path).content != before
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_no_module_is_imported_because_a_file_names_it(prepare, tmp_path, monkeypatch, key):
+    path = pathlib.Path(prepare(lambda f: {"caption": f.Text()}, lambda i: {"caption": "a"}))
+    (tmp_path / "planted_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = path / "features.json"
+    found = json.loads(file.read_text())
+    found["featuresDict"]["features"]["caption"] = {key: "planted_module.Text"}
+    file.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="features.json: a feature of class 'planted_module.Text', which is not of TFDS"):
+        TfdsSource(str(path))
+    assert "planted_module" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "\xff"])
+def test_features_that_are_none_are_said(prepare, text):
+    path = pathlib.Path(prepare(lambda f: {"caption": f.Text()}, lambda i: {"caption": "a"}))
+    (path / "features.json").write_text(text, "latin-1")
+    with pytest.raises(UserError, match="features.json: ") as caught:
+        TfdsSource(str(path))
+    assert str(caught.value).isprintable()
+
+
+def test_a_class_without_a_name_is_a_bad_record(prepare):
+    path = pathlib.Path(prepare(lambda f: {"label": label(f)}, lambda i: {"label": i % 2}))
+    (path / "label.labels.txt").write_text("cat\n")
+    source = TfdsSource(str(path))
+    good, bad = [], []
+    for i in range(3):
+        try:
+            good.append(source[i].texts["label"])
+        except BadExample as error:
+            bad.append(error.reason)
+    assert good and set(good) == {("cat",)} and bad and set(bad) == {"feature 'label' has a class without a name: [1]"}
+
+
+def test_a_picture_that_is_a_number_is_a_bad_record(prepare):
+    """`bytes(n)` would be n zeros."""
+    source = TfdsSource(prepare(lambda f: {"n": np.int64, "caption": f.Text()}, lambda i: {"n": 10, "caption": "a"}),
+                        image_field="n")
+    with pytest.raises(BadExample, match="feature 'n' holds int, no picture"):
+        source[0]

@@ -179,3 +179,27 @@ def test_an_overview_shows_mfu_where_there_is_some_and_marks_what_is_not_finite(
     assert wait.lines[0].get_ydata().tolist() == [25.0] * 3
     assert len(curves.overview(fast).axes) == len(figure.axes) + 1
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("size", [None, "16", [], True, -1, 1.5, 1e300])
+def test_a_batch_size_that_is_none_is_said(tmp_path, size):
+    run = runs.Run.read(write(str(tmp_path), config=CONFIG | {"batch_size": size}))
+    assert run.series("loss").x.tolist() == [1, 5, 10]
+    with pytest.raises(UserError, match="config.json: batch_size is .*, not a number of examples"):
+        run.series("loss", "examples")
+
+
+CHANGE = {"step": 3, "examples": 48, "flops": 1e9, "keys": {"optimizer.lr": [0.1, 0.2]}}
+
+
+@pytest.mark.parametrize("changes", [
+    3, [3], [{}], "x", {"a": 1}, *([CHANGE | change] for change in (
+        {"step": "3"}, {"step": 0}, {"step": None}, {"step": 1.5}, {"examples": []}, {"examples": -1}, {"flops": "1"},
+        {"flops": 10**400}, {"flops": float("nan")}, {"keys": None}, {"keys": {"lr": 3}}, {"keys": {"lr": [1, 2, 3]}},
+        {"more": 1})),
+    [CHANGE, CHANGE | {"step": 2}]])
+def test_changes_that_are_none_are_said(tmp_path, changes):
+    folder = write(str(tmp_path), config=CONFIG | {"changes": [CHANGE, CHANGE | {"step": 5}]})
+    assert [change.step for change in runs.Run.read(folder).changes] == [3, 5]
+    with pytest.raises(UserError, match="'changes', what the config was otherwise before, is damaged there"):
+        runs.Run.read(write(str(tmp_path), config=CONFIG | {"changes": changes}))

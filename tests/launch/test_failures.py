@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+
+from launch import job as jobs
+from launch import session
 
 QUOTA = ("ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit "
          "'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone us-central2-b.")
@@ -62,3 +66,39 @@ def test_stock_out_passes(cloud, launch):
     cloud.plan(provision_failures=[STOCK], create_errors=[None, "ERROR: (gcloud) code 8: " + STOCK], step_seconds=0.001)
     code, text = launch("up", "--job", cloud.job())
     assert code == 0 and cloud.verbs().count("create") == 3 and "attempt 3 of 5" in text
+
+
+JOB = {"name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:2x4", "workdir": "gs://b/run",
+       "train": {"config": "c.py"}, "guard": {"max_hours": 1.0}}
+PODS = {"items": [{"metadata": {"name": "run-0"}, "status": {"containerStatuses": [
+    {"name": "train", "state": {"terminated": {"exitCode": 3, "message": "end"}}}]}}]}
+
+
+@pytest.mark.parametrize("change", [
+    None, "", "[]", "{", "3", "null", "[" * 100_000, '{"items": 3}', '{"items": [3]}', "{}", '{"items": [{}]}',
+    "updates are available\n{}",
+    *(json.dumps({"items": [PODS["items"][0] | c]}) for c in (
+        {"metadata": {}}, {"metadata": {"name": 3}}, {"status": 3}, {"status": {"containerStatuses": [3]}},
+        {"status": {"containerStatuses": [{"name": "train", "state": {"terminated": {"exitCode": "3"}}}]}},
+        {"status": {"containerStatuses": [{"name": "train", "state": {"terminated": {"exitCode": 3, "message": {}}}}]}}))])
+def test_an_answer_that_is_not_understood_is_waited_out_like_one_that_fails(monkeypatch, change):
+    """Slices may be held: what ends the launcher with a traceback leaves them so."""
+    job = jobs.make(JOB | {"backend": "gke", "gke": {"cluster": "pod", "location": "us-central1", "image": "i"}}, "job")
+    monkeypatch.setattr(session, "run", lambda command: session.Result(0, json.dumps(PODS) if change is None else change, ""))
+    found = session.Session(job)
+    if change is None:
+        assert [(worker.name, worker.code, worker.log) for worker in found.workers()] == [("run-0", 3, "end")]
+        return
+    with pytest.raises(session.CloudError, match="an answer about the slices is not understood .*; try again") as caught:
+        found.workers()
+    assert caught.value.fault is session.Fault.PASSING and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "{", "3", '{"state": 3}', '{"state": {"state": []}}', '{"state": {"state": 3}}',
+                                    '{"state": {"state": "FAILED", "failedData": {"error": {"message": {"a": 1}}}}}'])
+def test_a_state_that_is_not_understood_is_waited_out(monkeypatch, answer):
+    job = jobs.make(JOB | {"source": {"git": "https://host/a.git", "rev": "main"}}, "job")
+    monkeypatch.setattr(session, "run", lambda command: session.Result(0, answer, ""))
+    with pytest.raises(session.CloudError, match="an answer about the slices is not understood") as caught:
+        session.Session(job).state()
+    assert caught.value.fault is session.Fault.PASSING

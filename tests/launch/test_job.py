@@ -144,6 +144,7 @@ def test_hours_are_counted_by_a_clock_that_nobody_sets(monkeypatch):
     assert elapsed(at(1000, 50), at(400, 30, "b")) == 30, "and the clock set back"
     assert elapsed({"time": 1000.0}, at(900, 5)) == 0 and elapsed({"time": 1000.0}, at(1900, 5)) == 900, "of an older version"
     assert elapsed(at(1000, 50, ""), at(1010, 70, "")) == 10, "no Linux"
+    assert elapsed(at(1000, 50), {"time": 1010.0, "boot": "a"}) == 10, "damaged: the wall clock has to do"
     ledger = Ledger("unused", [{"event": "held", **at(5000, 50)}, {"event": "gone", **at(100, 3650)}])
     assert ledger.seconds() == 3600 and not ledger.held
 

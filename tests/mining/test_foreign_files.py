@@ -1,5 +1,6 @@
 """Files of embeddings and of unfinished runs that are damaged, or were never ours: one line, whatever is in them."""
 
+import functools
 import io
 import json
 import time
@@ -153,15 +154,48 @@ def test_the_plan_of_an_unfinished_run(tmp_path, text):
 
 # mined pairs
 
+SETTINGS = {
+    "rules": {"a": "above 0.5"}, "thresholds": {"a": ["above", 0.5]}, "centred": False, "usable": 4,
+    "statistics": {"pairs": 1, "share_of_pairs": 0.1, "images": 2, "share_of_images": 0.5, "cosines": {"a": {"0.5": 0.5}},
+                   "same_label": 1, "labels": {"x": {"pairs": 1, "share": 0.5, "images": 2, "records": 2}}}}
+
 
 @pytest.mark.parametrize("about", [None, b"", b"[]", b"{}", b'{"rules": 3}', b'{"rules": {}}', b'{"rules": {"b": 1}}',
                                    b"[" * 100_000, b"\xff"])
 def test_settings_of_mined_pairs(tmp_path, about):
     table = pa.table({"i": [1], "j": [2], "cos_a": [0.5]})
     path = str(tmp_path / "p.parquet")
-    parquet.write_table(table.replace_schema_metadata({b"mof_jax": b'{"rules": {"a": "above 0.5"}}'}), path)
+    parquet.write_table(table.replace_schema_metadata({b"mof_jax": json.dumps(SETTINGS).encode()}), path)
     assert report.read(path)[1] == ("a",)
     parquet.write_table(table.replace_schema_metadata(None if about is None else {b"mof_jax": about}), path)
     with pytest.raises(UserError, match="p.parquet: not a file of mined pairs") as caught:
         report.read(path)
     assert str(caught.value).isprintable()
+
+
+def _places(value, path=()):
+    """Every place in the settings."""
+    if path:
+        yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("path", list(_places(SETTINGS)), ids=str)
+def test_every_value_of_the_settings_of_mined_pairs_is_looked_at(tmp_path, path):
+    """What is printed of them is printed, or the file is refused in a line; at no place is any value taken on trust."""
+    table = pa.table({"i": [1], "j": [2], "cos_a": [0.5]})
+    file, refused = str(tmp_path / "p.parquet"), 0
+    for value in ANYTHING:
+        about = json.loads(json.dumps(SETTINGS))
+        parent = functools.reduce(lambda at, key: at[key], path[:-1], about)
+        parent[path[-1]] = value
+        parquet.write_table(table.replace_schema_metadata({b"mof_jax": json.dumps(about).encode()}), file)
+        try:
+            pairs, _, info = report.read(file)
+        except UserError as error:
+            refused += 1
+            assert "p.parquet: not a file of mined pairs" in str(error) and str(error).isprintable()
+        else:
+            assert report.summary(info).row_count >= 4 and report.blindness(pairs, info["thresholds"]).tolist() == [0.5]
+    assert refused >= len(ANYTHING) - 6

@@ -7,10 +7,13 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from mof_jax.claim import Claim
-from mof_jax.errors import ExitCode
+from mof_jax.errors import ExitCode, UserError
 from mof_jax.sweep.kinds import KILLED, KINDS, NO_TRUNK, kind_of
 from mof_jax.sweep.ledger import NAME, Ledger
+from mof_jax.sweep.table import read_summary
 
 
 def test_a_line_torn_at_any_byte_counts_for_nothing_and_spoils_nothing(tmp_path):
@@ -76,3 +79,28 @@ def test_a_claim_lasts_as_long_as_whoever_inherited_it(tmp_path):
     again = Claim.take(folder)
     assert again is not None and pathlib.Path(folder, "lock").exists()
     again.release()
+
+
+END = {"id": "a", "event": "end", "kind": "done", "status": "done", "seconds": 2.0, "reason": "", "time": 1.0}
+
+
+@pytest.mark.parametrize("line", [
+    "7", "[]", "[" * 100_000, '{"id": ' + "9" * 5000 + "}", "\xff", *(json.dumps(END | change) for change in (
+        {"id": ["b"]}, {"id": None}, {"id": 3}, {"status": "won"}, {"status": []}, {"status": None}, {"kind": {}}, {"kind": None},
+        {"seconds": "2"}, {"seconds": True}, {"seconds": -1.0}, {"seconds": float("nan")}, {"seconds": 10**400}, {"reason": 3},
+        {"event": ["end"]}, {"event": "end", "id": "b", "seconds": None}))])
+def test_a_damaged_line_counts_for_nothing(tmp_path, line):
+    good = json.dumps(END)
+    (tmp_path / NAME).write_bytes(f"{good}\n{line}\n{json.dumps(END | {'id': 'c'})}\n".encode("latin-1"))
+    found = Ledger(str(tmp_path)).read()
+    assert {name: (record.status, record.seconds, dict(record.ends)) for name, record in found.items()} == {
+        "a": ("done", 2.0, {"done": 1}), "c": ("done", 2.0, {"done": 1})}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"loss": ' + "9" * 5000 + "}", "\xff"])
+def test_a_damaged_summary_is_said(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text, "latin-1")
+    with pytest.raises(UserError, match="summary.json: .*; delete it, and the run is finished again"):
+        read_summary(str(tmp_path))
+    (tmp_path / "summary.json").write_text('{"loss": 2.5}')
+    assert read_summary(str(tmp_path)) == {"loss": 2.5}

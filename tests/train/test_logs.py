@@ -54,7 +54,7 @@ def test_a_line_separator_inside_a_text_is_no_end_of_a_line(log):
 @pytest.mark.parametrize("change", [
     {"seconds": None}, {"seconds": 3}, {"seconds": {"step": "1"}}, {"seconds": {"step": 10**400}}, {"seconds": []},
     {"unix_time": "now"}, {"unix_time": None}, {"unix_time": [1]}, {"seconds": {"step": float("nan")}},
-    {"seconds": {"other": 2.0}}])
+    {"seconds": {"other": 2.0}}, {"seconds": {"step": -5.0}}])
 def test_a_ledger_that_is_none_costs_its_line_only(log, change):
     write(log, *(json.dumps(line) + "\n" for line in [*LINES[:3], LINES[3] | change]))
     ledger = goodput.Ledger(goodput.lines(str(log.parent)), start=4)

@@ -13,7 +13,9 @@ from mof_jax.data import remote
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
 from mof_jax.errors import BadExample, UserError
-from mof_jax.parsing import Malformed
+from mof_jax.parsing import Malformed, parse_json, reason, show
+
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, and of its older form
 
 
 class TfdsSource:
@@ -49,6 +51,8 @@ class TfdsSource:
         self._open(path, split, image_field, dict(text_fields or {}))
 
     def _open(self, path: str, split: str, image_field: str, text_fields: dict[str, str]) -> None:
+        if os.path.isdir(path):
+            _check_classes(os.path.join(path, "features.json"))
         import tensorflow_datasets as tfds
 
         try:
@@ -67,7 +71,7 @@ class TfdsSource:
         except UserError:
             raise
         except Exception as error:  # TFDS raises classes of its own for each of these mistakes
-            text = " ".join(str(error).split())[:300]
+            text = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"{path}: TFDS cannot open split {split!r}: {text}") from None
         self._length = len(self._data)
         if not self._length:
@@ -82,14 +86,16 @@ class TfdsSource:
         try:
             example = self._data[index]
         except Exception as error:  # a broken shard or example: array_record and TFDS share no error class
-            raise BadExample(self.name, index, f"cannot be read: {str(error).splitlines()[0][:160]}") from None
+            raise BadExample(self.name, index, f"cannot be read: {reason(error)}") from None
         image = example.get(self._image)
         where = f"{self._split}/{index}"
         try:
+            if not isinstance(image, bytes | None):
+                raise Malformed(f"feature {self._image!r} holds {type(image).__name__}, no picture")
             row = {path: self._plain(path, example) for path in self._texts.values()}
             return Record(
                 id=fields.name(example) or where,
-                image=bytes(image) if image is not None else None,
+                image=image,
                 texts=fields.texts(row, self._texts),
                 scores=fields.scores(example),
                 group=fields.group(example),
@@ -105,13 +111,20 @@ class TfdsSource:
         return hashlib.sha256(repr((self._split, marks)).encode()).hexdigest()[:12]
 
     def _plain(self, path: str, example: Mapping[str, Any]) -> Any:
-        """The value at a path; numbers of classes become their names, one without a class (-1) stays a missing text."""
+        """The value at a path; numbers of classes become their names, one without a class (-1) stays a missing text.
+
+        Raises:
+          Malformed: no number, or one beyond the names of the classes.
+        """
         value: Any = example
         for part in path.split("/"):
             value = value[part]
         if path not in self._labels:
             return value
-        names = [self._labels[path].int2str(int(n)) for n in np.atleast_1d(value) if int(n) >= 0]
+        try:
+            names = [self._labels[path].int2str(int(n)) for n in np.atleast_1d(value) if int(n) >= 0]
+        except (TypeError, ValueError, IndexError):
+            raise Malformed(f"feature {path!r} has a class without a name: {show(np.ravel(value).tolist())}") from None
         return names if np.ndim(value) else (names[0] if names else None)
 
     def __getstate__(self):  # the builder is opened again in a worker process
@@ -119,6 +132,28 @@ class TfdsSource:
 
     def __setstate__(self, state):
         self.__init__(*state)
+
+
+def _check_classes(path: str) -> None:
+    """Of a data set's features: TFDS imports the module that a feature names as its class, whichever that is.
+
+    Raises:
+      UserError: one that is not of TFDS; or the file is damaged.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        waiting = [parse_json(remote.read(path))]
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
+    while waiting:
+        value = waiting.pop()
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            named = key in _CLASS_KEYS and isinstance(inner, str) and "." in inner
+            if named and not inner.startswith("tensorflow_datasets."):
+                raise UserError(f"{path}: a feature of class {show(inner)}, which is not of TFDS: its module is not imported; "
+                                "convert the data set where it was made")
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _inner(feature: Any) -> tuple[Any, bool]:

@@ -21,6 +21,7 @@ from mof_jax import config as configs
 from mof_jax.console import plain
 from mof_jax.data import remote
 from mof_jax.errors import UserError
+from mof_jax.parsing import Malformed, parse_object, reason
 from mof_jax.studies.blindness.plan import Study
 
 # Set before a worker imports JAX. Huge pages: every step allocates its buffers anew, and small pages cost a quarter of the time.
@@ -127,9 +128,16 @@ def write(folder: str, job: Job, result: dict[str, Any]) -> None:
 
 
 def read(folder: str, job: Job) -> dict[str, Any]:
-    """What `write` wrote."""
-    with open(os.path.join(folder, job.file)) as f:
-        return json.load(f)
+    """What `write` wrote.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = os.path.join(folder, job.file)
+    try:
+        return parse_object(remote.read(path))
+    except Malformed as error:
+        raise UserError(f"{path}: {error}; delete it, and the job is done again") from None
 
 
 def write_arrays(folder: str, job: Job, arrays: dict[str, np.ndarray]) -> None:
@@ -140,6 +148,19 @@ def write_arrays(folder: str, job: Job, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(folder: str, job: Job, *names: str) -> dict[str, np.ndarray]:
-    """What `write_arrays` wrote: all of it, or those of the names that are there."""
-    with np.load(os.path.join(folder, job.file), allow_pickle=False) as found:
-        return {name: found[name] for name in found.files if not names or name in names}
+    """What `write_arrays` wrote: all of it, or those of the names that are there.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = os.path.join(folder, job.file)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files if not names or name in names}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # NumPy gives other members as bytes
+            raise Malformed("a member is no array")
+        return arrays
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # of zip, zlib and NumPy's heads, which have no class in common
+        raise UserError(f"{path}: damaged ({reason(error)}); delete it, and the job is done again") from None
