@@ -14,3 +14,10 @@ def test_a_log_gets_whole_tables_and_whole_lines(capsys):
     display.console().print(Group(wide, display.line(command)), crop=False)
     out = capsys.readouterr().out.splitlines()
     assert command in out and sum("a cell of words" in line and "623.4 to 567.8" in line for line in out) == 1
+
+
+def test_figures_that_are_no_numbers_are_shown():
+    from mof_jax.train.display import results
+
+    table = results("t", {"e": {"a": float("nan"), "b": float("inf"), "c": 1234.0, "d": 0.5, "n": 3}})
+    assert list(table.columns[2].cells) == ["nan", "inf", "1,234", "0.50", "3.00"]
