@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import math
+import os
 from typing import Any
 import zlib
 
@@ -23,20 +24,23 @@ _SAMPLED = 64  # records that are looked at, evenly spread
 def content(config: SourceConfig, whole: Source, kept: Source) -> dict[str, Any]:
     """Of one source of a mixture.
 
-    A source that knows a digest of all it holds (`content`: a table, which is read as a whole when it is opened) says that; of
-    another, up to 64 records are read, their pictures too, but not decoded. What comes with the package is told by the config.
+    Up to 64 records are read, their pictures too, but not decoded. A local file of rows, which is read as a whole when it is
+    opened, is read once more for a digest of all of it. What comes with the package is told by the config.
 
     Args:
       whole: the source. kept: what its filter leaves of it.
 
     Returns:
-      `records`, `kept` (which of them, too) and `digest`; the same for a copy elsewhere.
+      `records`, `kept`, `chosen` (a digest of which), `digest` of the sample, `file` of the whole; the same for a copy elsewhere.
     """
     found = {"records": len(whole), "kept": len(kept)}
     if isinstance(kept, Subset) and kept is not whole:
         found["chosen"] = _hex(zlib.crc32(np.ascontiguousarray(kept.indices)))
     if config.kind not in EMBEDDED:
-        found["digest"] = getattr(whole, "content", None) or _sampled(whole)
+        found["digest"] = _sampled(whole)
+        if os.path.isfile(path := getattr(whole, "path", "")):
+            with open(path, "rb") as file:
+                found["file"] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     return found
 
 

@@ -7,6 +7,7 @@ import shutil
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
+import numpy as np
 import pytest
 from run_samples import write_pool
 
@@ -176,10 +177,36 @@ def test_a_table_that_changed_is_noticed_and_one_that_moved_is_not_refused(workd
     rows = (moved / table.name).read_text().splitlines()
     for text in (rows[:-4], [*rows[:-1], rows[-1].replace("noise", "NOISE")]):
         (moved / table.name).write_text("\n".join(text) + "\n")
-        with pytest.raises(UserError, match=r"config.data.sources.0.content.(records|digest): .* until step 7"):
+        with pytest.raises(UserError, match=r"config.data.sources.0.content.(records|digest|file): .* until step 7"):
             run.train(config(moved / table.name, steps=8), str(workdir))
     run.train(config(moved / table.name, steps=8), str(workdir), ["data.sources.0.content"])
     assert "data.sources.0.content.digest" in history.saved(json.loads((workdir / "summary.json").read_text()))[0].keys
+
+
+@pytest.mark.parametrize("edit", ["caption", "picture", "filter"])
+def test_what_a_source_holds_is_told_wherever_it_lies(table, tmp_path, edit):
+    """One word in one row of many, one picture, another choice of rows; not a copy, nor a touch."""
+    from mof_jax.data.filter import Subset
+    from mof_jax.data.identity import content
+    from mof_jax.data.sources.config import SourceConfig
+    from mof_jax.data.sources.jsonl import TableSource
+
+    there = shutil.copytree(table.parent, tmp_path / "copy") / table.name
+    with open(there, "a") as file:
+        file.writelines(f'{{"id": "x{i}", "image": "000.png", "alt": "more {i}"}}\n' for i in range(500))
+    wanted = SourceConfig(kind="jsonl", path=str(there))
+    seen = lambda rows=slice(None): content(wanted, source := TableSource(str(there)),
+                                            Subset(source, np.arange(len(source))[rows]))
+    before = seen()
+    there.touch()
+    assert seen() == before and before["records"] == 540
+    if edit == "caption":
+        there.write_text(there.read_text().replace("more 333", "more 334"))
+    elif edit == "picture":
+        (there.parent / "000.png").write_bytes((there.parent / "001.png").read_bytes())
+    after = seen(slice(1, None) if edit == "filter" else slice(None))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"caption": {"file"}, "picture": {"digest"}, "filter": {"kept", "chosen"}}[edit]
 
 
 def test_a_vocabulary_that_may_change_does_change(workdir, table):
