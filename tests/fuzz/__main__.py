@@ -16,6 +16,7 @@ import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
 
 from .harness import FINDINGS, KINDS, Limits, Outcome, Target, build_seeds, make_case, run  # noqa: E402
@@ -57,7 +58,7 @@ def _all(chosen: list[Target], arguments: argparse.Namespace) -> list[dict]:
     counts = {target.name: max(_FEWEST, round(arguments.cases * target.share / whole)) for target in chosen}
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=None) as bar:
+    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
         task = bar.add_task("fuzz", total=sum(counts.values()))
         for target in chosen:
             bar.update(task, description=target.name)

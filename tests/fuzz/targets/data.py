@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -272,8 +273,9 @@ def _seeds_of_tfds() -> list[Seed]:
                 )
 
     def write(root: pathlib.Path) -> None:
-        builder = Tiny(data_dir=str(root), file_format="array_record")
-        builder.download_and_prepare()
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            Tiny(data_dir=str(root), file_format="array_record").download_and_prepare()
 
     files = {name.rpartition("/")[2]: data for name, data in written(write).items()}
     return [Seed(files, {name: "json" if name.endswith(".json") else "bytes" for name in files})]

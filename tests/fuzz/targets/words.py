@@ -154,6 +154,7 @@ TARGETS = [
         lambda: [Seed({"x.txt": gzip.decompress(vocabularies.read(CLIP_VOCABULARY))}, {"x.txt": "bytes"})],
         _read_merges,
         0.02,
+        long=True,
     ),
     Target("tokenizer-saved", _seeds_of_saved, _read_saved),
     Target(
