@@ -144,9 +144,9 @@ def _read_parquet(path: str) -> list[dict[str, Any]]:
     data = remote.read(path)
     try:
         table = parquet.read_table(pyarrow.BufferReader(data))
+        table = table.rename_columns([_ALIASES.get(name.lower(), name) for name in table.column_names])  # names are UTF-8, or not
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not parquet ({reason(error)}); download it again") from None
-    table = table.rename_columns([_ALIASES.get(name.lower(), name) for name in table.column_names])
     missing = [name for name in (*_MMVP_COLUMNS, "image") if name not in table.column_names]
     if missing:
         raise UserError(f"{path}: no column {', '.join(missing)}; the copy has Index, Question, Options, Correct Answer, image")

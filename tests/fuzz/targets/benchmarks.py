@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from mof_jax.data.pairs import PATTERNS, Pair
-from mof_jax.evals import captioning, choice_files, mmvp, mmvp_files, pope, vqa, zeroshot
+from mof_jax.evals import captioning, choice_files, classes, mmvp, mmvp_files, pope, prompts, vqa
 
 from ..harness import Seed, Target
 from .samples import dumped, lines, picture, written
@@ -163,9 +163,9 @@ def _seeds_of_classes() -> list[Seed]:
 
 
 def _read_classes(folder: pathlib.Path) -> None:
-    names = zeroshot.class_names(str(folder / "c.txt"), [])
-    assert all(isinstance(name, str) and name.strip() for name in names)
-    assert all(phrase.count("{}") == 1 for phrase in zeroshot.phrases((str(folder / "t.txt"),)))
+    names = classes.class_list(str(folder / "c.txt"), [])
+    assert all(isinstance(name, str) for name in names)
+    assert all(phrase.count("{") == 1 for phrase in prompts.phrases((str(folder / "t.txt"),)))
 
 
 TARGETS = [
