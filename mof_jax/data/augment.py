@@ -87,7 +87,7 @@ class AugmentConfig:
       crop, affine: geometry. With `affine` the picture is squashed to the output's shape; both may be set.
       flip: chance of a mirror image.
       blur, rand, jitter, grayscale: texture and colour, in that order, on the resized picture.
-      fill: grey level outside the picture.
+      fill: grey level, or red, green and blue, outside the picture.
     """
 
     crop: Crop | None = None
@@ -97,7 +97,7 @@ class AugmentConfig:
     grayscale: Share = 0.0
     blur: Blur | None = None
     rand: RandAugment | None = None
-    fill: Grey = 255
+    fill: Grey | tuple[Grey, Grey, Grey] = 255
 
     @property
     def whole(self) -> bool:
@@ -202,7 +202,7 @@ def _affine(image, size, centre, extent, angle, fill, resample):
     half = size / 2
     data = (c * ax, -s * ax, x0 - half * (c - s) * ax, s * ay, c * ay, y0 - half * (s + c) * ay)
     return small.transform(
-        (size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=(fill, fill, fill)
+        (size, size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=images.colour(fill)
     )
 
 
@@ -212,7 +212,7 @@ def _paste_box(image, size, box, fill, resample):
     # Whole output pixels, so that the pasted part needs no blending at its border.
     x0, x1 = round((max(left, 0) - left) * sx), round((min(right, image.width) - left) * sx)
     y0, y1 = round((max(top, 0) - top) * sy), round((min(bottom, image.height) - top) * sy)
-    canvas = Image.new("RGB", (size, size), (fill, fill, fill))
+    canvas = Image.new("RGB", (size, size), images.colour(fill))
     if x1 > x0 and y1 > y0:
         visible = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
         canvas.paste(image.resize((x1 - x0, y1 - y0), images.RESAMPLE[resample], box=visible), (x0, y0))

@@ -26,7 +26,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
 _STRIP = 1 << 20  # pixels that are converted at once where a conversion needs copies
 
-Resize = Literal["squash", "shortest", "crop", "longest"]
+Resize = Literal["squash", "shortest", "crop", "longest", "square"]
+Fill = int | tuple[int, int, int]  # a grey level, or red, green and blue
 Resample = Literal["bicubic", "bilinear"]
 Pixels = Literal["ours", "transformers", "open_clip"]
 
@@ -124,7 +125,7 @@ def resize(
     size: int,
     mode: Resize = "squash",
     resample: Resample = "bicubic",
-    fill: int = 255,
+    fill: Fill = 255,
     resize_side: int | None = None,
     pixels: Pixels = "ours",
 ) -> Image.Image:
@@ -133,9 +134,10 @@ def resize(
     Args:
       mode: `squash` ignores the aspect ratio; `shortest` scales the short side and crops the centre, in one pass; `crop`
         does it in two, on whole pixels, as other libraries do: up to half a pixel aside; `longest` scales the long side
-        and pads both ends with grey level `fill`.
-      resize_side: for `crop` and `squash`, the side that is scaled to before the middle `size` pixels are kept, instead of
-        `size`. A smaller one leaves a black frame.
+        and pads both ends of the short one with `fill`; `square` pads first (LLaVA-1.5, arXiv 2310.03744), and then scales: the
+        edge between picture and frame is soft.
+      resize_side: for `crop`, `squash` and `square`, the side that is scaled to before the middle `size` pixels are kept,
+        instead of `size`. A smaller one leaves a black frame.
       pixels: where a `crop` with an odd number of pixels to spare begins: `open_clip` rounds half to even (torchvision), the
         others down.
     """
@@ -148,14 +150,20 @@ def resize(
         # The centre square straight from the source: cropping first and resizing after, in one pass.
         left, top = (width - short) / 2, (height - short) / 2
         return image.resize((size, size), filter_, box=(left, top, left + short, top + short)).convert("RGB")
+    if mode == "square" and max(width, height) ** 2 > MAX_PIXELS:  # a strip, whose square would be huge: its edge is sharp
+        mode, resize_side = "longest", None
     if mode == "longest":
         ratio = max(width, height) / size
         inner = (max(1, round(width / ratio)), max(1, round(height / ratio)))
-        canvas = Image.new("RGB", (size, size), (fill, fill, fill))
+        canvas = Image.new("RGB", (size, size), colour(fill))
         canvas.paste(image.resize(inner, filter_).convert("RGB"), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return canvas
+    if mode == "square" and width != height:
+        canvas = Image.new("RGB", (long := max(width, height), long), colour(fill))
+        canvas.paste(image.convert("RGB"), ((long - width) // 2, (long - height) // 2))
+        image, (width, height) = canvas, canvas.size
     side = resize_side or size
-    scaled = (side, side) if mode == "squash" else (width * side // short, height * side // short)
+    scaled = (side, side) if mode in ("squash", "square") else (width * side // short, height * side // short)
     left, top = (_middle(length, size, pixels) for length in scaled)
     if scaled[0] * scaled[1] <= MAX_PIXELS:
         image = image.resize(scaled, filter_)
@@ -165,6 +173,11 @@ def resize(
         image = image.resize(kept, filter_, box=(box[0], box[1], min(box[2], width), min(box[3], height)))
         left, top = min(left, 0), min(top, 0)
     return image.crop((left, top, left + size, top + size)).convert("RGB")
+
+
+def colour(fill: Fill) -> tuple[int, int, int]:
+    """Red, green and blue."""
+    return (fill, fill, fill) if isinstance(fill, int) else tuple(fill)
 
 
 def _middle(length: int, size: int, pixels: Pixels) -> int:

@@ -24,13 +24,16 @@ class Preprocess:
     image_size: int
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
-    fill: int = 255
+    fill: images.Fill = 255
     resize_side: int | None = None
     pixels: images.Pixels = "ours"
 
     def __post_init__(self):
-        if self.resize_side is not None and (self.resize_side < 1 or self.resize not in ("crop", "squash")):
-            raise ValueError(f"resize_side {self.resize_side} with resize {self.resize!r}: a positive side, for crop and squash")
+        if self.resize_side is not None and (self.resize_side < 1 or self.resize not in ("crop", "squash", "square")):
+            raise ValueError(f"resize_side {self.resize_side} with resize {self.resize!r}: a positive side, for crop, squash "
+                             "and square")
+        if isinstance(self.fill, list):  # from JSON
+            object.__setattr__(self, "fill", tuple(self.fill))
 
     def __call__(
         self, picture: bytes | UInt8[np.ndarray, "height width 3"], source: str, record: str

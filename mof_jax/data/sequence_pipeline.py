@@ -86,7 +86,7 @@ class SequenceConfig:
     image_size: Count = 64
     resize: images.Resize = "squash"
     resample: images.Resample = "bicubic"
-    fill: Grey = 255
+    fill: Grey | tuple[Grey, Grey, Grey] = 255
     resize_side: Count | None = None
     pixels: images.Pixels = "ours"
     on_long: OnLong = "error"

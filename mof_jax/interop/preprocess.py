@@ -13,6 +13,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
+from mof_jax.data.images import Fill
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import UserError
 from mof_jax.interop.values import MOST_PIXELS, Values, triple
@@ -32,7 +33,7 @@ class Processing(NamedTuple):
     notes: tuple[str, ...] = ()
     resize_side: int | None = None
     pixels: str = "transformers"
-    fill: int = 255
+    fill: Fill = 255
 
     @classmethod
     def of(cls, p: Preprocess, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Processing:
@@ -86,7 +87,9 @@ def read_hf(theirs: Mapping[str, Any], where: str, family: str | None = None) ->
     value = lambda key: defaults.get(key) if inner.get(key) is None else inner.get(key)
     for key in _STEPS:
         inner.only(key, True, None)  # null is the class's, which is true; a model here always has them
-    inner.only("do_pad", False)
+    padded = inner.get("do_pad")
+    if padded not in (None, False) and not (padded is True and _class_of(inner) == "Llava"):  # the others pad otherwise
+        raise inner.wrong("do_pad", "is built here as LlavaImageProcessor does it")
     inner.only("pad_size", None)
     inner.only("auto_map", None)
     if inner.get("rescale_factor") is not None and abs(inner.number("rescale_factor", 1.0) * 255 - 1) > 1e-6:
@@ -104,8 +107,14 @@ def read_hf(theirs: Mapping[str, Any], where: str, family: str | None = None) ->
     mean, std = (triple(value(key), f"{where}: {key}", least) for key, least in (("image_mean", None), ("image_std", 1e-6)))
     inner.free("crop_size", *_FREE)
     values.close()
-    return Processing(kept, "crop" if shortest else "squash", _RESAMPLE[value("resample")], mean, std,
-                      resize_side=None if kept == side else side)
+    resize, fill = ("square", mean_colour(mean)) if padded else ("crop" if shortest else "squash", 255)
+    return Processing(kept, resize, _RESAMPLE[value("resample")], mean, std, resize_side=None if kept == side else side,
+                      fill=fill)
+
+
+def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """The mean of normalisation as a colour, rounded down: what LLaVA pads pictures with."""
+    return tuple(int(x * 255) for x in mean)
 
 
 def _defaults(values: Values, family: str | None) -> dict[str, Any]:
@@ -118,11 +127,10 @@ def _defaults(values: Values, family: str | None) -> dict[str, Any]:
     named = next((name for name in names if name is not None), None)
     if named is not None and not isinstance(named, str):
         raise values.wrong("image_processor_type", "is no name of a class")
-    found = re.fullmatch(r"(\w+?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?", named or "")
     if named is None and family is not None:
         return CLASSES[{"siglip": "Siglip", "dinov2": "Bit", "vit": "ViT"}.get(family, "CLIP")]
-    if found and found[1] in CLASSES:
-        return CLASSES[found[1]]
+    if (kind := _class_of(values)) in CLASSES:
+        return CLASSES[kind]
     needed = ("size", "resample", "image_mean", "image_std", *(_STEPS if named else ()))
     left = [key for key in needed if values.get(key) is None]
     if values.get("do_center_crop") is None and values.get("crop_size") is not None:
@@ -135,14 +143,24 @@ def _defaults(values: Values, family: str | None) -> dict[str, Any]:
     return {"default_to_square": False}
 
 
+def _class_of(values: Values) -> str | None:
+    """The class that a file names, without its ending; None for none."""
+    names = [values.get(key) for key in ("image_processor_type", "feature_extractor_type")]
+    named = next((name for name in names if name is not None), None)
+    found = re.fullmatch(r"(\w+?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?", named) if isinstance(named, str) else None
+    return found and found[1]
+
+
 def write_hf(p: Processing, kind: str) -> dict[str, Any]:
     """`preprocessor_config.json` of an image processor class, e.g. `CLIPImageProcessor`.
 
     Raises:
       UserError: `longest`, which pads, has no counterpart there.
     """
-    if p.resize == "longest":
-        raise UserError("preprocessing resize='longest' (padding) cannot be said in preprocessor_config.json")
+    if p.resize == "longest" or (p.resize == "square" and p.fill != mean_colour(p.mean)):
+        raise UserError(f"preprocessing resize={p.resize!r} (padding) with fill={p.fill} cannot be said in "
+                        "preprocessor_config.json")
+    pad = {"image_processor_type": "LlavaImageProcessor", "do_pad": True} if p.resize == "square" else {}
     squash, side = p.resize == "squash", p.resize_side or p.image_size
     cropped = not squash or side != p.image_size
     square = lambda side: {"height": side, "width": side}
@@ -150,7 +168,7 @@ def write_hf(p: Processing, kind: str) -> dict[str, Any]:
         image_processor_type=kind, do_convert_rgb=True, do_resize=True, size=square(side) if squash else {"shortest_edge": side},
         resample=next(number for number, name in _RESAMPLE.items() if name == p.resample), do_center_crop=cropped,
         **({"crop_size": square(p.image_size)} if cropped else {}), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
-        image_mean=list(p.mean), image_std=list(p.std))
+        image_mean=list(p.mean), image_std=list(p.std)) | pad
 
 
 def read_open_clip(theirs: Mapping[str, Any], image_size: int, where: str) -> Processing:
@@ -173,6 +191,8 @@ def write_open_clip(p: Processing) -> dict[str, Any]:
     Raises:
       UserError: a crop from a larger picture has no counterpart there.
     """
+    if p.resize == "square":
+        raise UserError("preprocessing resize='square' (padding) cannot be said in open_clip_config.json")
     if p.resize_side not in (None, p.image_size):
         raise UserError(f"preprocessing resize_side={p.resize_side} cannot be said in open_clip_config.json")
     mode = "shortest" if p.resize == "crop" else p.resize

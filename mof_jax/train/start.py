@@ -198,8 +198,9 @@ def came_with(
     except UserError as error:
         display.show(f"note: the names and files of {path} do not travel with this run ({error})")
         return None
-    others = [f"{key}={value!r}" for key, value in wanted.items()
-              if value != getattr(preprocess, key) and (key != "fill" or preprocess.resize == "longest")]
+    plain = lambda value: tuple(value) if isinstance(value, list) else value  # as JSON has it
+    others = [f"{key}={value!r}" for key, value in wanted.items() if plain(value) != getattr(preprocess, key)
+              and (key != "fill" or preprocess.resize in ("longest", "square"))]
     if others:
         display.show(f"note: {path} was made for pictures with {', '.join(others)} in config.data")
     if tokenizer is not None and (vocabulary or {}).get("sha256") != tokenizer.save()["sha256"]:

@@ -1,6 +1,7 @@
 """Decoding hostile and odd pictures, resizing, augmenting."""
 
 import io
+import json
 import math
 import struct
 import zlib
@@ -321,3 +322,37 @@ def test_oversample_covers_the_smallest_crop():
     assert augment.AugmentConfig().oversample == 1.0
     config = build(augment.AugmentConfig, {"crop": {"scale": (0.25, 1.0), "ratio": (1.0, 1.0)}})
     assert config.oversample == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("shape", [(10, 30), (30, 10), (11, 30)])
+def test_a_picture_is_padded_to_a_square_before_it_is_scaled(shape):
+    """With a colour, into the middle (the odd pixel below or to the right), then as the square that it has become."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (*shape, 3), np.uint8)
+    square = np.empty((30, 30, 3), np.uint8)
+    square[:] = (10, 20, 30)
+    y, x = (30 - shape[0]) // 2, (30 - shape[1]) // 2
+    square[y : y + shape[0], x : x + shape[1]] = pixels
+    for size, side in ((12, None), (8, 12)):
+        found = images.resize(Image.fromarray(pixels), size, "square", fill=(10, 20, 30), resize_side=side)
+        want = images.resize(Image.fromarray(square), size, "crop", resize_side=side)
+        np.testing.assert_array_equal(images.to_array(found), images.to_array(want))
+    np.testing.assert_array_equal(images.to_array(images.resize(Image.fromarray(pixels), 12, "longest", fill=7)),
+                                  images.to_array(images.resize(Image.fromarray(pixels), 12, "longest", fill=(7, 7, 7))))
+
+
+def test_a_strip_is_padded_without_its_square():
+    """One of 1 x 40,000 pixels would be 1.6 billion of them."""
+    found = images.to_array(images.resize(Image.new("RGB", (40_000, 2), (255, 0, 0)), 8, "square", fill=(1, 2, 3)))
+    assert (found[0] == (1, 2, 3)).all() and (found[-1] == (1, 2, 3)).all() and found.shape == (8, 8, 3)
+
+
+def test_a_colour_in_a_config_and_back_from_json():
+    from mof_jax import config as configs
+    from mof_jax.data.load import DataConfig
+
+    data = configs.build(DataConfig, {"resize": "square", "augment": {"fill": [122, 116, 104]}})
+    assert data.preprocess.fill == (122, 116, 104)
+    assert Preprocess(**json.loads(json.dumps(configs.to_dict(data.preprocess)))) == data.preprocess
+    with pytest.raises(UserError, match="fill"):
+        configs.build(DataConfig, {"augment": {"fill": [122, 116, 300]}})

@@ -13,7 +13,7 @@ import transformers
 
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import UserError
-from mof_jax.interop.preprocess import CLASSES, read_hf
+from mof_jax.interop.preprocess import CLASSES, read_hf, write_hf
 from mof_jax.models.vit import normalise
 
 pytestmark = pytest.mark.parity
@@ -104,6 +104,19 @@ def test_a_file_that_names_a_class_alone_means_its_defaults(kind):
     for key in full:
         equal(theirs, read_hf({k: v for k, v in full.items() if k != key} | named, "p"), key)
         equal(theirs, read_hf(full | {key: None} | named, "p"), key)
+
+
+@pytest.mark.parametrize("options", [{}, {"size": {"shortest_edge": 40}, "crop_size": {"height": 36, "width": 36}},
+                                     {"image_mean": [0.1, 0.2, 0.9], "resample": 2}])
+def test_llava_pads_to_a_square_first(options):
+    """With the colour of the mean, into the middle, as the library's own class does it; and back into a file."""
+    theirs = processor("LlavaImageProcessor", do_pad=True, **options)
+    full = json.loads(theirs.to_json_string())
+    found = read_hf(full, "p")
+    assert found.resize == "square"
+    equal(theirs, found, options)
+    again = read_hf(write_hf(found, "CLIPImageProcessor"), "p")
+    assert again == found
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -177,8 +177,8 @@ def write_processing(p: Processing) -> dict[str, Any]:
     Raises:
       UserError: `longest`, which pads, has no counterpart that keeps its grey.
     """
-    if p.resize == "longest":
-        raise UserError("preprocessing resize='longest' (padding) cannot be said in timm's config.json")
+    if p.resize in ("longest", "square"):
+        raise UserError(f"preprocessing resize={p.resize!r} (padding) cannot be said in timm's config.json")
     side = p.resize_side or p.image_size
     share = p.image_size / side
     if math.floor(p.image_size / share) != side:  # a quotient that rounds down past its whole number
