@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -101,7 +101,7 @@ class RunConfig:
     profile: tuple[Count, Count] | None = None
     spikes: SpikeConfig = SpikeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
-    precision: str | None = None
+    precision: Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32"] | None = None
     compilation_cache: str | None = "~/.cache/mof_jax/xla"
 
     def __post_init__(self):
@@ -126,8 +126,11 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         values["init_from"] = [_source(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
     run = configs.build(RunConfig, values)
     objective = configs.build(kind.objective, configs.section(values, "objective"), "config.objective")
+    names: list[str] = []
     for i, section in enumerate(run.evals):
-        evaluators.build(section, f"config.evals.{i}", kind.face)
+        names.append(evaluators.build(section, f"config.evals.{i}", kind.face).name)
+        if names[-1] in names[:-1]:
+            raise UserError(f"config.evals.{i}.name: another evaluator is called {names[-1]!r}, and would lose its results")
     return dataclasses.replace(run, model=model, objective=objective, data=configs.build(kind.data, data, "config.data"))
 
 
@@ -245,17 +248,23 @@ def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collecti
     for name, run in resolve_stages(values).items():
         find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
+    if remote.exists(remote.join(workdir, place.CHECKPOINTS)):
+        raise UserError(f"{workdir}: a run without stages is there; use another work dir")
+    allowed = {name: history_of.of_run(allow_change, run) for name, run in stages.items()}
+    if unknown := [key for key in allow_change if not any(key in keys for keys in allowed.values())]:
+        history_of.check_allowed(unknown, configs.flatten(configs.to_dict(list(stages.values())[-1])))
+    done = {name: _done(run, os.path.join(workdir, name), allowed[name]) for name, run in stages.items()}  # or one is refused
     remote.make_folder(workdir)
     if jax.process_index() == 0:
         remote.write_atomic(remote.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and _done(run, folder, allow_change):
+        if not last and done[name]:
             display.show(f"stage {name}: done before, {folder}")
             continue
         display.show(f"stage {name}: {folder}")
-        results = train_one(run, folder, allow_change)
+        results = train_one(run, folder, allowed[name])
     return results
 
 
@@ -305,6 +314,8 @@ def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = (
     begun = time.perf_counter()
     if config.steps < 1:
         raise UserError("config.steps: 0 steps train nothing; at least 1")
+    if remote.exists(remote.join(workdir, place.STAGES)):
+        raise UserError(f"{workdir}: a staged run is there, whose stages have work dirs below it; use another work dir")
     place.check(workdir)
     remote.make_folder(workdir)
     with place.taken(workdir):
@@ -347,7 +358,8 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     flops, changes = run.flops(), history_of.saved(saved)
     if saved:
         changes, history = history_of.changed(
-            other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size)
+            other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size,
+            counted=pipeline.cursor is None)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
     meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values())} | history_of.written(changes)
     meta |= {} if travel is None else {"interop": travel}

@@ -119,6 +119,8 @@ class Training:
             self.done = max(start, loop.done)
         seen = self.pipeline.seen(config.steps, cursor(state), behind(config.steps) - config.steps)
         seen["examples"] = history_of.examples(self.changes, config.steps, config.batch_size)
+        if "unique_examples" in seen:
+            seen["unique_examples"] = min(seen["unique_examples"], seen["examples"])
         spent = history_of.flops(self.changes, config.steps, sum(self.flops.values()))
         summary = summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results)
         write_summary(workdir, {**summary, "flops": spent, **history_of.written(self.changes)})

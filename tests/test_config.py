@@ -225,3 +225,16 @@ def test_stages_that_are_none_are_named(stages):
 
 def test_flatten_keeps_empty_sections():
     assert C.flatten({"a": {}, "b": [{"c": None}], "d": ()}) == {"a": {}, "b.0.c": None, "d": ()}
+
+
+def test_two_evaluators_of_one_name_are_refused():
+    from mof_jax import run
+
+    whole = {"model": {"embed_dim": 8, "image": dict(width=8, depth=1, heads=1, patch_size=8, image_size=8),
+                       "text": dict(width=8, depth=1, heads=1)}, "steps": 1}
+    twice = [dict(kind="retrieval", source=dict(kind="emoji5")), dict(kind="retrieval", source=dict(kind="synthetic"))]
+    with pytest.raises(UserError, match="config.evals.1.name: another evaluator is called 'retrieval'"):
+        run.resolve({**whole, "evals": twice})
+    run.resolve({**whole, "evals": [twice[0], {**twice[1], "name": "other"}]})
+    with pytest.raises(UserError, match="config.precision: 'highst' is not one of"):
+        run.resolve({**whole, "precision": "highst"})

@@ -219,17 +219,22 @@ def _check_span(path: str, first: int, lines: _Lines, columns: int, separator: s
     head = split(lines.row[0])
     if columns < 2 or len(head) != columns:
         return
+    spaced = f"{separator} "  # a comma in prose has a blank behind it, between cells it seldom has
     for line in lines.row[1:]:
         cells = split(line)
+        if separator != "\t" and spaced in line and spaced not in lines.row[0]:
+            continue
         if len(cells) == columns and (separator == "\t" or _alike(head, cells)):
             raise UserError(f"{path} line {first}: a quote opens here and closes in line {lines.number}, behind lines that are "
                             "rows themselves; write a quote inside a text twice, with quotes around the text")
 
 
 def _alike(head: list[str], cells: list[str]) -> bool:
-    """Whether a line is a row as the one before: a file's name in it, nothing but numbers, or cells of the form they have there
-    (`7`, `a-12`) where those are no words."""
-    if any(map(_FILE.fullmatch, cells)) or all(_NUMBER.fullmatch(cell.strip('"')) for cell in cells):
+    """Whether a line is a row as the one before: a file's name where that has one, nothing but numbers as there, or cells of the
+    form they have there (`7`, `a-12`) where those are no words."""
+    if any(_FILE.fullmatch(a) and _FILE.fullmatch(b) for a, b in zip(head, cells)):
+        return True
+    if all(_NUMBER.fullmatch(cell.strip('"')) for cell in (*head, *cells)):
         return True
     form = lambda cell: re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", cell))
     beside = [(form(a), form(b)) for a, b in zip(head, cells) if '"' not in a]
@@ -263,8 +268,8 @@ def _text_fault(cells: tuple[str, ...]) -> str:
 
 
 def _unnamed(cells: tuple[str, ...], header: tuple[str, ...]) -> str:
-    """A cell under an empty name; row numbers in the first column, as pandas writes them, are none."""
+    """A cell under an empty name; the index in the first column, as pandas writes it, is none."""
     for number, (name, cell) in enumerate(zip(header, cells)):
-        if not name and cell.strip() and not (number == 0 and cell.strip().isdecimal()):
+        if not name and cell.strip() and number:
             return f"cell {show(cell, 40)} stands in column {number + 1}, which has no name in the header"
     return ""

@@ -41,9 +41,9 @@ RULES = (
     Rule(r"spikes\..*|data\.on_error", NOTED),
     Rule(r".*", REFUSED),
 )
-_PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|branch_from)")  # where something lies, not what it is
+_PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
 _CONTENT = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.content\..*")
-_PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar)")
+_PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def go_on(
       UserError: a key that differs and is not allowed, or one that is allowed and does not exist.
     """
     after = configs.flatten(configs.to_dict(config))
-    _check_allowed(allowed, [*before, *after])
+    check_allowed(allowed, [*before, *after])
     before, after = _with_content(before, after, content)
     if config.steps < step:
         raise UserError(f"config.steps: {workdir} is after step {step} already, and {config.steps} would end before; use another "
@@ -150,22 +150,25 @@ def verdict(key: str) -> str:
 
 def changed(
     kept: Mapping[str, tuple[Any, Any]], changes: Sequence[Change], rollbacks: Sequence[Rollback], step: int, per_step: float,
-    batch_size: int,
+    batch_size: int, counted: bool = True,
 ) -> tuple[list[Change], list[Rollback]]:
     """The changes of a run with those that take effect after `step`, and its rollbacks with the place in the data where another
     batch size goes on: behind the last example that was seen, rounded up to a whole batch.
 
     Args:
       kept: what differs. per_step: FLOPs of a step until now. batch_size: from now on.
+      counted: whether the place in the data is a number of batches; a pipeline that packs has a cursor of its own.
     """
     if not kept:
         return list(changes), list(rollbacks)
     old = kept.get("batch_size", (batch_size,))[0]
     change = Change(step, examples(changes, step, old), flops(changes, step, per_step), kept)
-    if old != batch_size:
+    if old != batch_size and counted:
         seen = behind(rollbacks, step)
-        number = rollbacks[-1].number if rollbacks else 0
-        rollbacks = [*rollbacks, Rollback(number, step, seen, -(-seen * old // batch_size), f"batch_size {old} → {batch_size}")]
+        number, until = rollbacks[-1].number if rollbacks else 0, -(-seen * old // batch_size)
+        if rollbacks and rollbacks[-1].step == step:  # the process before went back to here: what it skipped stays skipped
+            until = max(until, rollbacks[-1].until)
+        rollbacks = [*rollbacks, Rollback(number, step, seen, until, f"batch_size {old} → {batch_size}")]
     return [*changes, change], list(rollbacks)
 
 
@@ -183,8 +186,10 @@ def _with_content(
 
 
 def _differs(key: str, before: Mapping[str, Any], after: Mapping[str, Any], workdir: str) -> bool:
-    old, new = before.get(key), after.get(key)  # a section that is None has no keys, and they are None
-    if old == new or (key.endswith(".content.file") and None in (old, new)):  # a table that went to a store has no such digest
+    old, new = (None if values.get(key) in ([], {}) else values.get(key) for values in (before, after))
+    if old == new:  # of a section that is None or empty, the keys are None
+        return False
+    if key.endswith(".content.file") and None in (old, new):  # a table that went to a store has no such digest
         return False
     if re.fullmatch(_PLACE, key) and isinstance(old, str) and isinstance(new, str) and not remote.is_remote(new):
         beside = os.path.relpath(os.path.abspath(new), os.path.dirname(os.path.abspath(workdir)))
@@ -217,9 +222,20 @@ def _name(key: str) -> str:
     return key.removeprefix("config.")
 
 
-def _check_allowed(allowed: Collection[str], known: Collection[str]) -> None:
+def of_run(allowed: Collection[str], config: Any) -> list[str]:
+    """Those of the keys that a run has, of all that a staged config's stages may have."""
+    known = configs.flatten(configs.to_dict(config))
+    return [key for key in allowed if _is_known(_name(key), known) or ".content" in key]
+
+
+def _is_known(key: str, known: Collection[str]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in known)
+
+
+def check_allowed(allowed: Collection[str], known: Collection[str]) -> None:
+    """Raises `UserError` for a key that is to be allowed and does not exist."""
     for key in map(_name, allowed):
-        if not any(name == key or name.startswith(f"{key}.") for name in known):
+        if not key or not _is_known(key, known):
             raise UserError(f"--allow-change {key}: no such key of this config{nearest(key, known)}")
 
 

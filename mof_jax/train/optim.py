@@ -13,11 +13,31 @@ from optax import contrib
 
 from mof_jax.errors import UserError, lookup
 from mof_jax.nn.module import Matrix, Params, Skeleton
+from mof_jax.parsing import is_number, show
 from mof_jax.ranges import NotNegative, PartOf, Positive
 from mof_jax.rules import Rule, resolve, user_rules
 from mof_jax.train.schedule import ScheduleConfig, make_schedule
 
 EVERYTHING = ".*"
+
+
+def _is_factor(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _is_interval(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+    return value is None or (pair and value[0] <= value[1])
+
+
+# What a rule of each list may give.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "freeze": (lambda value: isinstance(value, bool), "True or False"),
+    "lr_factors": (lambda value: _is_factor(value) or (isinstance(value, (list, tuple)) and all(map(_is_factor, value))),
+                   "a factor of at least 0, or a list of them"),
+    "decay": (_is_factor, "a factor of at least 0"),
+    "bounds": (_is_interval, "(low, high) or None"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +71,12 @@ class OptimizerConfig:
     decay: tuple[Any, ...] = ()
     bounds: tuple[Any, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, (right, wanted) in _VALUES.items():
+            for i, rule in enumerate(getattr(self, name)):
+                if isinstance(rule, (list, tuple)) and len(rule) == 2 and not right(rule[1]):  # other forms: `user_rules`
+                    raise ValueError(f"{name}.{i}: {show(rule[1])} is not {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,8 +115,19 @@ def test_a_row_that_is_wrong_is_one_bad_record(read, line, fault):
 def test_cells_under_no_name(read):
     found = read("a.csv", "filepath,,title\nimg/0.png,x,a\nimg/1.png,,b\n")
     assert found == ["line 2: cell 'x' stands in column 2, which has no name in the header", rows("", "b")[1]]
-    (fault,) = read("a.csv", ",title\nimg/0.png,a\n")
-    assert fault == "line 2: cell 'img/0.png' stands in column 1, which has no name in the header"
+    with pytest.raises(UserError, match="column '' holds pictures .'img/0.png'.*name it with image_field"):
+        read("a.csv", ",title\nimg/0.png,a\n")
+
+
+@pytest.mark.parametrize("index", ["0", "-1", "0.0", "x0", "2024-01-01"])
+def test_an_index_as_pandas_writes_it_is_passed_over(read, index):
+    assert read("a.csv", f",filepath,title\n{index},img/0.png,a\n") == rows("a")
+
+
+@pytest.mark.parametrize("text", ["score\n3, 4\nfinal", "score\n3,4\nfinal", "Photos:\nfront.jpg, back.jpg 0", "a\nb, c\nd"])
+def test_lines_inside_a_text_are_no_rows(read, text):
+    """OCR, lists, addresses: what a correct table quotes is read as it stands."""
+    assert read("a.csv", f'filepath,title\nimg/0.png,"{text}"\nimg/1.png,b\n') == rows(text, "b")
 
 
 # Faults of a table: one line that says where and how

@@ -17,6 +17,7 @@ from mof_jax.errors import UserError
 from mof_jax.train import history, place
 from mof_jax.train.history import Change
 from mof_jax.train.metrics import read_lines
+from mof_jax.train.rollback import Rollback
 
 CACHE = None  # of compiled programs, for all runs of this file
 
@@ -181,6 +182,38 @@ def test_a_table_that_changed_is_noticed_and_one_that_moved_is_not_refused(workd
             run.train(config(moved / table.name, steps=8), str(workdir))
     run.train(config(moved / table.name, steps=8), str(workdir), ["data.sources.0.content"])
     assert "data.sources.0.content.digest" in history.saved(json.loads((workdir / "summary.json").read_text()))[0].keys
+
+
+def test_a_packed_pipeline_stands_where_its_cursor_does():
+    kept = {"batch_size": (8, 4)}
+    assert history.changed(kept, [], [], 6, 1.0, 4, counted=False)[1] == []
+    assert history.changed(kept, [], [], 6, 1.0, 4)[1] == [Rollback(0, 6, 6, 12, "batch_size 8 → 4")]
+
+
+def test_what_a_rollback_has_skipped_stays_skipped():
+    """It went back to the step of the change, and its process was killed before the next checkpoint."""
+    back = Rollback(1, 6, 6, 10, "a jump")
+    *_, last = history.changed({"batch_size": (8, 64)}, [], [back], 6, 1.0, 64)[1]
+    assert (last.number, last.until) == (1, 10)
+
+
+def test_staged_runs_take_keys_of_any_stage_and_share_no_work_dir(done, table, tmp_path):
+    values = config(table).to_dict()
+    staged = {"stages": [{"name": "a", **values}, {"name": "b", **values, "seed": 4}]}
+    with pytest.raises(UserError, match="a run without stages is there"):
+        run.train(staged, str(done))
+    (tmp_path / "stages.json").write_text('{"stages": ["a"]}')
+    with pytest.raises(UserError, match="a staged run is there"):
+        run.train(config(table), str(tmp_path))
+    shutil.copytree(done, tmp_path / "a")
+    staged["stages"][0]["seed"] = 9
+    with pytest.raises(UserError, match="config.seed: .*/a was trained with 3 until step 6 and would go on with 9"):
+        run.train(staged, str(tmp_path))
+    assert (tmp_path / "stages.json").read_text() == '{"stages": ["a"]}', "refused before anything is written"
+    with pytest.raises(UserError, match="--allow-change sed: no such key"):
+        run.train(staged, str(tmp_path), ["sed"])
+    runs = run.resolve_stages(staged)
+    assert history.of_run(["seed", "data.sources.1.weight"], runs["a"]) == ["seed"]
 
 
 @pytest.mark.parametrize("edit", ["caption", "picture", "filter"])

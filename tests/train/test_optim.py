@@ -209,3 +209,16 @@ def test_muon_takes_blocks_at_the_root_too():
     grads = random(3, blocks__w=(8, 8))
     update = muon_update(grads, {"blocks/w": Matrix()})["blocks/w"]
     assert np.abs(update - np.sign(grads["blocks/w"])).max() > 0.1, "this was Adam's step"
+
+
+@pytest.mark.parametrize("name, value", [
+    ("freeze", "no"), ("freeze", 1), ("freeze", None), ("lr_factors", "abc"), ("lr_factors", {"a": 1}), ("lr_factors", -1.0),
+    ("lr_factors", None), ("lr_factors", [1.0, -1.0]), ("lr_factors", float("nan")), ("decay", "x"), ("decay", -0.1),
+    ("bounds", 3), ("bounds", ("a", "b")), ("bounds", (5.0, 1.0)), ("bounds", (1.0,)), ("bounds", (0.0, float("inf")))])
+def test_what_a_rule_cannot_give_is_refused_by_name(name, value):
+    """`"no"` is true, and would freeze."""
+    from mof_jax import config as configs
+
+    good = {"freeze": True, "bounds": None}.get(name, 1.0)
+    with pytest.raises(UserError, match=f"config.optimizer: {name}.1: .* is not "):
+        configs.build(OptimizerConfig, {name: [("image/.*", good), ("text/.*", value)]}, "config.optimizer")
