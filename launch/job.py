@@ -376,7 +376,7 @@ def check(job: Job, where: str) -> None:
     """Resolves the config file with the job's overrides as its workers will, so that a mistake costs nothing yet.
 
     Raises:
-      UserError: the file is not here, or a key, a type or a number is wrong.
+      UserError: the file is not here, a key, a type or a number is wrong, or the slices do not divide mesh and batch.
     """
     path, colon, arg = job.train.config.partition(":")
     beside = job.source.files if job.source is not None and job.source.wheel else ()  # copied into the folder of the source
@@ -386,10 +386,21 @@ def check(job: Job, where: str) -> None:
     if here is None:
         raise UserError(f"{where}.train.config: {path} is not here; launch from the folder that the workers' code has it in, so "
                         "that it is checked before anything is created")
-    from mof_jax.plan.cost import stages  # JAX is imported for it
+    from mof_jax.mesh import abstract_mesh, check_batch  # JAX is imported for it
+    from mof_jax.plan.cost import stages
+    from mof_jax.train import history
+    from mof_jax.train.schedule import make_schedule
 
     try:
-        stages(configs.override(configs.load(f"{here}{colon}{arg}"), _assignments(job.train.overrides)))
+        runs = stages(configs.override(configs.load(f"{here}{colon}{arg}"), _assignments(job.train.overrides))).values()
+        for run in runs:
+            mesh = abstract_mesh(run.mesh, job.slices.devices)
+            check_batch(mesh, run.batch_size, getattr(run.objective, "microbatches", 1))
+            try:
+                make_schedule(run.optimizer.schedule, run.steps)
+            except ValueError as error:
+                raise UserError(f"config.optimizer.schedule: {error}") from None
+        history.check_allowed(job.train.allow_change, {key for run in runs for key in configs.flatten(configs.to_dict(run))})
     except UserError as error:
         raise UserError(f"{where}.train: {job.train.config}: {error}") from None
 

@@ -50,7 +50,7 @@ class Cloud:
         values: dict[str, Any] = {
             "name": "run", "project": "my-project", "zone": "us-central2-b", "topology": "v5e:2x4", "capacity": "spot",
             "workdir": "gs://bucket/run", "source": {"git": f"file://{self.root / 'origin'}", "rev": "main"},
-            "train": {"config": "configs/clip/quickstart.py", "overrides": {"steps": 20}},
+            "train": {"config": "tests/launch/plain.py", "overrides": {"steps": 20}},
             "guard": {"max_hours": 1.0, "price_per_chip_hour": 0.5, "confirm": False},
             "retry": {"poll_seconds": 0.05, "backoff_seconds": 0.05, "patience_minutes": 0.005, "save_seconds": 5}}
         for key, value in changes.items():

@@ -23,6 +23,7 @@ GKE = {"cluster": "pod", "location": "us-central1", "image": "i"}
 def test_examples_are_jobs(path, monkeypatch):
     monkeypatch.chdir(path.parents[2])
     found = jobs.load(str(path))
+    jobs.check(found, path.name)
     assert found.dollars_per_hour == found.guard.price_per_chip_hour * 256
 
 
@@ -178,7 +179,7 @@ def test_work_dirs_that_no_checkpoint_can_be_restored_from(workdir):
 MINI = """
 import ml_collections
 def get_config(arg=None):
-    c = ml_collections.ConfigDict(dict(steps=4, batch_size=8))
+    c = ml_collections.ConfigDict(dict(steps=4, batch_size=16))
     c.model = dict(embed_dim=8, image=dict(width=8, depth=1, heads=1, patch_size=8, image_size=8),
                    text=dict(width=8, depth=1, heads=1))
     c.optimizer = dict(lr=1e-3, b2=0.95, weight_decay=0.2, schedule=dict(warmup=2))
@@ -224,6 +225,12 @@ def test_a_nested_table_sets_keys_and_replaces_no_section(mini, text):
     ("[train.overrides]\noptimizer.lr = inf", "config.optimizer.lr"),
     ("[train.overrides]\noptimizer.lr = -1.0", "not at least 0"),
     ("[train.overrides]\nbatch_size = 0", "config.batch_size: 0 is not at least 1"),
+    ("[train.overrides]\nbatch_size = 7", "config.batch_size: 7 is not divisible by 16 batch shards"),
+    ("[train.overrides]\nmesh.data = 3", "config.mesh: .*does not cover 16 devices"),
+    ('[train.overrides]\nprecision = "highst"', "config.precision: 'highst' is not one of"),
+    ("[train.overrides]\noptimizer.schedule.warmup = 100", "config.optimizer.schedule: warmup 100"),
+    ('[train]\nconfig = "mini.py"\nallow_change = ["optimzer.lr"]', "--allow-change optimzer.lr: no such key"),
+    ('[train]\nconfig = "mini.py"\nallow_change = [""]', "no such key"),
     ("[train.overrides]\nname = 2024-01-01", r"overrides.name: 2024-01-01 \(date\) is no value of a config; as text, quote it"),
     ("[train.overrides]\nx = [2024-01-01T00:00:00]", "is no value of a config"),
     ('[train.overrides]\n"a=b" = 1', "is no dotted key"), ('[train]\nconfig = "missing.py"', "missing.py is not here"),

@@ -43,7 +43,7 @@ def test_four_hosts_run_the_same_words(cloud, launch):
     runs = cloud.lines("runs.jsonl")
     assert len(runs) == 4 and len({run["worker"] for run in runs}) == 4
     assert {tuple(run["argv"]) for run in runs} == {(
-        "train", "--config=configs/clip/quickstart.py", "--workdir=gs://bucket/run", "--distributed", "--config.steps=20")}
+        "train", "--config=tests/launch/plain.py", "--workdir=gs://bucket/run", "--distributed", "--config.steps=20")}
     assert cloud.steps() == list(range(1, 21)) and cloud.held() == []
 
 

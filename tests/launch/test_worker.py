@@ -86,7 +86,7 @@ def test_a_wheel_and_its_files_are_installed(cloud, launch, tmp_path):
     wheel, configs = tmp_path / "mof-1.whl", tmp_path / "my configs"
     wheel.write_text("")
     configs.mkdir()
-    config = (ROOT / "configs/clip/quickstart.py").read_text()
+    config = (ROOT / "tests/launch/plain.py").read_text()
     (configs / "x.py").write_text(config)
     cloud.plan(step_seconds=0.001)
     code, text = launch("up", "--keep", "--job", cloud.job(source={
@@ -150,7 +150,7 @@ def test_the_workers_deadline_is_a_class_of_its_own(tmp_path, cloud):
 def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
     runs, out = tmp_path / "runs.jsonl", tmp_path / "jobs"
     runs.write_text('{"id": "LR 3", "overrides": {"steps": 5, "optimizer.lr": 0.001}}\n\n'
-                    '{"id": 4, "config": "configs/clip/quickstart_tiny.py"}\n')
+                    '{"id": 4, "config": "tests/launch/plain.py"}\n')
     job = cloud.job()
     code, text = launch("sweep", str(runs), "--job", job, "--dry-run")
     assert code == 0 and text.count("queued-resources create run-lr-3 ") == 1 and "gs://bucket/run/4" in text and not out.exists()
@@ -158,7 +158,7 @@ def test_sweep_makes_a_job_a_run(cloud, launch, tmp_path):
     assert code == 0 and text.splitlines() == [f"python -m launch up --job {out}/run-lr-3.json",
                                                f"python -m launch up --job {out}/run-4.json"]
     assert json.loads((out / "run-lr-3.json").read_text())["train"] == {
-        "config": "configs/clip/quickstart.py", "overrides": {"steps": 5, "optimizer.lr": 0.001}}
+        "config": "tests/launch/plain.py", "overrides": {"steps": 5, "optimizer.lr": 0.001}}
     cloud.plan(step_seconds=0.001)
     code, text = launch("sweep", str(runs), "--job", job, "--out", str(out), "--parallel", "2", "--yes")
     assert code == 0, text + "".join(p.read_text() for p in out.glob("*.log"))
