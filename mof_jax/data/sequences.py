@@ -29,6 +29,7 @@ _NUMBERED = re.compile(r"<(?:image|img|picture|video|audio|speech|sound)[ _-]?\d
 _TAG = "(<(?:img|picture|video|audio|speech|sound)>)"
 _BESIDE = re.compile(rf"{IMAGE}[ \t]*{_TAG}|{_TAG}[ \t]*{IMAGE}")
 _ALONE = re.compile(_TAG)
+_MEDIUM = re.compile(r"<(?:video|audio|speech|sound)>(?=[ \t]*\n)|(?<=\n)<(?:video|audio|speech|sound)>(?=[ \t]*$)")  # by a role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,8 @@ def _foreign(text: str) -> str | None:
         return numbered[0]
     if (beside := _BESIDE.search(text)) is not None:
         return beside[1] or beside[2]
+    if (medium := _MEDIUM.search(text)) is not None:
+        return medium[0]
     words = text.replace(IMAGE, "\n").strip()
     ends = words.partition("\n")[0].strip(), words.rpartition("\n")[2].strip()
     return next((end for end in ends if _ALONE.fullmatch(end)), None)

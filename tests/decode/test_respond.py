@@ -148,7 +148,7 @@ def test_plain_text_is_continued_without_a_template():
 
 
 @pytest.mark.parametrize("question, images, line", [
-    ("<image> and <image>", 1, "2 <image> placeholders for 1 images"), ("<video> what?", 0, "unknown placeholder <video>")])
+    ("<image> and <image>", 1, "2 <image> placeholders for 1 images"), ("<video>\nwhat?", 0, "unknown placeholder <video>")])
 def test_mistakes(question, images, line):
     with pytest.raises(BadExample, match=line):
         responder().ask(question, IMAGES[:images])

@@ -280,7 +280,8 @@ def test_mistakes_are_named():
         dino(views=1, local=None)
     with pytest.raises(UserError, match="config.data.local.image_size: 10 is not divisible by patch_size 4"):
         dino(local=LocalViews(2, 10))
-    for values_, says in ((dict(momentum=1.5), "momentum 1.5"), (dict(student_temperature=0.0), "temperatures must be"),
-                          (dict(microbatches=0), "must be positive"), (dict(teacher_temperature=(0.04, -1.0)), "temperatures")):
+    for values_, says in ((dict(momentum=1.5), "momentum: 1.5 is not"), (dict(microbatches=0), "microbatches: 0 is not"),
+                          (dict(student_temperature=0.0), "student_temperature: 0.0 is not above"),
+                          (dict(teacher_temperature=(0.04, -1.0)), "teacher_temperature.1: -1.0 is not above")):
         with pytest.raises(UserError, match=says):
             build(DinoObjective, values_)
