@@ -279,7 +279,8 @@ def _done(run: RunConfig, workdir: str, allow_change: Collection[str]) -> bool:
     reader = Checkpointer(f"{workdir}/checkpoints", read_only=True)
     if (step := reader.newest()) is None:
         return False
-    history_of.go_on(history_of.before(reader.meta(step), resolve, run), run, step, workdir, None, allow_change)
+    meta = reader.meta(step)
+    history_of.go_on(history_of.config_of(meta, resolve, run), run, step, workdir, None, allow_change, was=meta.get("workdir"))
     return step == run.steps
 
 
@@ -335,7 +336,7 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     if branches:
         history = rollback.saved(saved)
     same = lambda meta, at, content: history_of.go_on(
-        history_of.before(meta, resolve, config), config, at, workdir, content, allow_change, branches)
+        history_of.config_of(meta, resolve, config), config, at, workdir, content, allow_change, branches, meta.get("workdir"))
     other = {} if saved is None else same(saved, step, None)
     tokenizer = None
     if kind.texts is not None:
@@ -361,7 +362,8 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
             other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size,
             counted=pipeline.cursor is None)
     travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
-    meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values())} | history_of.written(changes)
+    meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values()), "workdir": workdir}
+    meta |= history_of.written(changes)
     meta |= {} if travel is None else {"interop": travel}
     introduce(run, pipeline, flops, start, changes)
     measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]

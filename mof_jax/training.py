@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -88,7 +88,9 @@ class Training:
         results: dict[str, dict[str, float]] = {}
         rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
         again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
-        lines, board = JsonLines(f"{workdir}/evals.jsonl", keep_until=start - again), TensorBoard(f"{workdir}/tensorboard")
+        names = {measure.name for measure in measures} if again else set()  # the others' lines of this step stay
+        lines = JsonLines(f"{workdir}/evals.jsonl", start, lambda line: line.get("step") == start and line.get("name") in names)
+        board = TensorBoard(f"{workdir}/tensorboard")
         self.face.between = self.preemption.check
 
         def evaluate(step: int, state: TrainState) -> None:
@@ -122,7 +124,8 @@ class Training:
         if "unique_examples" in seen:
             seen["unique_examples"] = min(seen["unique_examples"], seen["examples"])
         spent = history_of.flops(self.changes, config.steps, sum(self.flops.values()))
-        summary = summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results)
+        summary = summarise(config, self.run.skeleton, self.run.decisions, self.flops, seen, results | logged(workdir, results,
+                                                                                                             config.steps))
         write_summary(workdir, {**summary, "flops": spent, **history_of.written(self.changes)})
         return results
 
@@ -151,6 +154,14 @@ class Training:
 def cursor(state: TrainState) -> np.ndarray | None:
     """Where a data pipeline that packs stands after a state."""
     return None if state.cursor is None else fetch(state.cursor)
+
+
+def logged(workdir: str, results: Collection[str], step: int) -> dict[str, dict[str, float]]:
+    """What evaluators other than those of `results` have said of a step: a finished run may have been asked by others before."""
+    log = f"{workdir}/evals.jsonl"
+    lines = read_lines(log) if remote.exists(log) else []
+    return {line["name"]: {key: value for key, value in line.items() if key not in ("step", "name", "version", "time")}
+            for line in lines if line.get("step") == step and isinstance(line.get("name"), str) and line["name"] not in results}
 
 
 def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:

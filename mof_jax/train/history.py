@@ -95,7 +95,7 @@ def written(changes: Sequence[Change]) -> dict[str, Any]:
     return {KEY: [dataclasses.asdict(change) for change in changes]} if changes else {}
 
 
-def before(meta: Mapping[str, Any], resolve: Callable[[Mapping[str, Any]], Any], config: Any) -> dict[str, Any]:
+def config_of(meta: Mapping[str, Any], resolve: Callable[[Mapping[str, Any]], Any], config: Any) -> dict[str, Any]:
     """The config that a checkpoint holds, by dotted key, and what its sources held. Of an older version's, the keys that it lacks
     have the defaults of today.
 
@@ -113,13 +113,13 @@ def before(meta: Mapping[str, Any], resolve: Callable[[Mapping[str, Any]], Any],
 
 def go_on(
     before: Mapping[str, Any], config: Any, step: int, workdir: str, content: Mapping[str, Any] | None = None,
-    allowed: Collection[str] = (), branch: bool = False,
+    allowed: Collection[str] = (), branch: bool = False, was: str | None = None,
 ) -> dict[str, tuple[Any, Any]]:
     """What differs between the run of a checkpoint and the config under which it is to go on, of all that has to be kept.
 
     Args:
-      before: the config that the checkpoint holds, by dotted key, see `before`. config: a resolved `run.RunConfig`.
-      step: of the checkpoint. workdir: of the run.
+      before: the config that the checkpoint holds, by dotted key, see `config_of`. config: a resolved `run.RunConfig`.
+      step: of the checkpoint. workdir: of the run. was: the work dir at that time, if it is known.
       content: what the config's sources hold now, see `data.identity`. None, before they are opened, leaves them out.
       allowed: keys, or sections, that may differ. branch: this is another run, which begins there: anything may.
 
@@ -133,7 +133,7 @@ def go_on(
         raise UserError(f"config.steps: {workdir} is after step {step} already, and {config.steps} would end before; use another "
                         "work dir")
     kept = {key: (before.get(key), after.get(key)) for key in {**before, **after}
-            if verdict(key) != FREE and _differs(key, before, after, workdir)}
+            if verdict(key) != FREE and _differs(key, before, after, workdir, was)}
     if _same_schedule(before, after, step) and config.task != "dino":  # whose teacher follows the number of steps
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}
@@ -185,17 +185,22 @@ def _with_content(
     return before, after | configs.flatten({"data": content})
 
 
-def _differs(key: str, before: Mapping[str, Any], after: Mapping[str, Any], workdir: str) -> bool:
+def _differs(key: str, before: Mapping[str, Any], after: Mapping[str, Any], workdir: str, was: str | None) -> bool:
     old, new = (None if values.get(key) in ([], {}) else values.get(key) for values in (before, after))
     if old == new:  # of a section that is None or empty, the keys are None
         return False
     if key.endswith(".content.file") and None in (old, new):  # a table that went to a store has no such digest
         return False
     if re.fullmatch(_PLACE, key) and isinstance(old, str) and isinstance(new, str) and not remote.is_remote(new):
-        beside = os.path.relpath(os.path.abspath(new), os.path.dirname(os.path.abspath(workdir)))
-        moved = not beside.startswith("..") and os.path.abspath(old).endswith(f"{os.sep}{beside}")  # with the work dir
+        moved = was is not None and (beside := _beside(new, workdir)) is not None and beside == _beside(old, was)
         return not moved and os.path.abspath(old) != os.path.abspath(new)
     return True
+
+
+def _beside(path: str, workdir: str) -> str | None:
+    """A path from the folder that a work dir lies in, None for one that lies elsewhere: what lies there moves with it."""
+    found = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(workdir)))
+    return None if found.startswith("..") else found
 
 
 def _same_schedule(before: Mapping[str, Any], after: Mapping[str, Any], step: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import logging
@@ -64,9 +64,9 @@ class JsonLines:
     Objects of a store cannot be appended to: there the whole file is written anew, at `flush` and now and then between.
     """
 
-    def __init__(self, path: str, keep_until: int | None = None):
-        """Opens `path`; lines whose `step` lies beyond `keep_until` (a resumed run will write them again) are cut. A line that
-        cannot be read stays as it is, for whoever looks."""
+    def __init__(self, path: str, keep_until: int | None = None, cut: Callable[[Mapping[str, Any]], bool] = lambda line: False):
+        """Opens `path`; lines whose `step` lies beyond `keep_until`, and those to `cut`, go: a resumed run will write them again.
+        A line that cannot be read stays as it is, for whoever looks."""
         self.path = path
         self._active = jax.process_index() == 0
         self._whole: list[str] | None = None  # a remote file's lines
@@ -75,7 +75,7 @@ class JsonLines:
             return
         there = remote.exists(path)
         kept = [text for text, line in _parsed(path)
-                if keep_until is None or line is None or line.get("step", 0) <= keep_until] if there else []
+                if keep_until is None or line is None or (line.get("step", 0) <= keep_until and not cut(line))] if there else []
         if there and keep_until is not None:
             with _disk(path):
                 remote.write_atomic(path, ["".join(kept).encode(errors="surrogateescape")])

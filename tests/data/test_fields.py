@@ -92,7 +92,7 @@ def test_what_is_read(source, row, id, texts):
     ([{"texts": ["a", None], "images": [None, "0.png"]}], "line 1: holds a page, .*kind 'obelics'"),
     ([{"text_list": ["a"], "image_info": []}], "line 1: holds a page, .*kind 'mmc4'"),
     ([{"img": "0.png", "note": "x"}], r"column 'img' holds pictures \('0.png'\) and is none of image, file_name"),
-    ([{"url": "http://x/0.jpg", "caption": "a"}], r"the pictures are addresses \(column 'url'\), which are not fetched"),
+    ([{"url": "http://x/0.jpg", "caption": "a"}], r"column 'url' holds addresses, and nothing is fetched"),
     (["[", '{"image": "0.png"},', "]"], "one list over several lines; write one JSON object a line"),
 ])
 def test_rows_that_are_none_of_a_table(tmp_path, rows, line):

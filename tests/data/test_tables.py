@@ -149,7 +149,7 @@ def test_lines_inside_a_text_are_no_rows(read, text):
     ("a.csv", "x|y|z\n1|2|3\n", "the header (the first row) is 'x|y|z'; are its cells split by bars?; name columns"),
     ("a.csv", "filepath;title,alt\nimg/0.png;a,b\n", "has known columns if it is split by commas and by semicolons"),
     ("a.csv", "filepath,title;x\nimg/0.png,a;b\n", "column 'title;x' of the header holds another separator"),
-    ("a.csv", "URL,TEXT\nhttp://x/0,a\n", "the pictures are addresses (column 'URL'), which are not fetched"),
+    ("a.csv", "URL,TEXT\nhttp://x/0,a\n", "column 'URL' holds addresses, and nothing is fetched"),
     ("a.csv", "photo,caption\nimg/0.png,a\n", "column 'photo' holds pictures ('img/0.png') and is none of image, file_name"),
     ("a.csv", "filepath,title\nimg/0.png,a\n".encode("utf-16"), "a.csv line 1: is UTF-16, not UTF-8; save it as UTF-8"),
     ("a.csv", "filepath,title\nimg/0.png,a\n".encode("utf-16-le"), "a.csv line 1: a NUL is no text (a table in UTF-16?)"),

@@ -67,7 +67,7 @@ REFUSED = {
 def going_on(workdir, config, *allowed):
     """What `run.train` finds out before anything is done."""
     meta, now = run.open_checkpoint(str(workdir))[1], run.resolve(config)
-    return history.go_on(history.before(meta, run.resolve, now), now, 6, str(workdir), meta["content"], allowed)
+    return history.go_on(history.config_of(meta, run.resolve, now), now, 6, str(workdir), meta["content"], allowed)
 
 
 @pytest.mark.parametrize("key", REFUSED)
@@ -124,7 +124,7 @@ def test_steps_may_grow_where_the_rates_of_the_steps_done_stay(done, table, sche
     meta, now = run.open_checkpoint(str(done))[1], config(table, steps=8)
     meta["config"]["optimizer"]["schedule"], now.optimizer.schedule = schedule, schedule
     now = run.resolve(now)
-    before = history.before(meta, run.resolve, now)
+    before = history.config_of(meta, run.resolve, now)
     if grows:
         assert history.go_on(before, now, 6, str(done)) == {}
     else:
@@ -197,6 +197,31 @@ def test_what_a_rollback_has_skipped_stays_skipped():
     assert (last.number, last.until) == (1, 10)
 
 
+def test_what_lies_beside_a_work_dir_moves_with_it_and_nothing_else_does(done, table):
+    """A vocabulary of the same name elsewhere is another one."""
+    meta, now = run.open_checkpoint(str(done))[1], run.resolve(config(table))
+    before = history.config_of(meta, run.resolve, now) | {"tokenizer.path": "/old/words.json"}
+    at = lambda path: dataclasses.replace(now, tokenizer=dataclasses.replace(now.tokenizer, path=path))
+    assert history.go_on(before, at("/new/words.json"), 6, "/new/run", was="/old/run") == {}
+    assert history.go_on(before, at("/old/words.json"), 6, "/new/run", was="/old/run") == {}
+    for path, was in (("/new/words.json", None), ("/new/words.json", "/elsewhere/run"), ("/new/other.json", "/old/run")):
+        with pytest.raises(UserError, match="config.tokenizer.path: .* was trained with '/old/words.json'"):
+            history.go_on(before, at(path), 6, "/new/run", was=was)
+
+
+def test_other_evaluators_of_a_finished_run_add_their_results(workdir, table):
+    """Those of before stay, in the log and in the summary."""
+    loss = lambda name: dict(kind="contrastive_loss", name=name, source=dict(kind="jsonl", path=str(table)), candidates=8,
+                             texts=["alt"])
+    asked = lambda *names: configs.override(config(table), ["eval_every=0", f"evals={[loss(name) for name in names]!r}"])
+    run.train(asked("first"), str(workdir))
+    run.train(asked("second"), str(workdir))
+    run.train(asked("second"), str(workdir))
+    run.train(config(table), str(workdir))
+    assert [line["name"] for line in read_lines(str(workdir / "evals.jsonl"))] == ["first", "second"]
+    assert set(json.loads((workdir / "summary.json").read_text())["evals"]) == {"first", "second"}
+
+
 def test_staged_runs_take_keys_of_any_stage_and_share_no_work_dir(done, table, tmp_path):
     values = config(table).to_dict()
     staged = {"stages": [{"name": "a", **values}, {"name": "b", **values, "seed": 4}]}
@@ -258,14 +283,14 @@ def test_an_old_checkpoint_without_content_goes_on(workdir, table):
     old = {key: value for key, value in meta.items() if key != "content"}
     del old["config"]["watchdog"]
     now = run.resolve(config(table, steps=7))
-    before = history.before(old, run.resolve, now)
+    before = history.config_of(old, run.resolve, now)
     assert history.go_on(before, now, 6, str(workdir), {"sources": [{"content": {"records": 1}}]}) == {}
     elsewhere = run.resolve(config(table.parent / "other.jsonl", steps=7))
     with pytest.raises(UserError, match="config.data.sources.0.path"):
         history.go_on(before, elsewhere, 6, str(workdir))
     unknown = {**old, "config": old["config"] | {"gone": 1, "seed": 4}}
     with pytest.raises(UserError, match="config.seed: .* trained with 4 .* go on with 3"):
-        history.go_on(history.before(unknown, run.resolve, now), now, 6, str(workdir))
+        history.go_on(history.config_of(unknown, run.resolve, now), now, 6, str(workdir))
 
 
 def test_two_runs_do_not_share_a_work_dir(done, table):

@@ -227,8 +227,8 @@ def _check_pictures(path: str, rows: Sequence[Mapping[str, Any]], addresses: Col
             continue
         pictures = all(map(is_picture, values))
         if all("://" in value for value in values) and (pictures or name.lower() in addresses):
-            raise UserError(f"{path}: the pictures are addresses (column {show(name)}), which are not fetched; download them, "
-                            "with img2dataset for one, or name a column with image_field, or text_fields for the texts alone")
+            raise UserError(f"{path}: column {show(name)} holds addresses, and nothing is fetched; download the pictures, with "
+                            "img2dataset for one, or name a column with image_field, or text_fields for the texts alone")
         if pictures:
             raise UserError(f"{path}: column {show(name)} holds pictures ({show(values[0])}) and is none of "
                             f"{', '.join(fields.IMAGE_FIELDS)}; name it with image_field, or text_fields for the texts alone")
