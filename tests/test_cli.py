@@ -109,7 +109,7 @@ class TestNonFiniteLoss:
         """A run whose every update would make the temperature infinite."""
         c = tiny_run.get_config()
         c.steps, c.checkpoint.every, c.log_every, c.spikes = 6, 2, 1, spikes
-        c.optimizer.lr_factors = [("logit_scale", float("inf"))]
+        c.optimizer.lr, c.optimizer.lr_factors = 1e10, [("logit_scale", 1e38)]  # each a number, their product none in float32
         c.objective.max_logit_scale = None
         return c
 

@@ -52,16 +52,16 @@ def test_a_dry_run_adds_up(capsys):
 
 def test_jobs_for_a_pod(tmp_path, capsys):
     """A line a run that `launch` takes; a branch finds its trunk beside it, and the trunks are a file of their own."""
-    out = sweep(capsys, f"{SPEC}:grid=branches", "--emit", tmp_path / "runs.jsonl", "--config.seed=4")
+    out = sweep(capsys, f"{SPEC}:grid=branches", "--emit", tmp_path / "runs.jsonl", "--config.seed=4", "--config.batch_size=256")
     first, second = re.findall(r"python -m launch sweep (\S+) --job JOB.toml", out)
-    trunk, *branches = expand(f"{SPEC}:grid=branches", ["seed=4"]).points
+    trunk, *branches = expand(f"{SPEC}:grid=branches", ["seed=4", "batch_size=256"]).points
     for path, points in ((first, [trunk]), (second, branches)):
         jobs = read_runs(path, JOB)
         assert list(jobs) == [f"vit-l14-{point.id}" for point in points]
         for point, job in zip(points, jobs.values()):
             assert job["workdir"] == f"gs://my-bucket/runs/vit-l14/{point.id}"
             assert job["train"]["config"] == f"{SPEC}:grid=branches"
-            assert job["train"]["overrides"] == {"optimizer.lr": 5e-4, "seed": 4, **point.overrides}
+            assert job["train"]["overrides"] == {"optimizer.lr": 5e-4, "seed": 4, "batch_size": 256, **point.overrides}
     assert branches[0].overrides[KEY] == f"sibling:{trunk.id}/checkpoints/3"
     assert launch_main(["sweep", second, "--job", JOB, "--out", str(tmp_path / "jobs")]) == 0
     assert len(list((tmp_path / "jobs").iterdir())) == len(branches) == 3
