@@ -13,6 +13,7 @@ import tomllib
 from typing import Any, Literal
 
 from launch.exits import Ending
+from launch.overrides import assignments, dotted, is_plain
 from mof_jax import config as configs
 from mof_jax.data.remote import is_remote, join
 from mof_jax.errors import UserError, nearest
@@ -85,7 +86,7 @@ class Train:
         for key, value in self.overrides.items():
             if "=" in key or not all(key.split(".")):
                 raise ValueError(f"overrides: {key!r} is no dotted key")
-            if not _is_plain(value):
+            if not is_plain(value):
                 raise ValueError(f"overrides.{key}: {value} ({type(value).__name__}) is no value of a config; as text, quote it")
         for key in self.allow_change:
             if key.startswith("-"):
@@ -306,17 +307,12 @@ class Job:
         words += ["mof", "train", f"--config={self.train.config}", f"--workdir={self.workdir}"]
         if self.hosts > 1:
             words.append("--distributed")
-        words += [f"--config.{assignment}" for assignment in _assignments(self.train.overrides)]
+        words += [f"--config.{assignment}" for assignment in assignments(self.train.overrides)]
         return words + [f"--allow-change={key}" for key in self.train.allow_change]
 
     def preflight_arguments(self) -> list[str]:
         """Flags of `launch.preflight`."""
         return [f"--topology={self.slices}", f"--workdir={self.workdir}", *(["--distributed"] if self.hosts > 1 else [])]
-
-
-def _literal(value: Any) -> str:
-    """`value` such that `mof_jax.config.literal` reads it back."""
-    return value if isinstance(value, str) and configs.literal(value) == value else repr(value)
 
 
 def _texts(value: Any, where: str = "job"):
@@ -363,7 +359,7 @@ def make(values: Mapping[str, Any], where: str) -> Job:
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     train = values.get("train")
     if isinstance(train, dict) and isinstance(train.get("overrides"), Mapping):
-        train["overrides"] = _dotted(train["overrides"])
+        train["overrides"] = dotted(train["overrides"])
     hardware = _hardware(train)
     if "topology" not in values and hardware.get("topology"):
         values["topology"] = hardware["topology"]
@@ -392,7 +388,7 @@ def check(job: Job, where: str) -> None:
     from mof_jax.train.schedule import make_schedule
 
     try:
-        runs = stages(configs.override(configs.load(f"{here}{colon}{arg}"), _assignments(job.train.overrides))).values()
+        runs = stages(configs.override(configs.load(f"{here}{colon}{arg}"), assignments(job.train.overrides))).values()
         for run in runs:
             mesh = abstract_mesh(run.mesh, job.slices.devices)
             check_batch(mesh, run.batch_size, getattr(run.objective, "microbatches", 1))
@@ -405,27 +401,6 @@ def check(job: Job, where: str) -> None:
         raise UserError(f"{where}.train: {job.train.config}: {error}") from None
 
 
-def _assignments(overrides: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={_literal(value)}" for key, value in overrides.items()]
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by dotted key: a table of a job sets keys of a section, it does not take its place."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a config can hold a value: TOML has dates and times besides."""
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
 def _hardware(train: Any) -> dict[str, Any]:
     """`hardware` of the config file with the job's overrides, if both are to be had here."""
     train = train if isinstance(train, Mapping) else {}
@@ -433,7 +408,7 @@ def _hardware(train: Any) -> dict[str, Any]:
     if not isinstance(config, str) or not isinstance(overrides, Mapping) or not os.path.isfile(config.partition(":")[0]):
         return {}
     try:
-        return configs.section(configs.override(configs.load(config), _assignments(overrides)).to_dict(), "hardware")
+        return configs.section(configs.override(configs.load(config), assignments(overrides)).to_dict(), "hardware")
     except UserError:  # which `check` says; a job is to be given back whatever has become of its config
         return {}
 
@@ -454,6 +429,6 @@ def child(values: Mapping[str, Any], run: Mapping[str, Any], where: str) -> dict
         raise UserError(f"{where}: id {run['id']!r} has no letter or digit")
     train = dict(values.get("train", {}))
     train["config"] = run.get("config", train.get("config"))
-    train["overrides"] = {**_dotted(train.get("overrides", {})), **_dotted(run.get("overrides", {}))}
+    train["overrides"] = {**dotted(train.get("overrides", {})), **dotted(run.get("overrides", {}))}
     return {**values, "name": f"{values.get('name', '')}-{name}", "workdir": join(str(values.get("workdir", "")), name),
             "train": train}

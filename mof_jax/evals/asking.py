@@ -48,9 +48,9 @@ def ask(
     return answers
 
 
-def empty(answers: Sequence[str]) -> float:
+def empty(answers: Sequence[str]) -> int:
     """How many answers are nothing; they count as wrong."""
-    return float(sum(not answer.strip() for answer in answers))
+    return sum(not answer.strip() for answer in answers)
 
 
 def ask_likelihood(

@@ -107,7 +107,7 @@ class Captioning:
         write_answers(responder.pictures, self.name, (
             {"id": p.id, "question": p.image, "answer": a, "reference": list(p.captions), "score": float(score)}
             for p, a, score in zip(pictures, answers, scores)))
-        return {"images": float(len(pictures)), "cider": 100 * float(np.mean(scores)), "empty": empty(answers)}
+        return {"images": len(pictures), "cider": 100 * float(np.mean(scores)), "empty": empty(answers)}
 
     def _chat(self, responder: Responder, p: Captioned) -> Prompt:
         picture = read_image(self.test.images, p.image, self.test.captions, p.id)

@@ -81,9 +81,9 @@ class Choice:
         by_category = defaultdict(list)
         for question, whole in zip(questions, passed):
             by_category[question.category].append(whole)
-        unparsed = {"unparsed" if self.by == "letter" else "tied": float(chosen.count(None))}
+        unparsed = {"unparsed" if self.by == "letter" else "tied": chosen.count(None)}
         categories = {f"accuracy_{name}": 100 * float(np.mean(found)) for name, found in sorted(by_category.items()) if name}
-        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(passed)), **unparsed, **categories}
+        return {"questions": len(questions), "accuracy": 100 * float(np.mean(passed)), **unparsed, **categories}
 
 
 class Asking(Protocol):

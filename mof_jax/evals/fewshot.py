@@ -52,7 +52,7 @@ class FewShot:
             predicted = ridge_predict(x, number(labels.train[rows]), z, len(classes), self.l2)
             hit = (np.asarray(predicted) == number(labels.test[kept])) & np.isfinite(z).all(1)  # no features, no hit
             result[f"acc@1_{shots}shot"] = 100 * float(np.mean(hit))
-            result[f"left_out_{shots}shot"] = float((~kept).sum())
+            result[f"left_out_{shots}shot"] = int((~kept).sum())
         return result
 
 

@@ -68,7 +68,7 @@ class ContrastiveLoss:
             shared += int((np.bincount(group)[group] > 1).sum())
             total += float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
                                         group=jnp.asarray(group)).sum)
-        return {"pairs": float(len(items)), "loss": total / len(items), "shared": float(shared)}
+        return {"pairs": len(items), "loss": total / len(items), "shared": shared}
 
 
 def positives(items: Sequence[Record], captions: Sequence[str]) -> Int[np.ndarray, "pairs"]:
@@ -113,5 +113,5 @@ class TextLoss:
         log_probs, tokens = responder.log_probs([responder.text("")] * len(texts), texts)
         nats = -float(np.sum(log_probs, dtype=np.float64))
         bits = nats / np.log(2) / sum(len(text.encode()) for text in texts)
-        return {"documents": float(len(texts)), "tokens": float(tokens.sum()), "loss": nats / int(tokens.sum()),
+        return {"documents": len(texts), "tokens": int(tokens.sum()), "loss": nats / int(tokens.sum()),
                 "bits_per_byte": float(bits)}

@@ -52,7 +52,7 @@ class Labels:
     @property
     def counts(self) -> dict[str, float]:
         """What a result is about: `images` and `classes`; and `left_out`, test records whose class has no training record."""
-        return {"images": float(len(self.test)), "classes": float(self.classes), "left_out": float((~self.known).sum())}
+        return {"images": len(self.test), "classes": self.classes, "left_out": int((~self.known).sum())}
 
     def features(
         self, embed: Callable[[Source], Float[np.ndarray, "records dim"]]

@@ -78,7 +78,7 @@ class Mmvp:
         right = np.array([choice == q.right for choice, q in zip(chosen, asked)])
         lines = ({**answer_line(*of_one), "pattern": of_one[0].category} for of_one in zip(asked, answers, right.tolist()))
         write_answers(responder.pictures, self.name, lines)
-        unparsed = {"unparsed" if self.by == "letter" else "tied": float(chosen.count(None))}
+        unparsed = {"unparsed" if self.by == "letter" else "tied": chosen.count(None)}
         return pair_scores(right.reshape(-1, 2), [pair.pattern for pair in pairs]) | unparsed
 
 
@@ -119,7 +119,7 @@ def score_answers(path: str, pairs: Sequence[Pair]) -> dict[str, float]:
     judged = any("judgement" in row for _, row in lines)
     found = [_verdict(path, n, row, q) if judged else _choice(path, n, row, q) for (n, row), q in zip(lines, asked)]
     right = np.array([verdict is True for verdict in found]).reshape(-1, 2)
-    return pair_scores(right, [pair.pattern for pair in pairs]) | {"unparsed": float(found.count(None))}
+    return pair_scores(right, [pair.pattern for pair in pairs]) | {"unparsed": found.count(None)}
 
 
 def _verdict(path: str, n: int, row: dict[str, Any], q: ChoiceQuestion) -> bool | None:

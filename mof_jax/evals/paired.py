@@ -98,7 +98,7 @@ def pair_scores(right: Bool[np.ndarray, "pairs 2"], patterns: Sequence[str] = ()
     """
     passed = pair_accuracy(right)
     low, high = bootstrap_interval(passed)
-    return {"pairs": float(len(passed)), "pair_accuracy": 100 * float(passed.mean()), "pair_low": 100 * low,
+    return {"pairs": len(passed), "pair_accuracy": 100 * float(passed.mean()), "pair_low": 100 * low,
             "pair_high": 100 * high, "question_accuracy": 100 * float(np.mean(right)),
             **_by_pattern("pair_accuracy", passed, patterns)}
 
@@ -114,7 +114,7 @@ def similarity_scores(s: Float[np.ndarray, "pairs 2 2"], patterns: Sequence[str]
     """
     found = {_NAMES[key]: passed for key, passed in group_scores(s).items()}
     low, high = bootstrap_interval(found["image_score"])
-    result = {"pairs": float(len(s)), "image_score": 0.0, "image_low": 100 * low, "image_high": 100 * high}
+    result = {"pairs": len(s), "image_score": 0.0, "image_low": 100 * low, "image_high": 100 * high}
     result |= {name: 100 * float(passed.mean()) for name, passed in found.items()}
     for name, passed in found.items():
         result |= _by_pattern(name, passed, patterns)

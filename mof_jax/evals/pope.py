@@ -87,8 +87,8 @@ class Pope:
                        "right": yes == q.label} for q, reply, yes in zip(questions, replies, said)]
         write_answers(responder.pictures, self.name, lines)
         means = {key: float(np.mean([result[f"{split}_{key}"] for split in read])) for key in ("accuracy", "f1")}
-        counts = {key: float(sum(result[f"{split}_{key}"] for split in read)) for key in ("neither", "misread")}
-        return {"questions": float(len(lines)), **means, **counts, **result}
+        counts = {key: sum(result[f"{split}_{key}"] for split in read) for key in ("neither", "misread")}
+        return {"questions": len(lines), **means, **counts, **result}
 
     def _chat(self, responder: Responder, q: PopeQuestion, path: str) -> Prompt:
         words = f"<image>\n{q.text}\n{self.instruction}".rstrip()
@@ -101,7 +101,7 @@ def says_yes(reply: str) -> bool:
     return not {"No", "no", "not"} & set(words)
 
 
-def unclear(replies: Sequence[str]) -> dict[str, float]:
+def unclear(replies: Sequence[str]) -> dict[str, int]:
     """How many replies the benchmark's rule gives a meaning that they do not have.
 
     `neither`: they say neither yes nor no (nothing at all, or "I cannot see one"), which the rule reads as yes. `misread`: their
@@ -110,7 +110,7 @@ def unclear(replies: Sequence[str]) -> dict[str, float]:
     words = [re.findall(r"[^\W_]+", reply.casefold()) for reply in replies]
     neither = sum(not {"yes", "no", "not"} & set(said) for said in words)
     misread = sum(said[:1] == [("no", "yes")[not says_yes(reply)]] for reply, said in zip(replies, words))
-    return {"neither": float(neither), "misread": float(misread)}
+    return {"neither": neither, "misread": misread}
 
 
 def confusion(said: Sequence[bool], labels: Sequence[bool]) -> dict[str, float]:

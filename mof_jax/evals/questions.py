@@ -93,7 +93,7 @@ class Questions:
         if odd := next((name for name in ids if not isinstance(theirs[name], bool)), None):
             raise UserError(f"{self.name}.baseline: {self.baseline}: 'right' of {show(odd)} is {show(theirs[odd])}, neither "
                             "true nor false")
-        result["baseline_unused"] = float(len(theirs) - len(ids))
+        result["baseline_unused"] = len(theirs) - len(ids)
         return np.array([theirs[name] for name in ids])
 
     def _draw(

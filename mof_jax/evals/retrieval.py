@@ -57,9 +57,9 @@ class Retrieval:
         numbers = np.arange(len(images), dtype=np.int32)
         i2t = positive_ranks(encoder.mesh, images[asked], texts, numbers[asked], pool.words, (forth, back))
         t2i = positive_ranks(encoder.mesh, texts, images, pool.words, numbers, (back[::-1], forth[::-1]))
-        result = {"images": float(len(images)), "candidates": float(len(texts)),
-                  "merged_rows": float(len(items) - len(images)),
-                  "repeated_captions": float(len(texts) - len(np.unique(pool.words))), "uncaptioned": float((~asked).sum())}
+        result = {"images": len(images), "candidates": len(texts),
+                  "merged_rows": len(items) - len(images),
+                  "repeated_captions": len(texts) - len(np.unique(pool.words)), "uncaptioned": int((~asked).sum())}
         for k in self.at:
             result[f"i2t@{k}"] = 100 * float(np.mean(i2t < k))
             result[f"t2i@{k}"] = 100 * float(np.mean(t2i < k))

@@ -126,7 +126,7 @@ class Vqa:
         for question, score in zip(questions, scores):
             by_type[question.answer_type].append(score)
         types = {f"accuracy_{kind}": 100 * float(np.mean(found)) for kind, found in sorted(by_type.items()) if kind}
-        return {"questions": float(len(questions)), "accuracy": 100 * float(np.mean(scores)), "empty": empty(answers), **types}
+        return {"questions": len(questions), "accuracy": 100 * float(np.mean(scores)), "empty": empty(answers), **types}
 
     def _chat(self, responder: Responder, q: VqaQuestion) -> Prompt:
         words = f"<image>\n{q.question}\n{self.instruction}".rstrip()

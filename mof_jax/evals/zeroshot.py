@@ -54,7 +54,7 @@ class ZeroShot:
         numbers = np.arange(len(found.names), dtype=np.int32)
         ranks = positive_ranks(encoder.mesh, encoder.images(source), weights, found.targets, numbers)
         seen = np.unique(found.targets)
-        result = {"images": float(len(labels)), "classes": float(len(numbers)), "repeated_classes": float(found.repeated),
-                  "empty_classes": float(len(numbers) - len(seen))}
+        result = {"images": len(labels), "classes": len(numbers), "repeated_classes": found.repeated,
+                  "empty_classes": len(numbers) - len(seen)}
         result |= {f"acc@{k}": 100 * float((ranks < k).mean()) for k in self.at}
         return result | {"mean_class_acc@1": 100 * float(np.mean([(ranks[found.targets == c] < 1).mean() for c in seen]))}

@@ -41,6 +41,7 @@ RULES = (
     Rule(r"spikes\..*|data\.on_error", NOTED),
     Rule(r".*", REFUSED),
 )
+_MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.loss|optimizer\.(name|ema)$|task$")  # what the leaves of the state are
 _PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
 _CONTENT = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.content\..*")
 _PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)")
@@ -249,5 +250,6 @@ def _refusal(refused: Mapping[str, tuple[Any, Any]], step: int, workdir: str) ->
     also = "; and so do " + ", ".join(f"{k} ({show(a, 24)} → {show(b, 24)})" for k, (a, b) in others[:4]) if others else ""
     also += f" and {len(others) - 4} more" if len(others) > 4 else ""
     why = " (its schedule would have had other rates in the steps that are done)" if key == "steps" else ""
+    form = ", if the saved arrays keep their shapes" if any(map(_MAY_RESHAPE.match, refused)) else ""
     return (f"config.{key}: {workdir} was trained with {show(old)} until step {step} and would go on with {show(new)}{why}{also}"
-            f"; give back what it had, use another work dir, or take the change from here on with --allow-change {key}")
+            f"; give back what it had, use another work dir, or take the change from here on with --allow-change {key}{form}")

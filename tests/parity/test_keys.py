@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 
 from config_keys import FULL, changed, others, read, refused, walk
-import jax
-import jax.numpy as jnp
 import numpy as np
 from parity_cases import CONTEXT, IMAGE, PATCH, inputs
+from parity_ours import ours
 from parity_torch import pixels, randomise, tokens
 import parity_transformers
 from parity_transformers import IMAGE_ID, MODELS, WHOLE, features, sentence
@@ -20,8 +19,6 @@ import torch
 import transformers
 
 from mof_jax.errors import UserError
-from mof_jax.interop.source import Source
-from mof_jax.nn.module import Skeleton
 
 pytestmark = pytest.mark.parity
 KINDS = [kind for kind in FULL if kind in MODELS | WHOLE]
@@ -54,30 +51,6 @@ def outputs(kind: str, model: torch.nn.Module, given: dict, theirs: dict) -> dic
         else:
             found = {"pooled": features(model, given["images"])["pooled"]}
     return {name: x.numpy() for name, x in found.items()}
-
-
-def ours(folder, given: dict) -> dict[str, np.ndarray]:
-    """Our model of a folder, on the same inputs."""
-    source = Source.open(f"hf:{folder}")
-    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
-    model = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths})
-    with jax.default_matmul_precision("highest"):
-        if source.family.task == "llm":
-            positions = jnp.broadcast_to(jnp.arange(given["tokens"].shape[1]), given["tokens"].shape)
-            found = {"logits": model.llm.logits(model.llm(model.llm.embed(given["tokens"]), positions))}
-        elif source.family.task == "mllm":
-            ids = given["tokens"]
-            index = np.where(ids == IMAGE_ID, np.cumsum(ids == IMAGE_ID, axis=1) - 1, -1)
-            x = model.embed(jnp.asarray(ids), jnp.asarray(index), model.image_tokens(jnp.asarray(given["images"])), len(ids))
-            positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-            found = {"logits": model.llm.logits(model(x, positions, jnp.ones_like(positions)))}
-        elif source.family.task == "contrastive":
-            found = {"image": model.embed_image(given["images"]), "text": model.embed_text(given["tokens"])}
-        elif source.family.task == "words":
-            found = {"text": model.embed_text(given["tokens"])}
-        else:
-            found = {"pooled": model.encoder(given["images"]).pooled}
-    return {name: np.asarray(x) for name, x in found.items()}
 
 
 def fitting(given: dict, theirs: dict) -> dict:
@@ -136,7 +109,7 @@ def test_each_key_changes_ours_as_it_changes_the_library(kind, tmp_path):
             randomise(theirs_model, seed=5).save_pretrained(folder)
             (folder / "config.json").write_text(json.dumps(theirs))
             fit = fitting(given, theirs)
-            close(ours(folder, fit), outputs(kind, theirs_model, fit, theirs), (path, other))
+            close(ours(folder, fit, IMAGE_ID), outputs(kind, theirs_model, fit, theirs), (path, other))
             figures["read"] += 1
     print(kind, figures)
     assert figures["free"] > 20 and figures["read"] >= 5
@@ -178,7 +151,7 @@ def test_switches_of_several_keys(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(theirs))
     want, plain = outputs(kind, model, given, theirs), outputs(kind, before, given, theirs)
     assert any(np.abs(want[x] - plain[x]).max() > 1e-3 for x in want), "the switch is no switch"
-    close(ours(tmp_path, given), want, name)
+    close(ours(tmp_path, given, IMAGE_ID), want, name)
 
 
 def test_the_full_configs_are_the_installed_librarys():

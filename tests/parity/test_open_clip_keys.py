@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 
 from config_keys import FULL, changed, others, read, refused, walk
-import jax
 import numpy as np
 import open_clip
 from open_clip.model import CLIP, CustomTextCLIP
 from parity_cases import BATCH, CONTEXT, IMAGE, VOCAB, inputs
+from parity_ours import ours
 from parity_torch import pixels, randomise, tokens
 import pytest
 from safetensors.torch import save_file
@@ -18,7 +18,6 @@ import timm
 import torch
 
 from mof_jax.interop.families import FAMILIES
-from mof_jax.interop.source import Source
 from mof_jax.interop.transfer import announce
 from mof_jax.nn.module import Skeleton
 
@@ -65,18 +64,6 @@ def clip_outputs(model: torch.nn.Module, given: dict) -> dict[str, np.ndarray]:
 def tower_outputs(model: torch.nn.Module, given: dict) -> dict[str, np.ndarray]:
     with torch.no_grad():
         return {"pooled": model.forward_head(model.forward_features(pixels(given["images"])), pre_logits=True).numpy()}
-
-
-def ours(folder, given: dict) -> dict[str, np.ndarray]:
-    source = Source.open(f"hf:{folder}")
-    skeleton = Skeleton.of(lambda rngs: source.family.build(source.config, rngs))
-    model = skeleton.merge({path: source.reading.read(path) for path in source.reading.paths})
-    with jax.default_matmul_precision("highest"):
-        if source.family.name == "timm":
-            found = {"pooled": model.encoder(given["images"]).pooled}
-        else:
-            found = {"image": model.embed_image(given["images"]), "text": model.embed_text(given["tokens"])}
-    return {name: np.asarray(x) for name, x in found.items()}
 
 
 def close(got: dict, want: dict, what, tolerance: float = EPS) -> None:
