@@ -14,7 +14,8 @@ from launch import exits, gke, sweep
 from launch.cloud import Stage
 from launch.job import Job, check, load
 from launch.ledger import Ledger
-from launch.progress import Progress, duration
+from launch.progress import Progress
+from launch.prompt import confirm, cost, say
 from launch.session import STATE_FOLDER, Session
 from launch.shell import explain
 from launch.up import up
@@ -80,36 +81,8 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", default=STATE_FOLDER, metavar="FOLDER", help=f"of ledgers; by default {STATE_FOLDER}")
 
 
-def say(text: str) -> None:
-    """A line on stdout, whole and at once."""
-    print(text, flush=True)
-
-
 def _session(job: Job, args: argparse.Namespace) -> Session:
     return Session(job, args.dry_run, args.state, say)
-
-
-def cost(job: Job) -> str:
-    """What the job may cost at most, in one line."""
-    rate, t = job.dollars_per_hour, job.slices
-    money = "no price given" if rate is None else f"${rate:,.2f} an hour, ${rate * job.hours:,.2f} at most"
-    kind = t.accelerator_type + (f" × {t.slices}" if t.slices > 1 else "")
-    return f"{job.name}: {t} ({kind}, {t.chips} chips, {job.capacity}) for at most {duration(job.hours * 3600)}: {money}"
-
-
-def confirm(question: str, wanted: bool, yes: bool) -> None:
-    """Asks, unless it was answered beforehand.
-
-    Raises:
-      UserError: no, or nobody to ask.
-    """
-    say(question)
-    if not wanted or yes:
-        return
-    if not sys.stdin.isatty():
-        raise UserError("nobody to ask whether that is right: give --yes, or set guard.confirm = false")
-    if input("Go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UserError("nothing was created")
 
 
 def _create(job: Job, args: argparse.Namespace) -> int:

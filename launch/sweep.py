@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 from launch import job as jobs
+from launch.prompt import confirm, cost, say
 from launch.session import Session
 from mof_jax.errors import ExitCode, UserError
 from mof_jax.parsing import Malformed, decode, parse_object
@@ -52,8 +53,6 @@ def read_runs(path: str, base: str) -> dict[str, dict]:
 
 def sweep(args: argparse.Namespace) -> int:
     """`python -m launch sweep`: writes the job files, and brings them up if `--parallel` says so."""
-    from launch.cli import confirm, cost, say
-
     contents = read_runs(args.runs, args.job)
     loaded = {name: jobs.make(content, args.job) for name, content in contents.items()}
     if args.dry_run:

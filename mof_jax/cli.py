@@ -124,9 +124,9 @@ def train(args: argparse.Namespace) -> None:
             raise UserError(f"--profile {args.profile}: expected STEP or STEP:COUNT")
         config.profile = (int(first), int(count or 5))
     join_processes(args)
-    from mof_jax import run
+    from mof_jax import trainer
 
-    run.train(config, args.workdir, args.allow_change)
+    trainer.train(config, args.workdir, args.allow_change)
 
 
 # --- eval -----------------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ def evaluate(args: argparse.Namespace) -> None:
         display.show(display.results(f"{args.answers}, labels {labels}", {args.task: found}))
         return
     from mof_jax import config as configs
-    from mof_jax import run
+    from mof_jax.evaluate import evaluate
 
     sections = list(configs.load(args.evals).to_dict().get("evals", ())) if args.evals else None
-    run.evaluate(args.checkpoint, [section] if section else sections, follow=args.follow)
+    evaluate(args.checkpoint, [section] if section else sections, follow=args.follow)
 
 
 def benchmark(args: argparse.Namespace) -> dict[str, str]:
@@ -202,10 +202,10 @@ def _add_generate(commands) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from mof_jax import run
     from mof_jax.data import images
     from mof_jax.data.remote import read
     from mof_jax.decode.sample import SampleConfig
+    from mof_jax.restore import restore
 
     try:
         sample = SampleConfig(args.temperature, args.top_p, args.top_k, args.seed)
@@ -216,7 +216,7 @@ def generate(args: argparse.Namespace) -> None:
     pictures = [read(path) for path in args.image]
     for path, picture in zip(args.image, pictures):
         images.decode(picture, source=path, record="picture")  # to name the file of a broken one; the model reads it its own way
-    responder = run.restore(args.checkpoint).responder
+    responder = restore(args.checkpoint).responder
     prompt = (responder.text if args.plain else responder.ask)(args.prompt, pictures)
     if args.score:
         log_probs, tokens = responder.log_probs([prompt] * len(args.score), args.score)

@@ -1,12 +1,10 @@
-"""From a config to objects: the one place that knows tasks, data, mesh, evaluators and the loop together."""
+"""What a run is: its typed config, and the objects that a config becomes. Nothing is trained or read here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-import json
 import os
-import time
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,48 +16,24 @@ from mof_jax import config as configs
 from mof_jax import evals as evaluators
 from mof_jax.data import remote
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
-from mof_jax.data.tokenizers import load as load_tokenizer
-from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder
 from mof_jax.hardware import HardwareConfig
-from mof_jax.interop.source import Source, is_foreign
-from mof_jax.mesh import (
-    MeshConfig,
-    batch_sharding,
-    batch_shards,
-    check_batch,
-    make_mesh,
-    on_mesh,
-    param_shardings,
-    replicated,
-)
-from mof_jax.nn.module import Params, Skeleton
+from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, make_mesh, on_mesh, param_shardings, replicated
+from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import display, goodput, place, rollback
-from mof_jax.train import history as history_of
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
-from mof_jax.train.goodput import Ledger, report
-from mof_jax.train.metrics import JsonLines, read_lines
+from mof_jax.train import rollback
+from mof_jax.train.checkpoint import CheckpointConfig
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
-from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig
-from mof_jax.train.start import (
-    InitConfig,
-    came_with,
-    first_state,
-    open_checkpoint,
-    take_params,
-    trunk,
-)
+from mof_jax.train.start import InitConfig
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
 from mof_jax.train.watchdog import WatchdogConfig
-from mof_jax.training import Training, introduce, run_evaluators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +113,29 @@ def _source(section: Any) -> Any:
     return dict(path=section) if isinstance(section, str) else section
 
 
+def resolve_stages(values: Mapping[str, Any]) -> dict[str, RunConfig]:
+    """The typed configs of a staged config, by the names of its stages.
+
+    Raises:
+      UserError: naming the stage and the key.
+    """
+    listed = values.get("stages")
+    if set(values) != {"stages"} or not isinstance(listed, (list, tuple)) or not listed:
+        raise UserError("config.stages: a staged config holds nothing else, and at least one stage")
+    stages: dict[str, RunConfig] = {}
+    for i, stage in enumerate(listed):
+        if not isinstance(stage, Mapping):
+            raise UserError(f"config.stages.{i}: expected a section, got {show(stage)}")
+        name = stage.get("name", "")
+        if not isinstance(name, str) or not name.isidentifier() or name in stages:
+            raise UserError(f"config.stages.{i}.name: {show(name)}; give each stage a name of its own (letters, digits, _)")
+        try:
+            stages[name] = resolve({key: value for key, value in stage.items() if key != "name"})
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from None
+    return stages
+
+
 def set_up_jax(config: RunConfig) -> None:
     """Process-wide settings: matmul precision and the persistent compilation cache."""
     jax.config.update("jax_default_matmul_precision", config.precision)
@@ -152,7 +149,6 @@ class Run:
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None, mesh: Mesh | None = None):
         self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
-        set_up_jax(config)
         self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         kind = TASKS[config.task]
         self.task = kind.make(config, self.mesh, tokenizer)
@@ -196,189 +192,6 @@ def process_rows(mesh: jax.sharding.Mesh, batch_size: int) -> tuple[int, int]:
     return first // (last - first), batch_size // (last - first)
 
 
-def train(
-    config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, workdir: str, allow_change: Collection[str] = ()
-) -> dict[str, dict[str, float]]:
-    """Trains, or goes on where `workdir` stands; returns the last evaluation's results by evaluator name.
-
-    A config with `stages`, a list of whole configs with a `name` each, trains them one after the other, stage NAME in
-    `workdir/NAME`; `init_from.path="stage:NAME"` takes parameters from an earlier one.
-
-    Args:
-      allow_change: keys, or sections, that may have another value than the run has been trained with so far, see
-        `train.history`.
-
-    Raises:
-      UserError, Preempted: see `mof_jax.errors`.
-    """
-    if isinstance(config, RunConfig):
-        return train_one(config, workdir, allow_change)
-    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    if "stages" in values:
-        return train_stages(values, workdir, allow_change)
-    return train_one(resolve(values), workdir, allow_change)
-
-
-def resolve_stages(values: Mapping[str, Any]) -> dict[str, RunConfig]:
-    """The typed configs of a staged config, by the names of its stages.
-
-    Raises:
-      UserError: naming the stage and the key.
-    """
-    listed = values.get("stages")
-    if set(values) != {"stages"} or not isinstance(listed, (list, tuple)) or not listed:
-        raise UserError("config.stages: a staged config holds nothing else, and at least one stage")
-    stages: dict[str, RunConfig] = {}
-    for i, stage in enumerate(listed):
-        if not isinstance(stage, Mapping):
-            raise UserError(f"config.stages.{i}: expected a section, got {show(stage)}")
-        name = stage.get("name", "")
-        if not isinstance(name, str) or not name.isidentifier() or name in stages:
-            raise UserError(f"config.stages.{i}.name: {show(name)}; give each stage a name of its own (letters, digits, _)")
-        try:
-            stages[name] = resolve({key: value for key, value in stage.items() if key != "name"})
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from None
-    return stages
-
-
-def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
-    """Every stage that is not done yet; all of their configs are checked before the first one starts."""
-    stages: dict[str, RunConfig] = {}
-    for name, run in resolve_stages(values).items():
-        find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
-        stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
-    if remote.exists(remote.join(workdir, place.CHECKPOINTS)):
-        raise UserError(f"{workdir}: a run without stages is there; use another work dir")
-    allowed = {name: history_of.of_run(allow_change, run) for name, run in stages.items()}
-    if unknown := [key for key in allow_change if not any(key in keys for keys in allowed.values())]:
-        history_of.check_allowed(unknown, configs.flatten(configs.to_dict(list(stages.values())[-1])))
-    done = {name: _done(run, os.path.join(workdir, name), allowed[name]) for name, run in stages.items()}  # or one is refused
-    remote.make_folder(workdir)
-    if jax.process_index() == 0:
-        remote.write_atomic(remote.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
-    results: dict[str, dict[str, float]] = {}
-    for name, run in stages.items():
-        folder, last = os.path.join(workdir, name), name == list(stages)[-1]
-        if not last and done[name]:
-            display.show(f"stage {name}: done before, {folder}")
-            continue
-        display.show(f"stage {name}: {folder}")
-        results = train_one(run, folder, allowed[name])
-    return results
-
-
-def _done(run: RunConfig, workdir: str, allow_change: Collection[str]) -> bool:
-    """Whether a stage has been trained to its end.
-
-    Raises:
-      UserError: it has, with another config.
-    """
-    if not remote.exists(f"{workdir}/checkpoints"):
-        return False
-    reader = Checkpointer(f"{workdir}/checkpoints", read_only=True)
-    if (step := reader.newest()) is None:
-        return False
-    meta = reader.meta(step)
-    history_of.go_on(history_of.config_of(meta, resolve, run), run, step, workdir, None, allow_change, was=meta.get("workdir"))
-    return step == run.steps
-
-
-def stage_path(path: str | None, stages: Mapping[str, RunConfig], workdir: str, stage: str) -> str | None:
-    """The work dir that `stage:NAME` stands for; any other path as it is."""
-    prefix, _, name = (path or "").partition(":")
-    if prefix != "stage":
-        return path
-    if name not in stages:
-        raise UserError(f"stage {stage}: {path} is not an earlier stage (those are: "
-                        f"{', '.join(stages) or 'none'})")
-    return os.path.join(workdir, name)
-
-
-def first_tokenizer(config: RunConfig) -> Tokenizer:
-    """The tokenizer of a fresh run: another run's, one from a file, or one trained on the words of the run's own data."""
-    if config.tokenizer.kind == "run" and is_foreign(config.tokenizer.path):
-        found = Source.open(config.tokenizer.path).tokenizer
-        if found is None:
-            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} has no tokenizer beside its weights")
-        return found
-    if config.tokenizer.kind == "run":
-        saved = open_checkpoint(config.tokenizer.path)[1]["tokenizer"]
-        if saved is None:
-            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} is a run without words; it has no tokenizer")
-        return load_tokenizer(saved)
-    return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data, config.tokenizer.records))
-
-
-def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
-    """One run, from its data to its last evaluation."""
-    begun = time.perf_counter()
-    if config.steps < 1:
-        raise UserError("config.steps: 0 steps train nothing; at least 1")
-    if remote.exists(remote.join(workdir, place.STAGES)):
-        raise UserError(f"{workdir}: a staged run is there, whose stages have work dirs below it; use another work dir")
-    place.check(workdir)
-    remote.make_folder(workdir)
-    with place.taken(workdir):
-        return _train(config, workdir, allow_change, begun)
-
-
-def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun: float) -> dict[str, dict[str, float]]:
-    """`train_one`, with the work dir for itself."""
-    set_up_jax(config)
-    kind = TASKS[config.task]
-    checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
-    before = goodput.lines(workdir)
-    newest, history = rollback.resume(checkpointer, before)
-    branches = newest is None and config.branch_from is not None
-    origin, step = trunk(config.branch_from, workdir, config.steps) if branches else (checkpointer, newest)
-    saved = None if step is None else origin.meta(step)
-    if branches:
-        history = rollback.saved(saved)
-    same = lambda meta, at, content: history_of.go_on(
-        history_of.config_of(meta, resolve, config), config, at, workdir, content, allow_change, branches, meta.get("workdir"))
-    other = {} if saved is None else same(saved, step, None)
-    tokenizer = None
-    if kind.texts is not None:
-        known = saved is not None and not any(key.startswith("tokenizer.") for key in other)
-        tokenizer = load_tokenizer(saved["tokenizer"]) if known else first_tokenizer(config)
-    run = Run(config, tokenizer, workdir)
-    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
-    pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
-    content = pipeline.content()
-    other = {} if saved is None else same(saved, step, content)
-    program = Program.of(run, pipeline.cursor)
-    state = first_state(origin, program.init, program.state, program.shardings, config.seed,
-                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
-                        step if branches else None)
-    start = int(state.step)
-    if step and start != step:  # restoring showed a damage that the files did not, and took an older one
-        allow_change = [*allow_change, *(key for change in history_of.saved(saved) for key in change.keys)]
-        saved = origin.meta(start) if start else None
-        history, other = rollback.saved(saved), same(saved, start, content) if start else {}
-    flops, changes = run.flops(), history_of.saved(saved)
-    if saved:
-        changes, history = history_of.changed(
-            other, changes, history, start, saved.get("flops_per_step", sum(flops.values())), config.batch_size,
-            counted=pipeline.cursor is None)
-    travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
-    meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values()), "workdir": workdir}
-    meta |= history_of.written(changes)
-    meta |= {} if travel is None else {"interop": travel}
-    introduce(run, pipeline, flops, start, changes)
-    measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    training = Training(run, workdir, checkpointer, pipeline, program, flops, meta, changes, run.face(), measures,
-                        Ledger(before, start, begun), Preemption(), start)
-    try:
-        with training.preemption:
-            return training.to_the_end(state, saved or {}, history)
-    finally:
-        checkpointer.close()
-        if start < config.steps:
-            training.leave_word()
-            display.show(report(training.ledger.read()))
-
-
 def step_flops(task: Task, batch_size: int, decisions: Mapping[str, Decision]) -> dict[str, float]:
     """Model FLOPs of one training step, by part, with the parameters trained that `decisions` say."""
     trained = [path for path, d in decisions.items() if d.trained]
@@ -411,91 +224,3 @@ class Program(NamedTuple):
         return cls(init, state, shardings, jax.jit(
             step, donate_argnums=0, in_shardings=(shardings, batch_sharding(run.mesh)),
             out_shardings=(shardings, replicated(run.mesh))))
-
-
-@dataclasses.dataclass
-class Restored:
-    """A model read back: its config, its parameters, and what evaluators ask, which preprocesses as training did."""
-
-    run: Run
-    params: Params
-    step: int
-    face: Encoder | Responder
-
-    @property
-    def encoder(self) -> Encoder:
-        """The towers of this model.
-
-        Raises:
-          UserError: it is one that answers.
-        """
-        if not isinstance(self.face, Encoder):
-            raise UserError(f"a model of task {self.run.config.task!r} answers questions; it does not embed")
-        return self.face
-
-    @property
-    def responder(self) -> Responder:
-        """The model that answers.
-
-        Raises:
-          UserError: it only embeds.
-        """
-        if not isinstance(self.face, Responder):
-            raise UserError(f"a model of task {self.run.config.task!r} answers no questions; give a checkpoint of task 'mllm'")
-        return self.face
-
-
-def restore(path: str, *, mesh: Mapping[str, Any] | None = None, workdir: str | None = None, ema: bool | None = None) -> Restored:
-    """Loads a checkpoint for evaluation, on this machine's devices.
-
-    Args:
-      path: work dir or `WORKDIR/checkpoints/STEP`.
-      mesh: sizes of the mesh axes here; by default all devices along `data`, whatever the run had.
-      ema: averaged parameters or not; None as the run's config says.
-    """
-    reader, meta, step = open_checkpoint(path)
-    # Programs are read from a cache and run as machine code: where it lies is this machine's business, not a checkpoint's.
-    cache = RunConfig.compilation_cache
-    values = {**meta["config"], "mesh": mesh or {}, "compilation_cache": cache}
-    tokenizer = None if meta["tokenizer"] is None else load_tokenizer(meta["tokenizer"])
-    run = Run(resolve(values), tokenizer, workdir)
-    params = reader.restore_params(step, run.shardings, run.config.eval_ema if ema is None else ema)
-    return Restored(run, params, step, run.face().bind(params))
-
-
-def evaluate(
-    path: str, sections: list[Mapping[str, Any]] | None = None, *, follow: bool = False, poll_s: float = 10.0
-) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint, or with `follow` each new one as it appears until the run's last step is done.
-
-    Args:
-      path: work dir or checkpoint. sections: evaluators; by default those of the run's config.
-    """
-    workdir, _ = place.split(path)
-    log = f"{workdir}/evals.jsonl"
-    results: dict[str, dict[str, float]] = {}
-    face = None
-    while True:
-        done = {line.get("step") for line in read_lines(log)} if follow and remote.exists(log) else set()
-        for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
-            model = restore(checkpoint, workdir=workdir)
-            face = face or model.face
-            chosen = list(model.run.config.evals) if sections is None else sections
-            kind = TASKS[model.run.config.task]
-            measures = [evaluators.build(s, f"evals.{i}", kind.face) for i, s in enumerate(chosen)]
-            if not measures:
-                raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
-            results = run_evaluators(measures, face.bind(model.params), model.step, JsonLines(log))
-            if model.step >= model.run.config.steps:
-                return results
-        if not follow:
-            return results
-        time.sleep(poll_s)
-
-
-def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
-    """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
-    if not remote.exists(f"{workdir}/checkpoints"):
-        return []
-    steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
-    return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]

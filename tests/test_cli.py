@@ -10,7 +10,7 @@ import pytest
 from run_samples import ROOT, write_pool
 import tiny_run
 
-from mof_jax import cli, run
+from mof_jax import cli, trainer
 from mof_jax.errors import NonFinite, UserError
 from mof_jax.train.checkpoint import Checkpointer
 
@@ -61,7 +61,7 @@ def test_help_shows_an_example(capsys):
 
 
 def test_an_error_of_ours_is_not_blamed_on_the_user(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run, "train", lambda *a: 1 / 0)
+    monkeypatch.setattr(trainer, "train", lambda *a: 1 / 0)
     assert cli.main(["train", "--config", CONFIG, "--workdir", str(tmp_path)]) == 70
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -86,19 +86,19 @@ class TestBadData:
         good = (pool / "003.png").read_bytes()
         (pool / "003.png").write_bytes(good[: len(good) // 2])
         with pytest.raises(UserError, match=r"pool.*p3.*truncated"):
-            run.train(self.config(pool), str(tmp_path / "w"))
+            trainer.train(self.config(pool), str(tmp_path / "w"))
 
     def test_an_empty_caption_stops_the_run_by_name(self, pool, tmp_path):
         rows = [json.loads(text) for text in (pool / "pool.jsonl").read_text().splitlines()]
         rows[5] |= {"alt": " ", "synthetic": ""}
         (pool / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         with pytest.raises(UserError, match=r"pool.*p5.*empty caption"):
-            run.train(self.config(pool), str(tmp_path / "w"))
+            trainer.train(self.config(pool), str(tmp_path / "w"))
 
     def test_skip_replaces_and_counts(self, pool, tmp_path, capsys):
         for i in (3, 4):
             (pool / f"00{i}.png").write_bytes(b"not a picture")
-        run.train(self.config(pool, on_error="skip"), str(tmp_path / "w"))
+        trainer.train(self.config(pool, on_error="skip"), str(tmp_path / "w"))
         last = [json.loads(text) for text in (tmp_path / "w/metrics.jsonl").read_text().splitlines()][-1]
         assert last["skipped_examples"] >= 2
         assert "skipped pool:p3" in capsys.readouterr().err
@@ -115,16 +115,16 @@ class TestNonFiniteLoss:
 
     def test_stops_at_the_step_and_names_its_data(self, tmp_path):
         with pytest.raises(NonFinite) as stop:
-            run.train(self.config(), str(tmp_path / "w"))
+            trainer.train(self.config(), str(tmp_path / "w"))
         assert str(stop.value).startswith("step 1: ") and "not finite" in str(stop.value) and "emoji5:" in str(stop.value)
 
     def test_skips_up_to_a_limit_also_over_a_restart(self, tmp_path):
         """The count is part of the state; what is dropped leaves no trace in the parameters."""
         c = self.config(nonfinite="skip", max_skips=5)
         with pytest.raises(NonFinite, match=r"step 6: 6 updates were not finite and dropped.*last good checkpoint is step 4"):
-            run.train(c, str(tmp_path / "w"))
+            trainer.train(c, str(tmp_path / "w"))
         c.spikes.max_skips = 6
-        run.train(c, str(tmp_path / "w"))
+        trainer.train(c, str(tmp_path / "w"))
         steps = [json.loads(text) for text in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
         assert [(line["step"], line["skipped_updates"]) for line in steps] == [(n, n) for n in range(1, 7)]
         prints = [Checkpointer(f"{tmp_path}/w/checkpoints").meta(step)["fingerprints"] for step in (2, 6)]

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh
 import pytest
 
 from mof_jax import config as configs
-from mof_jax import run
+from mof_jax import trainer
 from mof_jax.data.sequence_pipeline import SequencePipeline
 from mof_jax.data.tokenizers import TokenizerConfig, train
 from mof_jax.hardware import Topology
@@ -201,7 +201,7 @@ def test_a_mof_config_runs_in_small(tmp_path):
         model=dict(llm=dict(variant=None, width=16, depth=1, heads=2, vocab_size=504), encoders=[dict(vit=vit), dict(vit=vit)]))
     c = configs.override(configs.load(f"{ROOT}/mof/imof.py:px=28"), [
         f"stages.{i}.{key}={value}" for i in range(2) for key, value in assignments(small)])
-    run.train(c, str(tmp_path))
+    trainer.train(c, str(tmp_path))
     for stage in ("align", "tune"):
         lines = [json.loads(text) for text in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2] and all(0 < line["loss"] < 10 for line in lines)

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "parity"), str(ROOT / "interop")]
 import foreign  # noqa: E402
 from parity_cases import check  # noqa: E402
 
-from mof_jax import cli, convert, run  # noqa: E402
+from mof_jax import cli, convert  # noqa: E402
 from mof_jax import config as configs  # noqa: E402
 from mof_jax.data import images  # noqa: E402
 from mof_jax.data.preprocess import Preprocess  # noqa: E402
@@ -28,7 +28,12 @@ from mof_jax.data.tokenizers import train as train_tokenizer  # noqa: E402
 from mof_jax.interop.source import Source  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
 from mof_jax.models.two_tower import TwoTowerConfig  # noqa: E402
-from mof_jax.train.start import InitConfig, came_with  # noqa: E402
+from mof_jax.restore import restore  # noqa: E402
+from mof_jax.train.start import (  # noqa: E402
+    InitConfig,
+    came_with,
+    open_checkpoint,  # noqa: E402
+)
 
 KINDS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap", "mistral", "qwen2", "llava", "bert", "efficientnet"]
 TOWERS = ["clip", "siglip", "open_clip", "dinov2_registers", "timm_gap"]
@@ -63,7 +68,7 @@ def test_the_config_comes_back(kind, world):
 @pytest.mark.parametrize("kind", TOWERS)
 def test_the_checkpoint_computes_what_was_recorded(kind, world):
     root, samples = world
-    restored = run.restore(str(root / kind))
+    restored = restore(str(root / kind))
     inputs = samples[kind].inputs
 
     def outputs(params):
@@ -79,7 +84,7 @@ def test_the_checkpoint_computes_what_was_recorded(kind, world):
 
 def test_preprocessing_and_tokenizer_travel(world):
     root, _ = world
-    clip, other = run.restore(str(root / "clip")), run.restore(str(root / "open_clip").rstrip("/"))
+    clip, other = restore(str(root / "clip")), restore(str(root / "open_clip").rstrip("/"))
     assert (clip.run.preprocess.resize, clip.run.preprocess.image_size) == ("crop", foreign.IMAGE)
     assert (other.run.preprocess.resize, other.run.config.model.image.mean) == ("squash", (0.5, 0.4, 0.3))
     words = ["w1 w2", "w3"]
@@ -129,7 +134,7 @@ def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, ca
     """Parameters of one tower alone, another shape, other words, other pictures."""
     path = f"hf:{finetuned}/hf"
     model = configs.to_dict(Source.open(path).config)
-    tokenizer, preprocess = Source.open(path).tokenizer, run.restore(str(finetuned / "first")).run.preprocess
+    tokenizer, preprocess = Source.open(path).tokenizer, restore(str(finetuned / "first")).run.preprocess
     config, init = configs.build(TwoTowerConfig, model, "model"), InitConfig(path)
     carried = lambda init, config=config, tokenizer=tokenizer, preprocess=preprocess: came_with(
         (init,), "contrastive", config, tokenizer, preprocess)
@@ -151,15 +156,15 @@ def test_what_is_not_the_source_any_more_does_not_travel(finetuned, tmp_path, ca
 def test_pixels_of_the_library_travel(world, tmp_path):
     """A crop from a larger picture, and a tower that is shown smaller pictures than its positions were made for (DINOv2)."""
     root, _ = world
-    assert run.restore(str(root / "clip")).run.preprocess == Preprocess(foreign.IMAGE, "crop", pixels="transformers")
-    assert run.restore(str(root / "open_clip")).run.preprocess == Preprocess(foreign.IMAGE, fill=0, pixels="open_clip")
+    assert restore(str(root / "clip")).run.preprocess == Preprocess(foreign.IMAGE, "crop", pixels="transformers")
+    assert restore(str(root / "open_clip")).run.preprocess == Preprocess(foreign.IMAGE, fill=0, pixels="open_clip")
     size = foreign.IMAGE - foreign.PATCH
     theirs = foreign.PROCESSOR | dict(image_processor_type="BitImageProcessor", size={"shortest_edge": size + 5},
                                       crop_size={"height": size, "width": size})
     foreign.write(tmp_path / "d.hf", "dinov2")
     (tmp_path / "d.hf" / "preprocessor_config.json").write_text(json.dumps(theirs))
     convert.convert(f"hf:{tmp_path}/d.hf", str(tmp_path / "d"))
-    restored = run.restore(str(tmp_path / "d"))
+    restored = restore(str(tmp_path / "d"))
     assert restored.run.preprocess == Preprocess(size, "crop", resize_side=size + 5, pixels="transformers")
     source = [Record("a", images.encode(np.zeros((50, 60, 3), np.uint8)), {})]
     assert restored.face.pictures_of(lambda i: source[i], "s", 1).shape == (1, foreign.WIDTH)
@@ -170,7 +175,7 @@ def test_pixels_of_the_library_travel(world, tmp_path):
 def test_as_bf16_and_back(world, tmp_path):
     root, samples = world
     convert.convert(f"hf:{root}/clip.hf", str(tmp_path / "c"), "bf16")
-    assert {dtype for _, dtype in run.open_checkpoint(str(tmp_path / "c"))[1]["leaves"].values()} == {"bfloat16"}
+    assert {dtype for _, dtype in open_checkpoint(str(tmp_path / "c"))[1]["leaves"].values()} == {"bfloat16"}
     convert.convert(str(root / "clip"), f"hf:{tmp_path}/half", "bf16")
     half = Weights.open(str(tmp_path / "half"))
     x = samples["clip"].weights["visual_projection.weight"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from run_samples import ROOT
 
-from mof_jax import cli, run
+from mof_jax import cli, trainer
 from mof_jax import config as configs
 from mof_jax.data.embedded import Emoji5
 
@@ -42,7 +42,7 @@ def train(workdir, folder, evals=(), **source) -> dict:
     c.data.sources = [dict(kind="jsonl", name="pool", path=f"{folder}/pool.jsonl",
                            captions=dict(probabilities=dict(alt=1.0), tags=3), **source)]
     c.steps, c.evals, c.optimizer.schedule.warmup = STEPS, list(evals), 20
-    return run.train(c, str(workdir))
+    return trainer.train(c, str(workdir))
 
 
 def test_filtering_finds_the_right_captions_and_helps(tmp_path):

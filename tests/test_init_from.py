@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tiny_run
 
-from mof_jax import run
+from mof_jax import run, trainer
 from mof_jax.errors import UserError
 from mof_jax.models.vit import resample_pos_embed
-from mof_jax.train.start import InitConfig
+from mof_jax.restore import restore
+from mof_jax.train.start import InitConfig, open_checkpoint
 
 
 def config(**optimizer):
@@ -22,7 +23,7 @@ def config(**optimizer):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("first"))
-    run.train(config(), workdir)
+    trainer.train(config(), workdir)
     return workdir
 
 
@@ -32,32 +33,32 @@ def lit(first, tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("lit"))
     c = config(freeze=[("image/.*", True)])
     c.init_from = dict(path=first, take=[("image/.*", True), (".*", False)])
-    run.train(c, workdir)
+    trainer.train(c, workdir)
     return workdir
 
 
 def test_lit_keeps_the_tower_it_took(first, lit):
-    theirs, ours = run.restore(first, ema=True).params, run.restore(lit, ema=False).params
+    theirs, ours = restore(first, ema=True).params, restore(lit, ema=False).params
     image = [path for path in ours if path.startswith("image/")]
     assert image and all(np.array_equal(ours[path], theirs[path]) for path in image)
     assert not np.array_equal(ours["text/embed"], theirs["text/embed"])
 
 
 def test_a_frozen_tower_has_no_optimizer_state(lit):
-    _, meta, _ = run.open_checkpoint(lit)
+    _, meta, _ = open_checkpoint(lit)
     assert not [name for name in meta["leaves"] if name.startswith(("opt:", "ema:")) and "image/" in name]
     assert [name for name in meta["leaves"] if name.startswith("opt:") and "text/" in name]
 
 
 def test_a_resumed_run_does_not_start_over(lit, first):
     """`init_from` speaks of new runs only: a finished one keeps its text tower, and says no other than it had unasked."""
-    before = run.restore(lit, ema=False).params["text/embed"]
+    before = restore(lit, ema=False).params["text/embed"]
     c = config(freeze=[("image/.*", True)])
     c.init_from = first
     with pytest.raises(UserError, match="config.init_from.0.take.0.0: .* was trained with 'image/"):
-        run.train(c, lit)
-    run.train(c, lit, ["init_from"])
-    assert np.array_equal(run.restore(lit, ema=False).params["text/embed"], before)
+        trainer.train(c, lit)
+    trainer.train(c, lit, ["init_from"])
+    assert np.array_equal(restore(lit, ema=False).params["text/embed"], before)
 
 
 def test_another_resolution_resamples_the_positions(first, tmp_path):
@@ -65,8 +66,8 @@ def test_another_resolution_resamples_the_positions(first, tmp_path):
     c.model.image.image_size, c.steps = 32, 1
     c.optimizer.lr = 0.0
     c.init_from = dict(path=first)
-    run.train(c, str(tmp_path))
-    small, large = run.restore(first, ema=True).params, run.restore(str(tmp_path), ema=False).params
+    trainer.train(c, str(tmp_path))
+    small, large = restore(first, ema=True).params, restore(str(tmp_path), ema=False).params
     expected = resample_pos_embed(small["image/pos_embed"], (4, 4))
     np.testing.assert_allclose(large["image/pos_embed"], expected, atol=1e-6)
     np.testing.assert_array_equal(large["text/embed"], small["text/embed"])
@@ -84,8 +85,8 @@ def test_what_does_not_fit_is_named(first, tmp_path):
     c = config()
     c.model.text.width, c.init_from = 24, dict(path=first)
     with pytest.raises(UserError, match=r"text/.* is of shape .* here"):
-        run.train(c, str(tmp_path / "a"))
+        trainer.train(c, str(tmp_path / "a"))
     c = config()
     c.init_from = dict(path=first, take=[("imge/.*", True)])
     with pytest.raises(UserError, match="matches no parameter"):
-        run.train(c, str(tmp_path / "b"))
+        trainer.train(c, str(tmp_path / "b"))

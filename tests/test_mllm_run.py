@@ -13,21 +13,22 @@ from run_samples import ROOT, finish, lines, mof
 import tiny_mllm
 from tiny_run import losses
 
-from mof_jax import cli, run
+from mof_jax import cli, trainer
 from mof_jax.data import images
 from mof_jax.data import pattern_world as world
 from mof_jax.evals.mmvp_files import write_mmvp
-from mof_jax.train.start import InitConfig, take_params
+from mof_jax.restore import restore
+from mof_jax.train.start import InitConfig, open_checkpoint, take_params
 
 STEPS = list(range(1, 31))
 
 
 def test_a_packed_run_resumes_from_its_cursor(tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run.train(tiny_mllm.get_config(), str(whole))
+    trainer.train(tiny_mllm.get_config(), str(whole))
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "checkpoints" / "6")
-    run.train(tiny_mllm.get_config(), str(resumed))
+    trainer.train(tiny_mllm.get_config(), str(resumed))
     first, second = losses(lines(whole / "metrics.jsonl")), losses(lines(resumed / "metrics.jsonl"))
     assert [line["step"] for line in second] == [1, 2, 3, 4, 5, 6]
     assert first == second
@@ -75,20 +76,20 @@ def test_killed_in_each_stage_it_computes_the_same(command, whole, tmp_path):
         ours, theirs = (losses(lines(folder / stage / "metrics.jsonl")) for folder in (tmp_path, whole))
         assert [line["step"] for line in ours] == STEPS and ours == theirs
         assert len({line["loss"] for line in ours}) == len(STEPS) and all(0 < line["fill_tokens"] <= 1 for line in ours)
-    prints = [run.open_checkpoint(str(folder))[1]["fingerprints"] for folder in (tmp_path, whole)]
+    prints = [open_checkpoint(str(folder))[1]["fingerprints"] for folder in (tmp_path, whole)]
     assert prints[0] == prints[1] and "cursor" in " ".join(prints[0])
 
 
 def test_each_stage_moves_what_it_should(whole):
-    align, tune = (run.restore(f"{whole}/{stage}").params for stage in ("align", "tune"))
-    first = run.restore(f"{whole}/align/checkpoints/5").params
+    align, tune = (restore(f"{whole}/{stage}").params for stage in ("align", "tune"))
+    first = restore(f"{whole}/align/checkpoints/5").params
     moved = lambda a, b: {path.split("/")[0] for path in a if not np.array_equal(a[path], b[path])}
     assert moved(first, align) == {"adapters"} and moved(align, tune) == {"adapters", "llm"}
 
 
 def test_both_adapters_go_from_stage_to_stage_under_their_own_names(whole):
     """The released I-MoF code starts its second stage with one adapter's weights in both (tsb0601/MMVP's mm_projector)."""
-    tune, align = run.restore(f"{whole}/tune").run, run.restore(f"{whole}/align").params
+    tune, align = restore(f"{whole}/tune").run, restore(f"{whole}/align").params
     taken = take_params([InitConfig(f"{whole}/align")], tune.skeleton, tune.shardings, tune.task.adapt)
     for layer in ("fc1/kernel", "fc2/kernel"):
         clip, ssl = (f"adapters/{name}/{layer}" for name in ("clip", "ssl"))
@@ -116,7 +117,7 @@ def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
 
 
 def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
-    picture, model = tmp_path / "x.png", run.restore(str(whole)).responder
+    picture, model = tmp_path / "x.png", restore(str(whole)).responder
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     picture.write_bytes(images.encode(pixels))
     ask = ("generate", "--checkpoint", str(whole), "--prompt", "How many?", "--image", str(picture))
@@ -139,10 +140,10 @@ def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
 def test_a_model_of_text_alone_trains_and_answers(tmp_path, capsys):
     config = tiny_mllm.get_config("words")
     config.batch_size, config.objective = 32, dict(microbatches=2)
-    run.train(config, str(tmp_path / "w"))
+    trainer.train(config, str(tmp_path / "w"))
     found = lines(tmp_path / "w" / "metrics.jsonl")
     assert [line["step"] for line in found] == list(range(1, 7)) and "fill_images" not in found[-1]
-    model = run.restore(str(tmp_path / "w")).responder
+    model = restore(str(tmp_path / "w")).responder
     assert len(model.answer([model.ask("a word", [])], 5)) == 1
     capsys.readouterr()
     picture = tmp_path / "x.png"

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tiny_run
 
-from mof_jax import run
+from mof_jax import trainer
 from mof_jax.errors import UserError
+from mof_jax.restore import restore
+from mof_jax.train.start import open_checkpoint
 
 
 def stage(name, **sections):
@@ -29,28 +31,28 @@ def tuned(**init_from):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("staged"))
-    run.train({"stages": [stage("towers"), tuned()]}, folder)
+    trainer.train({"stages": [stage("towers"), tuned()]}, folder)
     return folder
 
 
 def test_the_second_stage_starts_from_the_first(workdir):
-    theirs, ours = run.restore(f"{workdir}/towers", ema=False).params, run.restore(f"{workdir}/tune", ema=False).params
+    theirs, ours = restore(f"{workdir}/towers", ema=False).params, restore(f"{workdir}/tune", ema=False).params
     image = [path for path in ours if path.startswith("image/")]
     assert image and all(np.array_equal(ours[path], theirs[path]) for path in image)
     assert not np.array_equal(ours["text/embed"], theirs["text/embed"])
 
 
 def test_the_work_dir_stands_for_its_last_stage(workdir):
-    assert run.restore(workdir).run.config.seed == 9
-    vocabularies = [run.open_checkpoint(f"{workdir}/{name}")[1]["tokenizer"]["sha256"] for name in ("towers", "tune")]
+    assert restore(workdir).run.config.seed == 9
+    vocabularies = [open_checkpoint(f"{workdir}/{name}")[1]["tokenizer"]["sha256"] for name in ("towers", "tune")]
     assert vocabularies[0] == vocabularies[1]
 
 
 def test_a_finished_stage_is_not_run_again(workdir, capsys):
-    before = json.dumps(run.open_checkpoint(f"{workdir}/towers")[1]["fingerprints"])
-    run.train({"stages": [stage("towers"), tuned()]}, workdir)
+    before = json.dumps(open_checkpoint(f"{workdir}/towers")[1]["fingerprints"])
+    trainer.train({"stages": [stage("towers"), tuned()]}, workdir)
     assert "stage towers: done before" in capsys.readouterr().out
-    assert json.dumps(run.open_checkpoint(f"{workdir}/towers")[1]["fingerprints"]) == before
+    assert json.dumps(open_checkpoint(f"{workdir}/towers")[1]["fingerprints"]) == before
 
 
 @pytest.mark.parametrize("stages, line", [
@@ -61,7 +63,7 @@ def test_a_finished_stage_is_not_run_again(workdir, capsys):
 ])
 def test_mistakes_are_found_before_the_first_stage_runs(stages, line, tmp_path):
     with pytest.raises(UserError, match=line):
-        run.train({"stages": stages}, str(tmp_path))
+        trainer.train({"stages": stages}, str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -70,4 +72,4 @@ def test_a_renamed_parameter_that_is_not_there_is_named(workdir, tmp_path):
     config.pop("name")
     config["tokenizer"]["path"] = f"{workdir}/towers"
     with pytest.raises(UserError, match="image/.* is to come from picture/"):
-        run.train(config, str(tmp_path))
+        trainer.train(config, str(tmp_path))

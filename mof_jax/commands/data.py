@@ -116,13 +116,13 @@ def embed(args: argparse.Namespace) -> None:
     join_processes(args)
     import jax
 
-    from mof_jax import run
     from mof_jax.data.sources import open_source
     from mof_jax.mining import embed as embedding
+    from mof_jax.restore import restore
     from mof_jax.train.preemption import Preemption
 
     source = open_source(_source(args))
-    encoder = run.restore(args.checkpoint).encoder
+    encoder = restore(args.checkpoint).encoder
     with Preemption() as preemption:
         encoder.between = preemption.check
         done = embedding.embed(encoder, source, args.out, args.which, args.dtype, args.shard, args.strict)
@@ -150,27 +150,27 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def caption(args: argparse.Namespace) -> None:
-    from mof_jax import run
     from mof_jax.evals import caption_source
+    from mof_jax.restore import restore
 
     if args.max_tokens < 1:
         raise UserError(f"--max-tokens {args.max_tokens}: at least 1")
     if args.shards < 0:
         raise UserError(f"--shards {args.shards}: at least 1, or 0 for about 10,000 records each")
     source = _source(args)
-    caption_source.caption(run.restore(args.checkpoint).responder, source, args.prompt, args.out, max_tokens=args.max_tokens,
+    caption_source.caption(restore(args.checkpoint).responder, source, args.prompt, args.out, max_tokens=args.max_tokens,
                            shards=args.shards, on_error="raise" if args.strict else "skip")
 
 
 def score(args: argparse.Namespace) -> None:
-    from mof_jax import run
     from mof_jax.data import filter as filters
     from mof_jax.data.sources import open_source
     from mof_jax.evals import score as scores
+    from mof_jax.restore import restore
 
     filters.check_sidecar(args.out)
     source = open_source(_source(args))
-    found = scores.score(run.restore(args.checkpoint).encoder, source, args.text)
+    found = scores.score(restore(args.checkpoint).encoder, source, args.text)
     filters.write_scores(args.out, found.ids, {args.name: found.cosines.tolist()})
     for record, reason in found.bad[:10]:
         print(one_line(f"{args.source}: record {record}: {reason}"), file=sys.stderr)

@@ -90,8 +90,8 @@ def features_at(name: str, where: str, source, out: str, between: Callable[[], N
     if source is None:
         raise UserError(f"--features {name}={where}: neither a .npy nor a folder of `mof data embed`; for a checkpoint, give the "
                         "pictures with --source")
-    from mof_jax import run
+    from mof_jax.restore import restore
 
-    encoder = run.restore(where).encoder
+    encoder = restore(where).encoder
     encoder.between = between
     return embed.embed(encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")

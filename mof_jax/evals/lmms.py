@@ -58,9 +58,9 @@ class MofJax(lmms):
         if responder is None and not checkpoint:
             raise UserError("--model_args checkpoint=WORKDIR is missing")
         if responder is None:
-            from mof_jax import run  # a floor above this one: here lmms-eval is the command line
+            from mof_jax.restore import restore  # a floor above this one: here lmms-eval is the command line
 
-            responder = run.restore(checkpoint).responder
+            responder = restore(checkpoint).responder
         self.responder = responder
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:

@@ -13,11 +13,12 @@ from jaxtyping import Float
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import run as trainer
+from mof_jax import trainer
 from mof_jax.data import remote
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import Malformed, is_count, parse_object, show
 from mof_jax.plan.cost import sketch
+from mof_jax.run import resolve
 from mof_jax.train import goodput, history
 from mof_jax.train.history import Change
 from mof_jax.train.metrics import read_lines
@@ -110,7 +111,7 @@ class Run:
     @functools.cached_property
     def flops_per_step(self) -> float:
         """Model FLOPs of one training step, by formula from the config."""
-        return sum(sketch(trainer.resolve(self.config)).flops.values())
+        return sum(sketch(resolve(self.config)).flops.values())
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -181,7 +182,7 @@ def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
     Returns:
       The work dir.
     """
-    wanted = trainer.resolve(configs.override(configs.load(config), assignments))
+    wanted = resolve(configs.override(configs.load(config), assignments))
     log = remote.join(workdir, "metrics.jsonl")
     if not remote.exists(log) or max((line.get("step", 0) for line in read_lines(log)), default=0) < wanted.steps:
         trainer.train(wanted, workdir)

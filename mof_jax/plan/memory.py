@@ -62,8 +62,7 @@ def abstract(config: RunConfig, topology: Topology) -> tuple[Run, Program]:
     Raises:
       UserError: the mesh does not cover the slices, or does not divide a dimension or the batch.
     """
-    run = Run(dataclasses.replace(config, compilation_cache=None), vocabulary(config),
-              mesh=abstract_mesh(config.mesh, topology.devices))
+    run = Run(config, vocabulary(config), mesh=abstract_mesh(config.mesh, topology.devices))
     check_batch(run.mesh, config.batch_size, microbatches(run), run.task.rows)
     return run, Program.of(run)
 

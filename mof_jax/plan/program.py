@@ -104,7 +104,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
       UserError: a batch or a dimension that the mesh does not divide.
     """
     words = vocabulary(config)
-    run = Run(dataclasses.replace(config, compilation_cache=None), words, mesh=mesh)  # JAX's does not read programs for slices
+    run = Run(config, words, mesh=mesh)
     check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
     shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)
     cursor = shapes.get("cursor")
@@ -112,7 +112,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     rows = batch_sharding(mesh)
     batch = {name: place(x, rows) for name, x in shapes.items()}
-    with _placeless():
+    with _placeless(), jax.default_matmul_precision(config.precision):
         return run, program, program.step.lower(jax.tree.map(place, program.state, program.shardings), batch)
 
 

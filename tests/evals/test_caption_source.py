@@ -10,7 +10,7 @@ from fake_responder import FakeResponder, picture, shade_of
 import pytest
 from rich.console import Console
 
-from mof_jax import cli, run
+from mof_jax import cli
 from mof_jax.data import tools
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
@@ -114,7 +114,7 @@ def test_refusals(table, tmp_path):
 
 def test_the_command(table, tmp_path, monkeypatch, capsys):
     responder = FakeResponder(describes)
-    monkeypatch.setattr(run, "restore", lambda path: type("Restored", (), {"responder": responder, "path": path}))
+    monkeypatch.setattr("mof_jax.restore.restore", lambda path: type("Restored", (), {"responder": responder, "path": path}))
     words = ["data", "caption", str(table), "--checkpoint", "runs/x", "--prompt", "Say it.", "--out", str(tmp_path / "out")]
     assert cli.main([*words, "--max-tokens", "7"]) == 0
     assert responder.calls[0]["max_tokens"] == 7 and opened(tmp_path / "out")[0].texts["synthetic"] == ("shade 0",)

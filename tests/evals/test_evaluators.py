@@ -10,7 +10,7 @@ from pair_samples import vlm_pairs
 import pytest
 import tiny_run
 
-from mof_jax import cli, evals, run
+from mof_jax import cli, evals, trainer
 from mof_jax.data import embedded, images
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.record import Record
@@ -19,7 +19,9 @@ from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.mmvp_files import write_mmvp_vlm
 from mof_jax.evals.retrieval import Pool, Retrieval, candidates, item_ids
+from mof_jax.evaluate import evaluate
 from mof_jax.mesh import make_mesh
+from mof_jax.restore import restore
 from mof_jax.train.metrics import read_lines
 
 TWEMOJI = dict(kind="emoji5", split="unseen")
@@ -209,13 +211,13 @@ def trained(tmp_path_factory):
     c = tiny_run.get_config()
     c.steps, c.checkpoint.every, c.eval_every = 4, 2, 2
     c.evals = [dict(kind="retrieval", name="unseen", source=TWEMOJI), dict(kind="gallery", source=TWEMOJI)]
-    return workdir, run.train(c, str(workdir))
+    return workdir, trainer.train(c, str(workdir))
 
 
 def test_evaluation_in_training_equals_mof_eval(trained):
     """The checkpoint carries all it takes: preprocessing, tokenizer, averaged parameters."""
     workdir, in_training = trained
-    alone = run.evaluate(str(workdir))
+    alone = evaluate(str(workdir))
     assert alone["unseen"] == pytest.approx(in_training["unseen"], abs=1e-3)
     assert (workdir / "retrieval.png").stat().st_size > 10_000
 
@@ -239,39 +241,39 @@ def test_follow_evaluates_every_checkpoint_once(trained):
     copy = workdir.parent / "followed"
     shutil.copytree(workdir, copy)
     (copy / "evals.jsonl").unlink()
-    run.evaluate(str(copy), follow=True, poll_s=0.1)
+    evaluate(str(copy), follow=True, poll_s=0.1)
     steps = [json.loads(line)["step"] for line in (copy / "evals.jsonl").read_text().splitlines()]
     assert steps == [2, 4]
 
 
 def test_a_step_can_be_named(trained):
     workdir, _ = trained
-    assert run.restore(f"{workdir}/checkpoints/2").step == 2
+    assert restore(f"{workdir}/checkpoints/2").step == 2
     with pytest.raises(UserError, match=r"no such checkpoint \(complete steps: 4, 2\)"):
-        run.restore(f"{workdir}/checkpoints/3")
+        restore(f"{workdir}/checkpoints/3")
 
 
 def test_two_sources_of_one_name_and_size_are_told_apart(trained):
     """Decoded pictures are kept between evaluations; two splits of a world differ in nothing but their pictures."""
-    encoder = run.restore(str(trained[0])).encoder
+    encoder = restore(str(trained[0])).encoder
     train, test = (Scenes(12, split, 16) for split in ("train", "test"))
     assert train.name == test.name
     first, second = encoder.images(train), encoder.images(test)
     np.testing.assert_array_equal(encoder.images(train), first)
-    np.testing.assert_array_equal(run.restore(str(trained[0])).encoder.images(test), second)
+    np.testing.assert_array_equal(restore(str(trained[0])).encoder.images(test), second)
     assert np.abs(first - second).max() > 0
 
 
 def test_a_model_that_embeds_is_not_asked(trained):
     with pytest.raises(UserError, match="task 'contrastive' answers no questions; give a checkpoint of task 'mllm'"):
-        _ = run.restore(str(trained[0])).responder
+        _ = restore(str(trained[0])).responder
 
 
 def test_the_gallery_is_a_picture(trained):
     from PIL import Image
 
     workdir, _ = trained
-    model = run.restore(str(workdir), workdir=str(workdir / "g"))
+    model = restore(str(workdir), workdir=str(workdir / "g"))
     Gallery(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, queries=2, k=3).run(model.encoder)
     sheet = Image.open(workdir / "g" / "retrieval.png")
     assert sheet.width > 400 and len(sheet.getcolors(1 << 20)) > 100

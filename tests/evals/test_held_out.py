@@ -10,7 +10,7 @@ import tiny_mllm
 import tiny_run
 
 from mof_jax import config as configs
-from mof_jax import evals, run
+from mof_jax import evals, trainer
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
@@ -114,11 +114,11 @@ def test_losses_of_real_models(tmp_path):
     c = tiny_run.get_config()
     c.steps, c.eval_every, c.checkpoint = 2, 0, dict(every=0, keep=1)
     c.optimizer.name, c.evals = "adamw", [dict(kind="contrastive_loss", source=SCENES, candidates=8)]
-    found = run.train(c, str(tmp_path / "clip"))["held_out"]["loss"]
+    found = trainer.train(c, str(tmp_path / "clip"))["held_out"]["loss"]
     assert 0.5 * np.log(8) < found < 3 * np.log(8)
     assert json.loads((tmp_path / "clip" / "summary.json").read_text())["evals"]["held_out"]["loss"] == found
     c = tiny_mllm.get_config("words")
     c.steps, c.eval_every, c.checkpoint = 2, 0, dict(every=0, keep=1)
     c.evals = [dict(kind="text_loss", source=dict(kind="glossary", size=220, skip=200))]
-    found = run.train(c, str(tmp_path / "words"))["held_out"]["loss"]
+    found = trainer.train(c, str(tmp_path / "words"))["held_out"]["loss"]
     assert found == pytest.approx(np.log(400), rel=0.05)

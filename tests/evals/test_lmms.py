@@ -167,10 +167,8 @@ def test_refusals(lmms):
 
 
 def test_the_checkpoint_is_restored(lmms, monkeypatch):
-    from mof_jax import run
-
     responder = FakeResponder()
-    monkeypatch.setattr(run, "restore", lambda path: types.SimpleNamespace(responder=(responder, path)))
+    monkeypatch.setattr("mof_jax.restore.restore", lambda path: types.SimpleNamespace(responder=(responder, path)))
     assert lmms.MofJax(checkpoint="runs/x").responder == (responder, "runs/x")
 
 

@@ -13,7 +13,7 @@ import pytest
 from sequence_samples import tokenizer
 from small_models import weights
 
-from mof_jax import cli, evals, run
+from mof_jax import cli, evals
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
@@ -218,7 +218,7 @@ def test_answers_on_the_command_line(answered, world, tmp_path, capsys):
 
 def test_the_task_is_a_section(monkeypatch):
     called = []
-    monkeypatch.setattr(run, "evaluate", lambda *args, **kw: called.append((args, kw)))
+    monkeypatch.setattr("mof_jax.evaluate.evaluate", lambda *args, **kw: called.append((args, kw)))
     for words in (["--task", "mmvp", "--data-dir", "D"], ["--task", "mmvp", "--data-dir", "D", "--labels", "corrected"],
                   ["--task", "mmvp_vlm", "--data-dir", "D", "--follow"], []):
         assert cli.main(["eval", "--checkpoint", "W", *words]) == 0

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mof_jax import config as configs
-from mof_jax import run
+from mof_jax import trainer
 from mof_jax.interop import weights
 from mof_jax.interop.source import Source
 from mof_jax.train.start import open_checkpoint
@@ -135,6 +135,6 @@ def finetune(path: str, workdir: pathlib.Path, **change: Any) -> None:
         meta = open_checkpoint(path)[1]
         model, section = meta["config"]["model"], dict(meta["preprocess"])
     data = dict(sources=[dict(kind="emoji5")], threads=0, augment=dict(fill=section.pop("fill")), **section)
-    run.train(dict(
+    trainer.train(dict(
         task="contrastive", steps=2, batch_size=8, log_every=1, model=model, data=data, tokenizer=dict(kind="run", path=path),
         init_from=dict(path=path), optimizer=dict(name="adamw", lr=1e-3)) | change, str(workdir))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mof_jax import config as configs
-from mof_jax import run
+from mof_jax import run, trainer
 from mof_jax.errors import UserError
 from mof_jax.interop.source import Source
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
@@ -135,8 +135,8 @@ def test_lit_on_a_foreign_tower(folders):
         c = configs.load(f"{LIT}:hf:{folders}/{kind}")
         c.tokenizer = dict(kind="run", path=f"hf:{folders}/clip")
         resolved = run.resolve(c)
-        assert resolved.data.image_size == foreign.IMAGE and run.first_tokenizer(resolved).vocab_size == foreign.VOCAB
-        task = ContrastiveTask(resolved.model.with_tokenizer(run.first_tokenizer(resolved)), ContrastiveConfig())
+        assert resolved.data.image_size == foreign.IMAGE and trainer.first_tokenizer(resolved).vocab_size == foreign.VOCAB
+        task = ContrastiveTask(resolved.model.with_tokenizer(trainer.first_tokenizer(resolved)), ContrastiveConfig())
         params, skeleton = take(task, *resolved.init_from)
         assert set(params) == {name for name in skeleton.shapes if name.startswith("image/")}
 
@@ -145,7 +145,7 @@ def test_a_tokenizer_that_is_not_there(folders):
     c = configs.load(f"{LIT}:hf:{folders}/dinov2")
     c.tokenizer = dict(kind="run", path=f"hf:{folders}/dinov2")
     with pytest.raises(UserError, match="has no tokenizer beside its weights"):
-        run.first_tokenizer(run.resolve(c))
+        trainer.first_tokenizer(run.resolve(c))
 
 
 def test_mistakes_name_the_config_key(folders, tmp_path):

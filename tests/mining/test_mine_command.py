@@ -12,7 +12,7 @@ import pytest
 from run_samples import finish, mof
 import tiny_run
 
-from mof_jax import cli, run
+from mof_jax import cli, trainer
 from mof_jax.bench import mine as bench
 from mof_jax.data.embedded import Emoji5
 from mof_jax.mining.blind import Mined, brute_force
@@ -91,7 +91,7 @@ def test_two_processes_embed_and_mine_what_one_does(tmp_path):
     """A tiny tower over the embedded pictures."""
     config = tiny_run.get_config()
     config.steps = 4
-    run.train(config, str(tmp_path / "run"))
+    trainer.train(config, str(tmp_path / "run"))
     embed = ("data", "embed", "emoji5/unseen", "--checkpoint", tmp_path / "run", "--shard", "64", "--out")
     mine = ("mine", "--above", "x=0.2", "--features")
     code, _, err = finish(mof(*embed, tmp_path / "one"))

@@ -21,12 +21,13 @@ from tokenizers import processors
 import torch
 import transformers
 
-from mof_jax import convert, run
+from mof_jax import convert
 from mof_jax.data import images
 from mof_jax.decode.generate import generate
 from mof_jax.interop.source import Source
 from mof_jax.interop.weights import Weights
 from mof_jax.nn.module import Skeleton
+from mof_jax.restore import restore
 
 pytestmark = pytest.mark.parity
 ALL = MODELS | WHOLE
@@ -168,7 +169,7 @@ def test_a_finetuned_clip_goes_back(made, tmp_path, caplog):
     assert tokenizer.chat_template == words.chat_template and tokenizer.pad_token == "</s>"
     moved = [name for name, x in model.state_dict().items() if not torch.equal(x, loaded.state_dict()[name])]
     assert len(moved) > 20, "trained"
-    restored = run.restore(str(tmp_path / "run"))
+    restored = restore(str(tmp_path / "run"))
     ours, picture, captions = restored.run.skeleton.merge(restored.params), noise(), ["w1 w2", "w3 w4 w5"]
     with torch.no_grad(), jax.default_matmul_precision("highest"):
         given = pictures(Image.open(io.BytesIO(picture)), return_tensors="pt")["pixel_values"]
@@ -222,7 +223,7 @@ def theirs_greedy(model, rows, images, count) -> np.ndarray:
 
 def ours_greedy(checkpoint, rows, pictures, count) -> np.ndarray:
     """Ours; rows are padded behind, and every row has a buffer of its own for pictures."""
-    restored = run.restore(checkpoint)
+    restored = restore(checkpoint)
     model = restored.run.skeleton.merge(restored.params)
     width, most = max(map(len, rows)), max(map(len, pictures))
     ids = np.array([row + [EOS] * (width - len(row)) for row in rows], np.int32)

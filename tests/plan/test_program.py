@@ -11,7 +11,7 @@ import tiny_dino
 import tiny_mllm
 import tiny_run
 
-from mof_jax import run
+from mof_jax import run, trainer
 from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.mesh import batch_shards, make_mesh, put_batch
 from mof_jax.plan import collectives, program
@@ -33,7 +33,7 @@ def pipeline(config, tokenizer):
 
 
 def tokenizer_of(config):
-    return None if TASKS[config.task].texts is None else run.first_tokenizer(config)
+    return None if TASKS[config.task].texts is None else trainer.first_tokenizer(config)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

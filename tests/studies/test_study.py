@@ -14,10 +14,10 @@ from mof_jax import run
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.pattern_world import scene
 from mof_jax.errors import UserError
-from mof_jax.studies.blindness import jobs, probes, report, towers
-from mof_jax.studies.blindness.jobs import Job
+from mof_jax.studies.blindness import jobs, probes, report, store, towers
 from mof_jax.studies.blindness.plan import ARMS, CONTROLS, SPLITS, Study
 from mof_jax.studies.blindness.results import Results
+from mof_jax.studies.blindness.store import Job
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/mof/reproduce.py"
 PAIRS = 20  # a pattern
@@ -68,16 +68,16 @@ def fill(study: Study, folder, rights) -> None:
             if job.kind == "readers":
                 splits = {split: {"right": rights(job.name, job.seed, split).tolist()} for split in SPLITS}
                 splits["test"] |= {"named": [True, False], "cider": 50.0, "captions": [["a cat", "a cat"]]}
-                jobs.write(str(folder), job, {"splits": splits, "masked": {"ssl masked": splits["test"]["right"]}})
+                store.write(str(folder), job, {"splits": splits, "masked": {"ssl masked": splits["test"]["right"]}})
             elif job.kind == "probes":
                 cosines = {"pooled": np.tile([0.99, 0.5], count // 2).tolist(), "patches": np.linspace(0, 1, count).tolist()}
                 bits = lambda: (rng.random((count, 2)) < 0.7).tolist()
                 one = {"linear": bits(), "attentive": bits(), "cosines": cosines,
                        "statements": {"image": np.repeat(rng.random(9) < 0.5, PAIRS).tolist()}}
-                jobs.write(str(folder), job, {**{split: one for split in SPLITS}, "norm": 11.0})
+                store.write(str(folder), job, {**{split: one for split in SPLITS}, "norm": 11.0})
             elif job.kind == "mined":
                 one = {"pairs": 1200 + job.seed, "own": 20, "images": 300, "share": 0.0005}
-                jobs.write(str(folder), job, {"ssl_below": 0.5} | {
+                store.write(str(folder), job, {"ssl_below": 0.5} | {
                     f"{split}/{name}": one for split in ("known", "test") for name in ("paper", "fitted")})
 
 
@@ -216,7 +216,7 @@ def test_the_whole_study_runs_and_goes_on(study, tmp_path):
     files = {job.file: os.path.getmtime(os.path.join(folder, job.file)) for wave in jobs.waves(tiny, folder) for job in wave}
     jobs.run(tiny, folder)
     assert files == {file: os.path.getmtime(os.path.join(folder, file)) for file in files}
-    found = jobs.read(folder, Job("readers", "imof", 0))
+    found = store.read(folder, Job("readers", "imof", 0))
     assert set(found["masked"]) == {"ssl shuffled", "ssl masked", "clip masked", "words"} and len(found["losses"]) == 3
     assert np.shape(found["splits"]["test"]["right"]) == (9 * PAIRS, 2)
     assert not np.all(found["masked"]["words"], axis=1).any()  # who sees nothing answers both pictures alike

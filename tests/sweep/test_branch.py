@@ -10,7 +10,7 @@ import tiny_mllm
 from tiny_run import losses
 
 from mof_jax import config as configs
-from mof_jax import run
+from mof_jax import trainer
 from mof_jax.errors import UserError
 from mof_jax.run import open_checkpoint
 from mof_jax.sweep.branches import KEY, cooldowns
@@ -27,7 +27,7 @@ def words() -> str:
 
 def train(spec: str, overrides: dict, workdir: str) -> list[dict]:
     """What a run computed, line by line."""
-    run.train(configs.override(configs.load(spec), assignments(overrides)), workdir)
+    trainer.train(configs.override(configs.load(spec), assignments(overrides)), workdir)
     return losses(read_lines(f"{workdir}/metrics.jsonl"))
 
 

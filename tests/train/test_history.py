@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from run_samples import write_pool
 
-from mof_jax import cli, run
+from mof_jax import cli, run, trainer
 from mof_jax import config as configs
 from mof_jax.errors import UserError
+from mof_jax.restore import restore
 from mof_jax.train import history, place
 from mof_jax.train.history import Change
 from mof_jax.train.metrics import read_lines
 from mof_jax.train.rollback import Rollback
+from mof_jax.train.start import open_checkpoint
 
 CACHE = None  # of compiled programs, for all runs of this file
 
@@ -46,7 +48,7 @@ def done(table, tmp_path_factory):
     """A work dir after its sixth and last step."""
     global CACHE
     CACHE, workdir = str(tmp_path_factory.mktemp("xla")), tmp_path_factory.mktemp("done")
-    run.train(config(table), str(workdir))
+    trainer.train(config(table), str(workdir))
     return workdir
 
 
@@ -65,8 +67,8 @@ REFUSED = {
 
 
 def going_on(workdir, config, *allowed):
-    """What `run.train` finds out before anything is done."""
-    meta, now = run.open_checkpoint(str(workdir))[1], run.resolve(config)
+    """What `trainer.train` finds out before anything is done."""
+    meta, now = open_checkpoint(str(workdir))[1], run.resolve(config)
     return history.go_on(history.config_of(meta, run.resolve, now), now, 6, str(workdir), meta["content"], allowed)
 
 
@@ -88,7 +90,7 @@ def test_what_decides_data_rate_or_arithmetic_is_refused_by_name(done, table, ke
 def test_a_refusal_leaves_the_work_dir_as_it_was(workdir, table):
     before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=r"config.seed: .*; and so do optimizer.lr \(0.001 → 1e-05\)"):
-        run.train(config(table, steps=10, **{"optimizer.lr": 1e-5, "seed": 9}), str(workdir))
+        trainer.train(config(table, steps=10, **{"optimizer.lr": 1e-5, "seed": 9}), str(workdir))
     assert {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()} == before
 
 
@@ -109,7 +111,7 @@ def test_every_key_of_a_config_has_a_verdict():
 def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(workdir, table):
     changes = {"data.prefetch": 1, "checkpoint.every": 2, "objective.microbatches": 2, "eval_batch_size": 8,
                "model.image.remat": "full"}
-    run.train(config(table, steps=8, **changes), str(workdir))
+    trainer.train(config(table, steps=8, **changes), str(workdir))
     assert [line["step"] for line in read_lines(str(workdir / "metrics.jsonl"))] == list(range(1, 9))
     summary = json.loads((workdir / "summary.json").read_text())
     assert (summary["steps"], summary["examples"]) == (8, 128) and history.KEY not in summary
@@ -121,7 +123,7 @@ def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(work
     (dict(kind="rsqrt"), True), (dict(kind="constant", warmup=3), True)])
 def test_steps_may_grow_where_the_rates_of_the_steps_done_stay(done, table, schedule, grows):
     """Not with a cosine, which ends at the last step, nor in the middle of a cooldown."""
-    meta, now = run.open_checkpoint(str(done))[1], config(table, steps=8)
+    meta, now = open_checkpoint(str(done))[1], config(table, steps=8)
     meta["config"]["optimizer"]["schedule"], now.optimizer.schedule = schedule, schedule
     now = run.resolve(now)
     before = history.config_of(meta, run.resolve, now)
@@ -136,16 +138,16 @@ def test_steps_may_grow_where_the_rates_of_the_steps_done_stay(done, table, sche
 
 def test_steps_that_are_done_stay_done(workdir, table):
     with pytest.raises(UserError, match="config.steps: .* is after step 6 already, and 4 would end before"):
-        run.train(config(table, steps=4), str(workdir), ["steps"])
+        trainer.train(config(table, steps=4), str(workdir), ["steps"])
 
 
 def test_a_change_that_is_allowed_is_kept_with_its_step(workdir, table, capsys):
     changed = config(table, steps=8, **{"optimizer.lr": 1e-5, "optimizer.weight_decay": 0.5})
-    run.train(changed, str(workdir), ["config.optimizer"])
+    trainer.train(changed, str(workdir), ["config.optimizer"])
     assert "after step 6: optimizer.lr 0.001 → 1e-05, optimizer.weight_decay 0.0001 → 0.5" in capsys.readouterr().out
     rates = {line["step"]: line["lr"] for line in read_lines(str(workdir / "metrics.jsonl"))}
     assert rates == {step: 1e-3 if step <= 6 else pytest.approx(1e-5) for step in range(1, 9)}
-    meta = run.open_checkpoint(str(workdir))[1]
+    meta = open_checkpoint(str(workdir))[1]
     for found in (meta, *(json.loads((workdir / name).read_text()) for name in ("config.json", "summary.json"))):
         change, = history.saved(found)
         assert change.step == 6 and change.examples == 96
@@ -157,14 +159,14 @@ def test_a_change_that_is_allowed_is_kept_with_its_step(workdir, table, capsys):
 def test_another_batch_size_goes_on_behind_the_last_example(workdir, table):
     """Examples are counted over the whole history, and none is seen twice, nor passed over but to fill a batch."""
     larger = config(table, steps=8, batch_size=64, **{"data.sources.0.filter": {"rules": {"dfn": {"minimum": 0.0}}}})
-    run.train(larger, str(workdir), ["batch_size", "data.sources.0"])
+    trainer.train(larger, str(workdir), ["batch_size", "data.sources.0"])
     counted = {line["step"]: line["examples"] for line in read_lines(str(workdir / "metrics.jsonl"))}
     assert counted == {step: 16 * step if step <= 6 else 96 + 64 * (step - 6) for step in range(1, 9)}
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["examples"] == 224
     change, = history.saved(summary)
     assert summary["flops"] == change.flops + 2 * summary["flops_per_step"] and change.flops != 6 * summary["flops_per_step"]
-    meta = run.open_checkpoint(str(workdir))[1]
+    meta = open_checkpoint(str(workdir))[1]
     back, = meta["rollbacks"]
     assert (back["step"], back["until"]) == (6, 2) and meta["examples"] == 224  # 96 examples are one and a half batches of 64
 
@@ -174,13 +176,13 @@ def test_a_table_that_changed_is_noticed_and_one_that_moved_is_not_refused(workd
     moved.mkdir()
     for path in table.parent.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
-    run.train(config(moved / table.name, steps=7), str(workdir))
+    trainer.train(config(moved / table.name, steps=7), str(workdir))
     rows = (moved / table.name).read_text().splitlines()
     for text in (rows[:-4], [*rows[:-1], rows[-1].replace("noise", "NOISE")]):
         (moved / table.name).write_text("\n".join(text) + "\n")
         with pytest.raises(UserError, match=r"config.data.sources.0.content.(records|digest|file): .* until step 7"):
-            run.train(config(moved / table.name, steps=8), str(workdir))
-    run.train(config(moved / table.name, steps=8), str(workdir), ["data.sources.0.content"])
+            trainer.train(config(moved / table.name, steps=8), str(workdir))
+    trainer.train(config(moved / table.name, steps=8), str(workdir), ["data.sources.0.content"])
     assert "data.sources.0.content.digest" in history.saved(json.loads((workdir / "summary.json").read_text()))[0].keys
 
 
@@ -199,7 +201,7 @@ def test_what_a_rollback_has_skipped_stays_skipped():
 
 def test_what_lies_beside_a_work_dir_moves_with_it_and_nothing_else_does(done, table):
     """A vocabulary of the same name elsewhere is another one."""
-    meta, now = run.open_checkpoint(str(done))[1], run.resolve(config(table))
+    meta, now = open_checkpoint(str(done))[1], run.resolve(config(table))
     before = history.config_of(meta, run.resolve, now) | {"tokenizer.path": "/old/words.json"}
     at = lambda path: dataclasses.replace(now, tokenizer=dataclasses.replace(now.tokenizer, path=path))
     assert history.go_on(before, at("/new/words.json"), 6, "/new/run", was="/old/run") == {}
@@ -214,10 +216,10 @@ def test_other_evaluators_of_a_finished_run_add_their_results(workdir, table):
     loss = lambda name: dict(kind="contrastive_loss", name=name, source=dict(kind="jsonl", path=str(table)), candidates=8,
                              texts=["alt"])
     asked = lambda *names: configs.override(config(table), ["eval_every=0", f"evals={[loss(name) for name in names]!r}"])
-    run.train(asked("first"), str(workdir))
-    run.train(asked("second"), str(workdir))
-    run.train(asked("second"), str(workdir))
-    run.train(config(table), str(workdir))
+    trainer.train(asked("first"), str(workdir))
+    trainer.train(asked("second"), str(workdir))
+    trainer.train(asked("second"), str(workdir))
+    trainer.train(config(table), str(workdir))
     assert [line["name"] for line in read_lines(str(workdir / "evals.jsonl"))] == ["first", "second"]
     assert set(json.loads((workdir / "summary.json").read_text())["evals"]) == {"first", "second"}
 
@@ -226,17 +228,17 @@ def test_staged_runs_take_keys_of_any_stage_and_share_no_work_dir(done, table, t
     values = config(table).to_dict()
     staged = {"stages": [{"name": "a", **values}, {"name": "b", **values, "seed": 4}]}
     with pytest.raises(UserError, match="a run without stages is there"):
-        run.train(staged, str(done))
+        trainer.train(staged, str(done))
     (tmp_path / "stages.json").write_text('{"stages": ["a"]}')
     with pytest.raises(UserError, match="a staged run is there"):
-        run.train(config(table), str(tmp_path))
+        trainer.train(config(table), str(tmp_path))
     shutil.copytree(done, tmp_path / "a")
     staged["stages"][0]["seed"] = 9
     with pytest.raises(UserError, match="config.seed: .*/a was trained with 3 until step 6 and would go on with 9"):
-        run.train(staged, str(tmp_path))
+        trainer.train(staged, str(tmp_path))
     assert (tmp_path / "stages.json").read_text() == '{"stages": ["a"]}', "refused before anything is written"
     with pytest.raises(UserError, match="--allow-change sed: no such key"):
-        run.train(staged, str(tmp_path), ["sed"])
+        trainer.train(staged, str(tmp_path), ["sed"])
     runs = run.resolve_stages(staged)
     assert history.of_run(["seed", "data.sources.1.weight"], runs["a"]) == ["seed"]
 
@@ -268,18 +270,18 @@ def test_what_a_source_holds_is_told_wherever_it_lies(table, tmp_path, edit):
 
 
 def test_a_vocabulary_that_may_change_does_change(workdir, table):
-    run.train(config(table, steps=7, **{"tokenizer.strip_punctuation": False}), str(workdir), ["tokenizer"])
-    assert run.open_checkpoint(str(workdir))[1]["tokenizer"]["config"]["strip_punctuation"] is False
+    trainer.train(config(table, steps=7, **{"tokenizer.strip_punctuation": False}), str(workdir), ["tokenizer"])
+    assert open_checkpoint(str(workdir))[1]["tokenizer"]["config"]["strip_punctuation"] is False
 
 
 def test_a_key_that_does_not_exist_is_not_allowed(workdir, table):
     with pytest.raises(UserError, match=r"--allow-change optimzer.lr: no such key .*did you mean 'optimizer.lr'"):
-        run.train(config(table, steps=7), str(workdir), ["optimzer.lr"])
-    run.train(config(table), str(workdir), ["optimizer.lr"])  # one that did not change may be named
+        trainer.train(config(table, steps=7), str(workdir), ["optimzer.lr"])
+    trainer.train(config(table), str(workdir), ["optimizer.lr"])  # one that did not change may be named
 
 
 def test_an_old_checkpoint_without_content_goes_on(workdir, table):
-    meta = run.open_checkpoint(str(workdir))[1]
+    meta = open_checkpoint(str(workdir))[1]
     old = {key: value for key, value in meta.items() if key != "content"}
     del old["config"]["watchdog"]
     now = run.resolve(config(table, steps=7))
@@ -295,7 +297,7 @@ def test_an_old_checkpoint_without_content_goes_on(workdir, table):
 
 def test_two_runs_do_not_share_a_work_dir(done, table):
     with place.taken(str(done)), pytest.raises(UserError, match=r"process \d+ on .* trains there; wait for it"):
-        run.train(config(table, steps=7), str(done))
+        trainer.train(config(table, steps=7), str(done))
 
 
 def test_the_command(done, table, tmp_path, capsys, monkeypatch):
@@ -307,7 +309,7 @@ def test_the_command(done, table, tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "config.seed: " in error and "(0.001 → 1e-05)" in error and len(error.strip().splitlines()) == 1
     taken = []
-    monkeypatch.setattr(run, "train", lambda config, workdir, allowed: taken.extend(allowed))
+    monkeypatch.setattr(trainer, "train", lambda config, workdir, allowed: taken.extend(allowed))
     assert cli.main([*args, "--allow-change", "optimizer.lr", "--allow-change", "seed"]) == 0
     assert taken == ["optimizer.lr", "seed"]
 
@@ -318,8 +320,8 @@ def test_a_checkpoint_says_nothing_of_where_programs_are_kept(done):
 
     before = jax.config.jax_compilation_cache_dir
     try:
-        assert run.open_checkpoint(str(done))[1]["config"]["compilation_cache"] == CACHE
-        assert run.restore(str(done)).run.config.compilation_cache == run.RunConfig.compilation_cache != CACHE
+        assert open_checkpoint(str(done))[1]["config"]["compilation_cache"] == CACHE
+        assert restore(str(done)).run.config.compilation_cache == run.RunConfig.compilation_cache != CACHE
         assert jax.config.jax_compilation_cache_dir != CACHE
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mof_jax import run
+from mof_jax import run, trainer
 from mof_jax.errors import UserError
 from mof_jax.train import place
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -15,7 +15,7 @@ from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 def test_a_path_that_orbax_takes_for_a_pattern_is_refused_before_anything_is_written(tmp_path, name):
     """Checkpoints were sealed there that nobody could restore."""
     with pytest.raises(UserError, match="Orbax takes the '.' in this path for a pattern"):
-        run.train_one(run.RunConfig(model=None, steps=1), str(tmp_path / name))
+        trainer.train_one(run.RunConfig(model=None, steps=1), str(tmp_path / name))
     with pytest.raises(UserError, match="for a pattern"):
         Checkpointer(str(tmp_path / name / "checkpoints"), CheckpointConfig())
     assert list(tmp_path.iterdir()) == []
@@ -23,7 +23,7 @@ def test_a_path_that_orbax_takes_for_a_pattern_is_refused_before_anything_is_wri
 
 def test_a_run_of_no_steps_is_refused(tmp_path):
     with pytest.raises(UserError, match="config.steps: 0 steps train nothing"):
-        run.train_one(run.RunConfig(model=None, steps=0), str(tmp_path))
+        trainer.train_one(run.RunConfig(model=None, steps=0), str(tmp_path))
 
 
 def test_a_path_that_is_no_text_is_refused(tmp_path):

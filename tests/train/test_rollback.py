@@ -13,7 +13,7 @@ from test_resume import start_two, wait_for_step
 from tiny_run import losses
 
 from mof_jax import config as configs
-from mof_jax import run, training
+from mof_jax import trainer
 from mof_jax.errors import Diverged, ExitCode, Preempted, UserError
 from mof_jax.train import goodput
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -119,7 +119,7 @@ def computed(workdir) -> list[dict]:
 @pytest.fixture(scope="module")
 def whole(pairs, cache, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    run.train(config(pairs, cache), str(workdir))
+    trainer.train(config(pairs, cache), str(workdir))
     return workdir
 
 
@@ -138,20 +138,20 @@ def test_a_bad_stretch_is_skipped(whole, cache, tmp_path, capsys):
     open(f"{without}/pairs.jsonl", "w").writelines(texts[: 16 * rollback_run.BATCH] + texts[32 * rollback_run.BATCH:])
     c = config(without, cache)
     c.tokenizer = dict(kind="run", path=str(whole))
-    run.train(c, str(tmp_path / "w"))
+    trainer.train(c, str(tmp_path / "w"))
     assert computed(tmp_path / "w") == [line for line in found if "rollback" not in line]
     assert "jumped" not in capsys.readouterr().err
 
 
 def test_without_the_option_it_is_only_said(pairs, cache, tmp_path, capsys):
-    run.train(config(pairs, cache, rollback_after=0), str(tmp_path / "w"))
+    trainer.train(config(pairs, cache, rollback_after=0), str(tmp_path / "w"))
     assert [line["step"] for line in computed(tmp_path / "w")] == [1, 5, 10, 15, 20, 25, 30, 35, 40]
     said = capsys.readouterr().err
     assert "step 21: the loss jumped" in said and "step 28: the loss jumped" in said
 
 
 def test_one_bad_batch_is_no_reason(cache, tmp_path, capsys):
-    run.train(config(rollback_run.write(tmp_path / "pairs", range(20, 21)), cache), str(tmp_path / "w"))
+    trainer.train(config(rollback_run.write(tmp_path / "pairs", range(20, 21)), cache), str(tmp_path / "w"))
     assert not [line for line in lines(tmp_path / "w/metrics.jsonl") if "rollback" in line]
     assert "step 21: the loss jumped" in capsys.readouterr().err
 
@@ -159,17 +159,16 @@ def test_one_bad_batch_is_no_reason(cache, tmp_path, capsys):
 def test_a_second_rollback_may_undo_the_first(cache, tmp_path, monkeypatch):
     """More bad data where the first one lands: back to before it, and over all that was skipped then. What was evaluated is done
     again, and no state is in memory as another is restored."""
-    held, first_state = [], training.first_state
+    held, first_state = [], trainer.first_state
 
     def watched(*args):
         held.append(sum(x.nbytes for x in jax.live_arrays()))
         return first_state(*args)
 
-    for module in (run, training):  # the first start, and the rollbacks
-        monkeypatch.setattr(module, "first_state", watched)
+    monkeypatch.setattr(trainer, "first_state", watched)  # of the first start, and of the rollbacks
     c = config(rollback_run.write(tmp_path / "pairs", range(20, 40)), cache)
     c.evals, c.eval_every = [dict(kind="retrieval", name="pairs", source=dict(c.data.sources[0]))], 14
-    run.train(c, str(tmp_path / "w"))
+    trainer.train(c, str(tmp_path / "w"))
     assert [line["step"] for line in lines(tmp_path / "w/evals.jsonl")] == [14, 28, 40], "14 twice, and the first is gone"
     assert len(held) == 3 and max(held[1:]) < held[0] + 100_000, "a state has 218,908 bytes"
     found = computed(tmp_path / "w")
@@ -182,7 +181,7 @@ def test_the_rollbacks_have_an_end(cache, tmp_path):
     c, said = config(rollback_run.write(tmp_path / "pairs", range(20, 64)), cache, max_rollbacks=1), []
     for _ in range(2):
         with pytest.raises(Diverged) as stop:
-            run.train(c, str(tmp_path / "w"))
+            trainer.train(c, str(tmp_path / "w"))
         assert stop.value.code == ExitCode.NON_FINITE
         said.append(str(stop.value))
     assert said[0] == said[1] and "\n" not in said[0] and said[0].startswith("step 20: the loss stayed above")
@@ -193,7 +192,7 @@ def test_a_spike_before_the_first_checkpoint_that_is_old_enough(pairs, cache, tm
     c = config(pairs, cache, back=18)
     c.checkpoint.keep = 8
     with pytest.raises(Diverged, match=r"^step 24: .*no checkpoint lies 18 steps \(config.spikes.back\) before; .*every"):
-        run.train(c, str(tmp_path / "w"))
+        trainer.train(c, str(tmp_path / "w"))
 
 
 # --- killed anywhere ---
@@ -231,13 +230,13 @@ KILLS = {
     "a signal in the spike, which is saved": lambda patch: asked_in(patch, 22),
     "a signal as the rollback is decided": lambda patch: asked_in(patch, 24),
     "before the checkpoints after it are gone": lambda patch: patch.setattr(Checkpointer, "drop_after", die),
-    "before it went on": lambda patch: patch.setattr(training, "cursor", cursor_once()),
+    "before it went on": lambda patch: patch.setattr(trainer, "cursor", cursor_once()),
 }
 
 
 def cursor_once():
-    """`training.cursor`, the second time that an attempt begins a kill."""
-    calls, real = [], training.cursor
+    """`trainer.cursor`, the second time that an attempt begins a kill."""
+    calls, real = [], trainer.cursor
     return lambda state: die() if calls.append(0) or len(calls) == 2 else real(state)
 
 
@@ -250,8 +249,8 @@ def test_killed_and_resumed_it_computes_the_same(kill, pairs, cache, whole, tmp_
     with pytest.MonkeyPatch.context() as patch:
         kill(patch)
         with pytest.raises((Killed, Preempted)):
-            run.train(config(pairs, cache), str(tmp_path))
-    run.train(config(pairs, cache), str(tmp_path))
+            trainer.train(config(pairs, cache), str(tmp_path))
+    trainer.train(config(pairs, cache), str(tmp_path))
     assert computed(tmp_path) == computed(whole)
     prints = [Checkpointer(f"{folder}/checkpoints", read_only=True).meta(40) for folder in (tmp_path, whole)]
     assert all(prints[0][key] == prints[1][key] for key in ("fingerprints", "rollbacks", "spikes"))
@@ -262,15 +261,15 @@ def test_packed_documents_are_skipped_and_a_rollback_is_decided_once(cache, tmp_
     into again; after that the cursor has passed what is skipped, which is not skipped once more."""
     c = rollback_run.packed(rollback_run.write_words(tmp_path))
     c.compilation_cache = cache
-    run.train(c, str(tmp_path / "whole"))
+    trainer.train(c, str(tmp_path / "whole"))
     found = computed(tmp_path / "whole")
     assert [line["step"] for line in found if "rollback" in line] == [16] and found[-1]["loss"] < 0.01
     for step, again in ((18, True), (33, False)):
         capsys.readouterr()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             at_step(patch, step, again)
-            run.train(c, str(tmp_path / "killed"))
-    run.train(c, str(tmp_path / "killed"))
+            trainer.train(c, str(tmp_path / "killed"))
+    trainer.train(c, str(tmp_path / "killed"))
     out = capsys.readouterr()
     assert "resuming after step 16" in out.out and "jumped" not in out.err
     assert computed(tmp_path / "killed") == found

@@ -19,7 +19,7 @@ from run_samples import environment
 from test_step import rows, setup
 import tiny_run
 
-from mof_jax import cli, run
+from mof_jax import cli, trainer
 from mof_jax import config as configs
 from mof_jax.data import remote
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
@@ -215,17 +215,17 @@ def test_a_week_between_two_processes(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Preemption, "reached", lambda self: True)
         with pytest.raises(Preempted):
-            run.train(c, workdir)
+            trainer.train(c, workdir)
     left = json.loads((tmp_path / "w/ended.json").read_text())
     assert left["step"] == 1 and left["seconds"]["checkpoint"] > 0 and left["seconds"]["down"] == 0.0
     real, week = time.time, 7 * 86400.0
     monkeypatch.setattr(goodput.time, "time", lambda: real() + week)
-    run.train(c, workdir)
+    trainer.train(c, workdir)
     found = goodput.read(workdir)
     assert week <= found["down"] < week + 60 and found["lost"] == 0.0 and found["checkpoint"] > left["seconds"]["checkpoint"]
     assert "of the time that a process ran" in capsys.readouterr().out
     branch = dict(c.to_dict(), branch_from=f"{workdir}/checkpoints/6", steps=8)
-    run.train(branch, str(tmp_path / "branch"))
+    trainer.train(branch, str(tmp_path / "branch"))
     assert goodput.read(str(tmp_path / "branch"))["down"] == 0.0
 
 

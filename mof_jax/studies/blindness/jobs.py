@@ -6,13 +6,10 @@ On two cores two workers of one thread beat one run on both: the models are smal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-import io
 import json
 import multiprocessing
 import os
 import time
-from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,33 +18,14 @@ from mof_jax import config as configs
 from mof_jax.console import plain
 from mof_jax.data import remote
 from mof_jax.errors import UserError
-from mof_jax.parsing import Malformed, parse_object, reason
 from mof_jax.studies.blindness.plan import Study
+from mof_jax.studies.blindness.store import Job, read
 
 # Set before a worker imports JAX. Huge pages: every step allocates its buffers anew, and small pages cost a quarter of the time.
 _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_TOP_PAD_": "200000000",
                 "MALLOC_TRIM_THRESHOLD_": "4000000000",
                 "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One piece of work: what kind, of which tower or arm, with which seed.
-
-    Attributes:
-      cost: relative; dear ones go first, so that the workers end together.
-    """
-
-    kind: str
-    name: str
-    seed: int
-    cost: float = 1.0
-
-    @property
-    def file(self) -> str:
-        """Where its result goes, inside the study's folder."""
-        return f"{self.kind}/{self.name}-{self.seed}.{'npz' if self.kind in ('features', 'language') else 'json'}"
 
 
 def waves(study: Study, folder: str) -> Iterator[list[Job]]:
@@ -117,50 +95,3 @@ def _work(task: tuple[Study, str, Job]) -> tuple[Job, float]:
     os.makedirs(os.path.join(folder, job.kind), exist_ok=True)
     work.WORK[job.kind](study, folder, job)
     return job, time.perf_counter() - begun
-
-
-# Files
-
-
-def write(folder: str, job: Job, result: dict[str, Any]) -> None:
-    """The job's results, whole or not at all."""
-    remote.write_atomic(os.path.join(folder, job.file), [json.dumps(result).encode()])
-
-
-def read(folder: str, job: Job) -> dict[str, Any]:
-    """What `write` wrote.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    path = os.path.join(folder, job.file)
-    try:
-        return parse_object(remote.read(path))
-    except Malformed as error:
-        raise UserError(f"{path}: {error}; delete it, and the job is done again") from None
-
-
-def write_arrays(folder: str, job: Job, arrays: dict[str, np.ndarray]) -> None:
-    """The job's arrays by name, whole or not at all."""
-    out = io.BytesIO()
-    np.savez(out, **arrays)
-    remote.write_atomic(os.path.join(folder, job.file), [out.getbuffer()])
-
-
-def read_arrays(folder: str, job: Job, *names: str) -> dict[str, np.ndarray]:
-    """What `write_arrays` wrote: all of it, or those of the names that are there.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    path = os.path.join(folder, job.file)
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files if not names or name in names}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # NumPy gives other members as bytes
-            raise Malformed("a member is no array")
-        return arrays
-    except (MemoryError, FileNotFoundError):
-        raise
-    except Exception as error:  # of zip, zlib and NumPy's heads, which have no class in common
-        raise UserError(f"{path}: damaged ({reason(error)}); delete it, and the job is done again") from None

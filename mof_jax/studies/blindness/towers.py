@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax import run
+from mof_jax import run, trainer
 from mof_jax.data.record import Record
 from mof_jax.models.vit import ViTConfig
+from mof_jax.restore import restore
 from mof_jax.studies.blindness import pictures
 from mof_jax.studies.blindness.plan import SPLITS, Study
 
@@ -18,7 +19,7 @@ def train(study: Study, name: str, folder: str) -> str:
     """Trains tower `KIND-SEED` in `folder/KIND-SEED`; its work dir."""
     kind, _, seed = name.rpartition("-")
     workdir = os.path.join(folder, name)
-    run.train(config(study, kind, int(seed)), workdir)
+    trainer.train(config(study, kind, int(seed)), workdir)
     return workdir
 
 
@@ -47,7 +48,7 @@ def vit(study: Study) -> ViTConfig:
 def embed(study: Study, workdir: str) -> dict[str, np.ndarray]:
     """For every split `<split>/patches` float16 [n, patches, width] and `<split>/pooled` float32 [n, d]; for a two-tower model
     also `<split>/texts`, the embeddings of the statements."""
-    model = run.restore(workdir)
+    model = restore(workdir)
     arrays: dict[str, np.ndarray] = {}
     for split in ("train", *SPLITS):
         lesson = pictures.lesson(study, split)

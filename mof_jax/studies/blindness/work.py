@@ -20,9 +20,9 @@ from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import PAPER, Rule
 from mof_jax.nn.module import Params
 from mof_jax.studies.blindness import exam, pictures, probes, reader, towers
-from mof_jax.studies.blindness.jobs import Job, read_arrays, write, write_arrays
 from mof_jax.studies.blindness.plan import SPLITS, Study
 from mof_jax.studies.blindness.reader import Features, Reader
+from mof_jax.studies.blindness.store import Job, read_arrays, write, write_arrays
 
 
 def features(study: Study, folder: str, job: Job) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.studies.blindness import jobs
-from mof_jax.studies.blindness.jobs import Job
+from mof_jax.studies.blindness import store
+from mof_jax.studies.blindness.store import Job
 
 RESULT, ARRAYS = Job("readers", "a", 0), Job("features", "a", 0)
 
@@ -19,23 +19,23 @@ RESULT, ARRAYS = Job("readers", "a", 0), Job("features", "a", 0)
 def folder(tmp_path):
     for kind in ("readers", "features"):
         (tmp_path / kind).mkdir()
-    jobs.write(str(tmp_path), RESULT, {"loss": 2.5})
-    jobs.write_arrays(str(tmp_path), ARRAYS, {"x": np.arange(3), "y": np.ones(2)})
+    store.write(str(tmp_path), RESULT, {"loss": 2.5})
+    store.write_arrays(str(tmp_path), ARRAYS, {"x": np.arange(3), "y": np.ones(2)})
     return tmp_path
 
 
 def test_what_is_written_is_read(folder):
-    assert jobs.read(str(folder), RESULT) == {"loss": 2.5}
-    found = jobs.read_arrays(str(folder), ARRAYS)
+    assert store.read(str(folder), RESULT) == {"loss": 2.5}
+    found = store.read_arrays(str(folder), ARRAYS)
     assert sorted(found) == ["x", "y"] and found["x"].tolist() == [0, 1, 2]
-    assert list(jobs.read_arrays(str(folder), ARRAYS, "y", "z")) == ["y"]
+    assert list(store.read_arrays(str(folder), ARRAYS, "y", "z")) == ["y"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"loss": ' + "9" * 5000 + "}", "\xff"])
 def test_a_damaged_result_is_said(folder, text):
     (folder / RESULT.file).write_text(text, "latin-1")
     with pytest.raises(UserError, match=f"{RESULT.file}: .*; delete it, and the job is done again") as caught:
-        jobs.read(str(folder), RESULT)
+        store.read(str(folder), RESULT)
     assert str(caught.value).isprintable()
 
 
@@ -51,5 +51,5 @@ def _member(data: bytes) -> bytes:
 def test_damaged_arrays_are_said(folder, data):
     (folder / ARRAYS.file).write_bytes(data)
     with pytest.raises(UserError, match=f"{ARRAYS.file}: damaged .*; delete it, and the job is done again") as caught:
-        jobs.read_arrays(str(folder), ARRAYS)
+        store.read_arrays(str(folder), ARRAYS)
     assert str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""What `run.train` does once everything is there: to the last step, through rollbacks, with evaluations and words about it."""
+"""Trains a run: from its data and where its work dir stands to its last step, through rollbacks, with evaluations."""
 
 from __future__ import annotations
 
@@ -7,44 +7,197 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
+from mof_jax import evals as evaluators
 from mof_jax.data import remote
 from mof_jax.data.pipeline import Pipeline
+from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.tokenizers import load as load_tokenizer
+from mof_jax.data.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
-from mof_jax.mesh import fetch, put_batch
+from mof_jax.evaluate import evaluated, logged, run_evaluators
+from mof_jax.interop.source import Source, is_foreign
+from mof_jax.mesh import check_batch, fetch, put_batch
 from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import show
-from mof_jax.train import display, goodput, rollback
+from mof_jax.run import Program, Run, RunConfig, process_rows, resolve, resolve_stages, set_up_jax
+from mof_jax.tasks import TASKS
+from mof_jax.train import display, goodput, place, rollback
 from mof_jax.train import history as history_of
 from mof_jax.train.checkpoint import Checkpointer
-from mof_jax.train.goodput import Ledger
+from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.history import Change
 from mof_jax.train.loop import Loop, LoopConfig
-from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
+from mof_jax.train.metrics import JsonLines, TensorBoard
 from mof_jax.train.optim import Decision
 from mof_jax.train.preemption import Preemption
+from mof_jax.train.resume import Resume
 from mof_jax.train.rollback import Rollback
 from mof_jax.train.schedule import make_schedule
 from mof_jax.train.spikes import Spike, Spiked, Spikes
-from mof_jax.train.start import first_state
+from mof_jax.train.start import came_with, first_state, open_checkpoint, take_params
 from mof_jax.train.state import TrainState
 from mof_jax.train.summary import summarise, write_summary
 from mof_jax.train.watchdog import Watchdog
 
-if TYPE_CHECKING:
-    from mof_jax.run import Program, Run
+
+def train(
+    config: ml_collections.ConfigDict | Mapping[str, Any] | RunConfig, workdir: str, allow_change: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Trains, or goes on where `workdir` stands; returns the last evaluation's results by evaluator name.
+
+    A config with `stages`, a list of whole configs with a `name` each, trains them one after the other, stage NAME in
+    `workdir/NAME`; `init_from.path="stage:NAME"` takes parameters from an earlier one.
+
+    Args:
+      allow_change: keys, or sections, that may have another value than the run has been trained with so far, see
+        `train.history`.
+
+    Raises:
+      UserError, Preempted: see `mof_jax.errors`.
+    """
+    if isinstance(config, RunConfig):
+        return train_one(config, workdir, allow_change)
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    if "stages" in values:
+        return train_stages(values, workdir, allow_change)
+    return train_one(resolve(values), workdir, allow_change)
+
+
+def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """Every stage that is not done yet; all of their configs are checked before the first one starts."""
+    stages: dict[str, RunConfig] = {}
+    for name, run in resolve_stages(values).items():
+        find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
+        stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
+    if remote.exists(remote.join(workdir, place.CHECKPOINTS)):
+        raise UserError(f"{workdir}: a run without stages is there; use another work dir")
+    allowed = {name: history_of.of_run(allow_change, run) for name, run in stages.items()}
+    if unknown := [key for key in allow_change if not any(key in keys for keys in allowed.values())]:
+        history_of.check_allowed(unknown, configs.flatten(configs.to_dict(list(stages.values())[-1])))
+    done = {name: _done(run, os.path.join(workdir, name), allowed[name]) for name, run in stages.items()}  # or one is refused
+    remote.make_folder(workdir)
+    if jax.process_index() == 0:
+        remote.write_atomic(remote.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
+    results: dict[str, dict[str, float]] = {}
+    for name, run in stages.items():
+        folder, last = os.path.join(workdir, name), name == list(stages)[-1]
+        if not last and done[name]:
+            display.show(f"stage {name}: done before, {folder}")
+            continue
+        display.show(f"stage {name}: {folder}")
+        results = train_one(run, folder, allowed[name])
+    return results
+
+
+def _done(run: RunConfig, workdir: str, allow_change: Collection[str]) -> bool:
+    """Whether a stage has been trained to its end.
+
+    Raises:
+      UserError: it has, with another config.
+    """
+    if not remote.exists(f"{workdir}/checkpoints"):
+        return False
+    reader = Checkpointer(f"{workdir}/checkpoints", read_only=True)
+    if (step := reader.newest()) is None:
+        return False
+    meta = reader.meta(step)
+    history_of.go_on(history_of.config_of(meta, resolve, run), run, step, workdir, None, allow_change, was=meta.get("workdir"))
+    return step == run.steps
+
+
+def stage_path(path: str | None, stages: Mapping[str, RunConfig], workdir: str, stage: str) -> str | None:
+    """The work dir that `stage:NAME` stands for; any other path as it is."""
+    prefix, _, name = (path or "").partition(":")
+    if prefix != "stage":
+        return path
+    if name not in stages:
+        raise UserError(f"stage {stage}: {path} is not an earlier stage (those are: "
+                        f"{', '.join(stages) or 'none'})")
+    return os.path.join(workdir, name)
+
+
+def first_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer of a fresh run: another run's, one from a file, or one trained on the words of the run's own data."""
+    if config.tokenizer.kind == "run" and is_foreign(config.tokenizer.path):
+        found = Source.open(config.tokenizer.path).tokenizer
+        if found is None:
+            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} has no tokenizer beside its weights")
+        return found
+    if config.tokenizer.kind == "run":
+        saved = open_checkpoint(config.tokenizer.path)[1]["tokenizer"]
+        if saved is None:
+            raise UserError(f"config.tokenizer.path: {config.tokenizer.path} is a run without words; it has no tokenizer")
+        return load_tokenizer(saved)
+    return make_tokenizer(config.tokenizer, TASKS[config.task].texts(config.data, config.tokenizer.records))
+
+
+def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """One run, from its data to its last evaluation."""
+    begun = time.perf_counter()
+    if config.steps < 1:
+        raise UserError("config.steps: 0 steps train nothing; at least 1")
+    if remote.exists(remote.join(workdir, place.STAGES)):
+        raise UserError(f"{workdir}: a staged run is there, whose stages have work dirs below it; use another work dir")
+    place.check(workdir)
+    remote.make_folder(workdir)
+    with place.taken(workdir):
+        return _train(config, workdir, allow_change, begun)
+
+
+def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun: float) -> dict[str, dict[str, float]]:
+    """`train_one`, with the work dir for itself."""
+    set_up_jax(config)
+    kind = TASKS[config.task]
+    checkpointer = Checkpointer(f"{workdir}/checkpoints", config.checkpoint)
+    log = goodput.lines(workdir)
+    resume = Resume.find(config, workdir, checkpointer, log, allow_change, resolve)
+    tokenizer = None
+    if kind.texts is not None:
+        tokenizer = first_tokenizer(config) if resume.tokenizer is None else load_tokenizer(resume.tokenizer)
+    run = Run(config, tokenizer, workdir)
+    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
+    pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
+    content = pipeline.content()
+    resume.compare(content)
+    program = Program.of(run, pipeline.cursor)
+    state = first_state(resume.origin, program.init, program.state, program.shardings, config.seed,
+                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
+                        resume.step if resume.branches else None)
+    start, flops = int(state.step), run.flops()
+    if resume.step and start != resume.step:
+        resume.fall_back(start, content)
+    changes, rollbacks = resume.history(sum(flops.values()), counted=pipeline.cursor is None)
+    saved = resume.meta or {}
+    travel = saved.get("interop") if saved else came_with(config.init_from, config.task, config.model, tokenizer, run.preprocess)
+    meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values()), "workdir": workdir}
+    meta |= history_of.written(changes) | ({} if travel is None else {"interop": travel})
+    log_run_info(run, pipeline, flops, start, changes)
+    measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
+    trainer = Trainer(run, workdir, checkpointer, pipeline, program, flops, meta, changes, run.face(), measures,
+                        Ledger(log, start, begun), Preemption(), start)
+    try:
+        with trainer.preemption:
+            return trainer.train(state, saved, rollbacks)
+    finally:
+        checkpointer.close()
+        if start < config.steps:
+            trainer.record_exit()
+            display.show(report(trainer.ledger.read()))
 
 
 @dataclasses.dataclass
-class Training:
+class Trainer:
     """A run once everything is there: what stays the same when it rolls back.
 
     Attributes:
@@ -67,7 +220,7 @@ class Training:
     preemption: Preemption
     done: int
 
-    def to_the_end(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
+    def train(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
         """Trains from a state to the last step; returns the last evaluation.
 
         Args:
@@ -75,14 +228,14 @@ class Training:
         """
         while True:
             try:
-                return self._go_on(state, saved, history)
+                return self._run_from(state, saved, history)
             except Spiked as spiked:
                 history = self._roll_back(spiked.spike, history)
             # Out here nothing holds the state that is left behind: two would not fit into memory.
             state, saved = first_state(self.checkpointer, self.program.init, self.program.state, self.program.shardings,
                                        self.run.config.seed, dict, history[-1].step), self.checkpointer.meta(history[-1].step)
 
-    def _go_on(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
+    def _run_from(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
         """To the last step, or until a loss jumps and stays up (`Spiked`)."""
         config, workdir, measures, start = self.run.config, self.workdir, self.measures, int(state.step)
         results: dict[str, dict[str, float]] = {}
@@ -144,7 +297,7 @@ class Training:
         self.checkpointer.drop_after(back.step)
         return [*rollback.still(back.step, history), back]
 
-    def leave_word(self) -> None:
+    def record_exit(self) -> None:
         """For the ledger of the next process. It must not hide why this one ends."""
         if jax.process_index() == 0:
             with contextlib.suppress(UserError, OSError):
@@ -156,22 +309,7 @@ def cursor(state: TrainState) -> np.ndarray | None:
     return None if state.cursor is None else fetch(state.cursor)
 
 
-def logged(workdir: str, results: Collection[str], step: int) -> dict[str, dict[str, float]]:
-    """What evaluators other than those of `results` have said of a step: a finished run may have been asked by others before."""
-    log = f"{workdir}/evals.jsonl"
-    lines = read_lines(log) if remote.exists(log) else []
-    return {line["name"]: {key: value for key, value in line.items() if key not in ("step", "name", "version", "time")}
-            for line in lines if line.get("step") == step and isinstance(line.get("name"), str) and line["name"] not in results}
-
-
-def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
-    """Whether every evaluator has left its line of this step."""
-    log = f"{workdir}/evals.jsonl"
-    done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if remote.exists(log) else set()
-    return done >= {measure.name for measure in measures}
-
-
-def introduce(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int, changes: Sequence[Change]) -> None:
+def log_run_info(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start: int, changes: Sequence[Change]) -> None:
     """Writes `config.json` and `parameters.txt`, and prints what is about to run."""
     config = run.config
     if jax.process_index() == 0:
@@ -206,24 +344,3 @@ def parameter_rows(skeleton: Skeleton, decisions: Mapping[str, Decision], flops:
         rows.append((part, f"{size(True):,}", f"{size(False):,}", several(d.lr_factor for d in mine.values()),
                      several(d.decay for d in mine.values()), work))
     return rows
-
-
-def run_evaluators(
-    measures: list[Any], face: Encoder | Responder, step: int, lines: JsonLines, board: TensorBoard | None = None
-) -> dict[str, dict[str, float]]:
-    """Runs every evaluator, writes its line, prints one table."""
-    results: dict[str, dict[str, float]] = {}
-    for measure in measures:
-        begun = time.perf_counter()
-        found = measure.run(face)
-        if not found:
-            continue
-        results[measure.name] = found
-        version = {"version": measure.version} if hasattr(measure, "version") else {}
-        lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
-        if board is not None:
-            board.write(step, found, prefix=measure.name)
-    lines.flush()
-    if results:
-        display.show(display.results(f"Evaluation after step {step:,}", results))
-    return results

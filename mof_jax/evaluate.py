@@ -1,0 +1,92 @@
+"""Runs evaluators: on a model in training, on one that is read back, and on each new checkpoint as it appears."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+import time
+from typing import Any
+
+from mof_jax import evals as evaluators
+from mof_jax.data import remote
+from mof_jax.decode.respond import Responder
+from mof_jax.errors import UserError
+from mof_jax.evals.encoder import Encoder
+from mof_jax.restore import restore
+from mof_jax.tasks import TASKS
+from mof_jax.train import display, place
+from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
+
+
+def evaluate(
+    path: str, sections: list[Mapping[str, Any]] | None = None, *, follow: bool = False, poll_s: float = 10.0
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint, or with `follow` each new one as it appears until the run's last step is done.
+
+    Args:
+      path: work dir or checkpoint. sections: evaluators; by default those of the run's config.
+    """
+    workdir, _ = place.split(path)
+    log = f"{workdir}/evals.jsonl"
+    results: dict[str, dict[str, float]] = {}
+    face = None
+    while True:
+        done = {line.get("step") for line in read_lines(log)} if follow and remote.exists(log) else set()
+        for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
+            model = restore(checkpoint, workdir=workdir)
+            face = face or model.face
+            chosen = list(model.run.config.evals) if sections is None else sections
+            kind = TASKS[model.run.config.task]
+            measures = [evaluators.build(s, f"evals.{i}", kind.face) for i, s in enumerate(chosen)]
+            if not measures:
+                raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
+            results = run_evaluators(measures, face.bind(model.params), model.step, JsonLines(log))
+            if model.step >= model.run.config.steps:
+                return results
+        if not follow:
+            return results
+        time.sleep(poll_s)
+
+
+def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
+    """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
+    if not remote.exists(f"{workdir}/checkpoints"):
+        return []
+    steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
+    return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]
+
+
+def run_evaluators(
+    measures: list[Any], face: Encoder | Responder, step: int, lines: JsonLines, board: TensorBoard | None = None
+) -> dict[str, dict[str, float]]:
+    """Runs every evaluator, writes its line, prints one table."""
+    results: dict[str, dict[str, float]] = {}
+    for measure in measures:
+        begun = time.perf_counter()
+        found = measure.run(face)
+        if not found:
+            continue
+        results[measure.name] = found
+        version = {"version": measure.version} if hasattr(measure, "version") else {}
+        lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
+        if board is not None:
+            board.write(step, found, prefix=measure.name)
+    lines.flush()
+    if results:
+        display.show(display.results(f"Evaluation after step {step:,}", results))
+    return results
+
+
+def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
+    """Whether every evaluator has left its line of this step."""
+    log = f"{workdir}/evals.jsonl"
+    done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if remote.exists(log) else set()
+    return done >= {measure.name for measure in measures}
+
+
+def logged(workdir: str, results: Collection[str], step: int) -> dict[str, dict[str, float]]:
+    """What evaluators other than those of `results` have said of a step: a finished run may have been asked by others before."""
+    log = f"{workdir}/evals.jsonl"
+    lines = read_lines(log) if remote.exists(log) else []
+    return {line["name"]: {key: value for key, value in line.items() if key not in ("step", "name", "version", "time")}
+            for line in lines if line.get("step") == step and isinstance(line.get("name"), str) and line["name"] not in results}
