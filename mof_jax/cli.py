@@ -149,12 +149,12 @@ def _add_eval(commands) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     section = benchmark(args)
     if args.answers:
+        from mof_jax import console
         from mof_jax.evals import mmvp, mmvp_files
-        from mof_jax.train import display
 
         labels = args.labels or "original"
         found = mmvp.score_answers(args.answers, mmvp_files.read_mmvp(args.data_dir, labels))
-        display.show(display.results(f"{args.answers}, labels {labels}", {args.task: found}))
+        console.show(console.results(f"{args.answers}, labels {labels}", {args.task: found}))
         return
     from mof_jax import config as configs
     from mof_jax.evaluate import evaluate

@@ -18,7 +18,7 @@ from rich import progress
 from rich.console import Console
 
 from mof_jax import config as configs
-from mof_jax import run
+from mof_jax import console, run
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
@@ -33,7 +33,6 @@ from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.train import display
 from mof_jax.train.start import open_checkpoint
 from mof_jax.train.streamer import Later, Streamer
 
@@ -144,7 +143,7 @@ def to_folder(checkpoint: str, target: str, dtype: str | None = None) -> None:
             os.makedirs(os.path.dirname(os.path.join(new, name)), exist_ok=True)
             with open(os.path.join(new, name), "wb") as f:
                 f.write(data)
-    display.show(f"{target}: {len(announced):,} tensors as {family.name!r}, {', '.join(written[:3])}{'…' * (len(written) > 3)}")
+    console.show(f"{target}: {len(announced):,} tensors as {family.name!r}, {', '.join(written[:3])}{'…' * (len(written) > 3)}")
 
 
 def _by_the_handful(
@@ -260,7 +259,7 @@ def _named_as_before(family: Family, config: Any, came_with: Mapping[str, Any]) 
         if _says(family, candidate, config):
             return candidate
     if came_with:
-        display.show("note: the config that the model came with says what this one does not compute; a new one is written")
+        console.show("note: the config that the model came with says what this one does not compute; a new one is written")
     return written
 
 
@@ -335,13 +334,13 @@ def report(source: Source, workdir: str, dtype: str) -> None:
     for path, shape in source.shapes.items():
         parts.setdefault(path.split("/")[0], []).append(shape.size)
     rows = [(part, len(sizes), f"{sum(sizes):,}") for part, sizes in parts.items()]
-    display.show(f"{source.where}: a model of kind {source.family.name!r}")
-    display.show(display.table(f"As {dtype}", ("part", "arrays", "parameters"), rows))
+    console.show(f"{source.where}: a model of kind {source.family.name!r}")
+    console.show(console.table(f"As {dtype}", ("part", "arrays", "parameters"), rows))
     reasons: dict[str, list[str]] = {}
     for name, reason in source.reading.ignored:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        display.show(f"left aside: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})")
+        console.show(f"left aside: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})")
     for note in source.notes:
-        display.show(f"note: {note}")
-    display.show(f"{workdir}: written; use it as a checkpoint, or in a config: init_from=dict(path={workdir!r})")
+        console.show(f"note: {note}")
+    console.show(f"{workdir}: written; use it as a checkpoint, or in a config: init_from=dict(path={workdir!r})")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import time
 from typing import Any
 
+from mof_jax import console
 from mof_jax import evals as evaluators
 from mof_jax.data import remote
 from mof_jax.decode.respond import Responder
@@ -13,7 +14,7 @@ from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
 from mof_jax.restore import restore
 from mof_jax.tasks import TASKS
-from mof_jax.train import display, place
+from mof_jax.train import place
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
 
@@ -73,7 +74,7 @@ def run_evaluators(
             board.write(step, found, prefix=measure.name)
     lines.flush()
     if results:
-        display.show(display.results(f"Evaluation after step {step:,}", results))
+        console.show(console.results(f"Evaluation after step {step:,}", results))
     return results
 
 

@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
+from mof_jax import console
 from mof_jax import evals as evaluators
 from mof_jax.data import remote
 from mof_jax.data.pipeline import Pipeline
@@ -32,7 +33,7 @@ from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import show
 from mof_jax.run import Program, Run, RunConfig, process_rows, resolve, resolve_stages, set_up_jax
 from mof_jax.tasks import TASKS
-from mof_jax.train import display, goodput, place, rollback
+from mof_jax.train import goodput, place, rollback
 from mof_jax.train import history as history_of
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.goodput import Ledger, report
@@ -93,9 +94,9 @@ def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collecti
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
         if not last and done[name]:
-            display.show(f"stage {name}: done before, {folder}")
+            console.show(f"stage {name}: done before, {folder}")
             continue
-        display.show(f"stage {name}: {folder}")
+        console.show(f"stage {name}: {folder}")
         results = train_one(run, folder, allowed[name])
     return results
 
@@ -193,7 +194,7 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
         checkpointer.close()
         if start < config.steps:
             trainer.record_exit()
-            display.show(report(trainer.ledger.read()))
+            console.show(report(trainer.ledger.read()))
 
 
 @dataclasses.dataclass
@@ -288,7 +289,7 @@ class Trainer:
         since = self.changes[-1].step if self.changes else 0  # before it, the config was another
         back = rollback.choose(spike, history, config.spikes, self.checkpointer,
                                lambda step: step >= since and config.checkpoint.due(step))
-        display.show(f"step {spike.last}: {back.why}; back to the checkpoint of step {back.step}, without the batches "
+        console.show(f"step {spike.last}: {back.why}; back to the checkpoint of step {back.step}, without the batches "
                      f"{back.first} to {back.until - 1} (rollback {back.number} of {config.spikes.max_rollbacks})")
         self.ledger.back(goodput.lines(self.workdir), back.step)
         lines = JsonLines(log)
@@ -318,16 +319,16 @@ def log_run_info(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start
         remote.write_atomic(remote.join(run.workdir, "config.json"), [
             json.dumps(configs.to_dict(config) | history_of.written(changes), indent=1).encode()])
         remote.write_atomic(remote.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
-    display.show(display.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
+    console.show(console.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
                                parameter_rows(run.skeleton, run.decisions, flops)))
-    display.show(display.table("Data", ("source", "records", "kept", "share"), [
+    console.show(console.table("Data", ("source", "records", "kept", "share"), [
         (row["name"], row["records"], row["kept"], f"{row['share']:.1%}") for row in pipeline.describe()]))
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     for change in changes:
-        display.show(f"after step {change.step:,}: " + ", ".join(
+        console.show(f"after step {change.step:,}: " + ", ".join(
             f"{key} {show(old, 40)} → {show(new, 40)}" for key, (old, new) in change.keys.items()))
     resumed = f", resuming after step {start:,}" if start else ""  # its own, or its trunk's
-    display.show(f"{config.steps:,} steps of {config.batch_size:,} examples on {jax.device_count()} "
+    console.show(f"{config.steps:,} steps of {config.batch_size:,} examples on {jax.device_count()} "
                  f"{jax.devices()[0].device_kind} ({mesh}){resumed}")
 
 

@@ -16,7 +16,7 @@
 # %%
 from mof_jax.explore import plans
 from mof_jax.plan.records import read
-from mof_jax.train import display as shown
+from mof_jax import console as shown
 
 WORKDIR = "../docs/plans.jsonl"  # or an address: gs://bucket/plans.jsonl
 PRICES = {"v5e": 1.2, "v5p": 4.2, "v6e": 2.7}  # dollars a chip-hour: an assumption, put in your contract's

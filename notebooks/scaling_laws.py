@@ -18,7 +18,7 @@ from mof_jax.bench.fit import TRUTH, points
 from mof_jax.explore import laws
 from mof_jax.plan.records import throughput
 from mof_jax.scaling import frontier, plots, report
-from mof_jax.train import display as shown
+from mof_jax import console as shown
 
 WORKDIR = "sweeps/{}_scaling.csv"  # tables, or work dirs of `mof sweep`: a row is a run
 CLIP = WORKDIR.format("clip"), dict(N="non_embedding_parameters", D="examples", L="loss")

@@ -27,11 +27,11 @@ import time
 from plan_all import ROOT, planned
 from rich.console import Console
 
+from mof_jax import console
 from mof_jax.errors import UserError
 from mof_jax.plan.check import Checked, check, covered, named
 from mof_jax.plan.records import Record, by_name
 from mof_jax.run import RunConfig
-from mof_jax.train import display
 
 
 class Worker:
@@ -136,7 +136,7 @@ def main() -> None:
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as cache:
         results = checked(args.configs or planned(), args.jobs, cache)
-    Console(width=200).print(display.table(
+    Console(width=200).print(console.table(
         f"Plans in their fast form, {time.perf_counter() - begun:.0f} s",
         ("config", "slices", "compiled small on", "s", "state", "by formula", "by compiler", "of GiB", "full plan", "verdict"),
         [row(found) for found in results.values() if isinstance(found, Checked)]))

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.console import bar, plain
 from mof_jax.sweep import progress as sweep_progress
 from mof_jax.train import display
@@ -31,14 +32,14 @@ def test_words_are_shown_as_they_are(words):
     table = Table(title=plain(words))
     table.add_row(plain(words))
     assert printed(table).count(shown(words)) == 2
-    assert printed(display.table(words, [words], [[words]])).count(shown(words)) == 3
+    assert printed(console.table(words, [words], [[words]])).count(shown(words)) == 3
 
 
 @pytest.mark.parametrize("words", ODD)
 def test_tables_of_evaluations_and_lines_to_copy(words, capsys):
-    assert shown(words) in printed(display.results(words, {words: {words: 1.0}}))
-    assert printed(display.line(words)) == shown(words) + "\n"
-    display.show(words)
+    assert shown(words) in printed(console.results(words, {words: {words: 1.0}}))
+    assert printed(console.line(words)) == shown(words) + "\n"
+    console.show(words)
     assert capsys.readouterr().out == shown(words) + "\n"
 
 

@@ -24,11 +24,11 @@ import ml_dtypes
 import numpy as np
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.convert import DTYPES, convert
 from mof_jax.interop import safetensors, transfer, weights
 from mof_jax.interop.families.llama import LLAMA
 from mof_jax.nn.module import Skeleton
-from mof_jax.train import display
 
 _VOCABULARY, _HEAD = 32_000, 64  # Llama's words, and the width of a head
 
@@ -121,7 +121,7 @@ def show(rows: list[dict]) -> None:
         table.add_column(column, justify="left" if column == "contestant" else "right")
     for r in rows:
         table.add_row(r["name"], f"{r['seconds']:.1f}", f"{r['ratio']:.2f}", f"{r['peak_gb']:.2f}", f"{r['of_file']:.2f}")
-    display.console().print(table)
+    console.stdout().print(table)
 
 
 _JOBS: dict[str, Callable[..., None]] = {"library": _library, "reader": _reader, "convert": _convert}

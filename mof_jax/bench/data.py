@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mof_jax.config import build
+from mof_jax.console import stdout
 from mof_jax.data.pipeline import DataConfig, Pipeline
-from mof_jax.train import display
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
     )
     for row in rows:
         table.add_row(row["name"], f"{row['images_per_s']:.0f}", f"{row['ratio']:.2f}")
-    (console or display.console()).print(table)
+    (console or stdout()).print(table)
     return rows
 
 

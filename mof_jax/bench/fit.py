@@ -16,11 +16,11 @@ import numpy as np
 from rich.table import Table
 from scipy import optimize
 
+from mof_jax import console
 from mof_jax.scaling import chinchilla, solve
 from mof_jax.scaling.curve import thinned
 from mof_jax.scaling.fit import fit
 from mof_jax.scaling.table import Points
-from mof_jax.train import display
 
 TRUTH = {"A": 477.83, "B": 2143.4, "E": 1.81722, "alpha": 0.34731, "beta": 0.367172}
 _REACHED = 1e-5  # relative, above the lowest objective of all: what counts as found
@@ -78,7 +78,7 @@ def show(rows: list[dict]) -> None:
     for r in rows:
         table.add_row(r["name"], f"{r['seconds']:.1f}", f"{r['cpu_seconds']:.1f}", ratio(r["ratio"]), ratio(r["cpu_ratio"]),
                       f"{r['objective']:.7e}", "-" if r["reached"] is None else f"{r['reached']:.1%}")
-    display.console().print(table)
+    console.stdout().print(table)
 
 
 def _timed(name: str, call: Callable) -> dict:

@@ -24,10 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.mining.blind import mine
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import PAPER
-from mof_jax.train import display
 
 Found = set[tuple[int, int]]
 _BLOCK = 4096  # rows of NumPy's tiles and of faiss's batches of queries
@@ -176,7 +176,7 @@ def show(rows: list[dict], n: int, dim: int) -> None:
     for r in rows:
         forms = {"seconds": ".2f", "ratio": ".2f", "pairs": ",", "peak_mb": ",.0f"}
         table.add_row(r["name"], *(text(r[key], form) for key, form in forms.items()))
-    display.console().print(table)
+    console.stdout().print(table)
 
 
 if __name__ == "__main__":

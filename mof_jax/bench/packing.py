@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.config import build
 from mof_jax.data.packing import Packer, Shape, State
 from mof_jax.data.sequence_pipeline import SampleReader, SequenceConfig, texts
@@ -31,7 +32,6 @@ from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.tasks.mllm import MllmObjective, MllmTask
-from mof_jax.train import display
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn
 from mof_jax.train.step import make_step
@@ -150,4 +150,4 @@ def show(rows: list[dict]) -> None:
     for r in rows:
         table.add_row(r["name"], f"{r['fill_rows']:.1%}", str(r["pictures"]), f"{r['fill_pictures']:.1%}",
                       f"{r['tokens_per_s']:,.0f}", f"{r['ratio']:.2f}")
-    display.console().print(table)
+    console.stdout().print(table)

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import SIZES, ViTConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
-from mof_jax.train import display
 from mof_jax.train.metrics import peak_flops
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn
@@ -111,7 +111,7 @@ def show(rows: list[dict]) -> None:
         mfu = "" if r["mfu"] is None else f"{r['mfu']:.1%}"
         examples = "" if r["examples_per_s"] is None else f"{r['examples_per_s']:.2f}"
         table.add_row(r["name"], examples, f"{r['ratio']:.2f}", f"{r['gflops']:,.0f}", mfu)
-    display.console().print(table)
+    console.stdout().print(table)
 
 
 def two_tower(model: str, image_size: int, dtype: str) -> TwoTowerConfig:

@@ -46,12 +46,12 @@ def add(commands) -> None:
 def fit(args: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and a fit is too small for an accelerator
 
+    from mof_jax import console
     from mof_jax.console import plain
     from mof_jax.data import remote
     from mof_jax.scaling import fit as fits
     from mof_jax.scaling import frontier, plots, report, table
     from mof_jax.scaling.registry import LAWS
-    from mof_jax.train import display
 
     _check(args)
     if args.out:
@@ -74,11 +74,11 @@ def fit(args: argparse.Namespace) -> None:
             planned = frontier.plan(found, args.plan, where, args.price, rates)
         except UserError as error:  # the law is printed all the same
             failed = error
-    written, console = report.to_json(found, planned), display.console()
+    written, out = report.to_json(found, planned), console.stdout()
     if args.json:
         print(json.dumps(written))
     else:
-        console.print(report.show(found, planned), highlight=False)
+        out.print(report.show(found, planned), highlight=False)
     if args.out:  # last: what was fitted is printed whatever becomes of the files
         with open(os.path.join(args.out, "fit.json"), "w", encoding="utf-8") as file:
             json.dump(written, file, indent=1)
@@ -87,7 +87,7 @@ def fit(args: argparse.Namespace) -> None:
         paths = plots.save(figures, args.out)
         if not args.json:
             done = f"{args.out}: fit.json, points.csv and {len(paths)} plots of {', '.join(figures)}"
-            console.print(plain(done), highlight=False)
+            out.print(plain(done), highlight=False)
     if failed is not None:
         raise failed
 

@@ -35,10 +35,10 @@ def mine(args: argparse.Namespace) -> None:
     join_processes(args)
     import jax
 
+    from mof_jax import console
     from mof_jax.data import tools
     from mof_jax.data.sources import open_source
     from mof_jax.mining import blind, report, rules
-    from mof_jax.train import display
     from mof_jax.train.preemption import Preemption
 
     places = pairs_of(args.features, "--features")
@@ -58,7 +58,7 @@ def mine(args: argparse.Namespace) -> None:
                            limit=args.limit, skip_bad=args.skip_bad, between=preemption.check, tile=args.tile)
     if jax.process_index():
         return
-    display.console().print(report.summary(mined.info))
+    console.stdout().print(report.summary(mined.info))
     if source is not None and len(mined):
         picture = args.out.removesuffix(".parquet") + ".png"
         report.sheet(mined.pairs, mined.info, source).save(picture)

@@ -34,10 +34,10 @@ def plan(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mof_jax import config as configs
+    from mof_jax import console
     from mof_jax.hardware import Topology
     from mof_jax.plan import report, search
     from mof_jax.plan.cost import stages
-    from mof_jax.train import display
 
     runs = stages(configs.override(configs.load(args.config), args.overrides))
     if args.stage is not None:
@@ -63,4 +63,4 @@ def plan(args: argparse.Namespace) -> None:
         if args.json:
             print(json.dumps(written))
         else:
-            display.console().print(shown(found), crop=False)
+            console.stdout().print(shown(found), crop=False)

@@ -35,27 +35,27 @@ def sweep(args: argparse.Namespace) -> None:
     # Not by the environment, which the runs inherit: they compute on what there is, and we only count.
     jax.config.update("jax_platforms", "cpu")
 
+    from mof_jax import console
     from mof_jax.sweep import points, show, table
     from mof_jax.sweep.emit import emit
     from mof_jax.sweep.runner import Runner, reopen_failed, trainer
-    from mof_jax.train import display
 
     found = points.expand(args.config, args.overrides)
     table.check_loss(found, args.loss)
-    console = display.console()
+    out = console.stdout()
     if args.dry_run:
-        console.print(show.show(found, args.topology), highlight=False)
+        out.print(show.show(found, args.topology), highlight=False)
     elif args.emit:
         for path in emit(found, args.config, args.emit):  # in this order, each to its end
-            console.print(plain(f"python -m launch sweep {path} --job JOB.toml"), highlight=False, soft_wrap=True)
+            out.print(plain(f"python -m launch sweep {path} --job JOB.toml"), highlight=False, soft_wrap=True)
     else:
         if found.merged:
-            console.print(f"{found.merged} of the grid's entries are copies of other points: merged", highlight=False)
+            out.print(f"{found.merged} of the grid's entries are copies of other points: merged", highlight=False)
         if args.retry_failed:
-            console.print(f"{reopen_failed(found, args.workdir)} runs are tried anew", highlight=False)
+            out.print(f"{reopen_failed(found, args.workdir)} runs are tried anew", highlight=False)
         Runner(found, args.workdir, trainer(args.config), args.workers, args.loss).run()
         read = f"{args.workdir}/{table.NAME}: {len(found.rows)} points; mof fit {args.workdir} --law … reads them"
-        console.print(plain(read), highlight=False, soft_wrap=True)
+        out.print(plain(read), highlight=False, soft_wrap=True)
 
 
 def _check(args: argparse.Namespace) -> None:

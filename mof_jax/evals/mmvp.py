@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from mof_jax import console
 from mof_jax.data.pairs import Pair
 from mof_jax.data.sources.jsonl import JsonLines
 from mof_jax.decode.respond import Responder
@@ -26,7 +27,6 @@ from mof_jax.evals.files import field, spread, unique
 from mof_jax.evals.mmvp_files import Labels, read_mmvp
 from mof_jax.evals.paired import pair_scores
 from mof_jax.ranges import Count, Whole
-from mof_jax.train import display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Mmvp:
           UserError: files that are missing or incomplete. BadExample: a row that is wrong, or its picture.
         """
         pairs = read_mmvp(self.path, self.labels, self.patterns, self.pairs)
-        display.show(f"{self.name}: {self.version}")  # a number without these means little
+        console.show(f"{self.name}: {self.version}")  # a number without these means little
         return self.measure(responder, spread(pairs, self.limit))
 
     def measure(self, responder: Responder, pairs: Sequence[Pair]) -> dict[str, float]:

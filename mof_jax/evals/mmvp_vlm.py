@@ -8,6 +8,7 @@ import dataclasses
 from jaxtyping import Float
 import numpy as np
 
+from mof_jax import console
 from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample
 from mof_jax.evals.encoder import Encoder
@@ -16,7 +17,6 @@ from mof_jax.evals.mmvp_files import read_mmvp_vlm
 from mof_jax.evals.mmvp_vlm_table import PAIRS, compare
 from mof_jax.evals.paired import similarity_scores
 from mof_jax.ranges import Count
-from mof_jax.train import display
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MmvpVlm:
         """
         result = self.measure(encoder, read_mmvp_vlm(self.path, self.pairs))
         if result["pairs"] == PAIRS * len(PATTERNS):
-            display.show(compare(result))
+            console.show(compare(result))
         return result
 
     def measure(self, encoder: Encoder, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -7,9 +7,9 @@ import dataclasses
 
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.evals.paired import by_pattern
-from mof_jax.train import display
 
 PAIRS = 15  # of each pattern
 
@@ -65,7 +65,7 @@ def compare(result: Mapping[str, float], name: str = "this model") -> Table:
     rows = [row(f"{r.model} {r.pixels}", r.scores, r.average) for r in REFERENCES]
     rows.append(row(name, by_pattern(result, "image_score"), result["image_score"]))
     low, high = result["image_low"], result["image_high"]
-    table = display.table(f"MMVP-VLM, image score in %; {name}: 95 % interval {low:.1f} to {high:.1f}",
+    table = console.table(f"MMVP-VLM, image score in %; {name}: 95 % interval {low:.1f} to {high:.1f}",
                           ("model", *(key[:3] for key in PATTERNS), "mean"), rows)
     table.box, table.padding = None, (0, 0, 0, 1)  # eleven columns in a line of 80 letters
     return table

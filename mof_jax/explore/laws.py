@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 import numpy as np
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.errors import UserError, lookup
 from mof_jax.scaling import solve, table
 from mof_jax.scaling.fit import fit
@@ -18,7 +19,6 @@ from mof_jax.scaling.plots import LABELS
 from mof_jax.scaling.registry import LAWS
 from mof_jax.scaling.table import Points
 from mof_jax.style import BLUE, GREY, VERMILION, decades, figure, styled
-from mof_jax.train import display
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def intervals(found: Fitted) -> Table:
                          off if i == 0 else "", str(len(f.points)) if i == 0 else ""))
     rows += [(f"{name}: {why}", *[""] * 6) for name, why in found.refused.items()]
     columns = ("law", "parameter", "value", "from", "to", "held out, off by", "points")
-    return display.table("Laws with 95 % intervals", columns, rows)
+    return console.table("Laws with 95 % intervals", columns, rows)
 
 
 @styled

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mof_jax import config as configs
+from mof_jax import console
 from mof_jax.errors import UserError
 from mof_jax.hardware import Throughput, Topology
 from mof_jax.plan.cost import sketch, stages
 from mof_jax.scaling.frontier import cost
 from mof_jax.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, figure, styled
-from mof_jax.train import display
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ def costs(records: Sequence[Mapping[str, Any]], prices: Mapping[str, float]) -> 
         days = hours / record["chips"] / 24
         rows.append((_label(record), f"{record['chips']:,}", f"{record['seconds']:.2f}", f"{record['steps']:,}", f"{days:,.1f}",
                      f"{hours:,.0f}", "–" if dollars is None else f"${dollars:,.0f}", record["limit"]))
-    return display.table("Runs as planned", ("run", "chips", "s a step", "steps", "days", "chip-hours", "dollars", "bound by"),
+    return console.table("Runs as planned", ("run", "chips", "s a step", "steps", "days", "chip-hours", "dollars", "bound by"),
                          rows)
 
 
@@ -128,7 +128,7 @@ def slices(config: str, topologies: Sequence[str], prices: Mapping[str, float], 
         found = cost(flops, Throughput(text, mfu), prices.get(Topology.parse(text).generation))
         dollars = "–" if found.dollars is None else f"${found.dollars:,.0f}"
         rows.append((text, f"{found.chips:,}", f"{found.days:,.1f}", f"{found.chip_hours:,.0f}", dollars))
-    return display.table(f"{_name(config)}: {flops:.3g} FLOP at {mfu:.0%} of the peak",
+    return console.table(f"{_name(config)}: {flops:.3g} FLOP at {mfu:.0%} of the peak",
                          ("slice", "chips", "days", "chip-hours", "dollars"), rows)
 
 

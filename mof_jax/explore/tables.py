@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.explore.runs import ABSENT, Run, differences
-from mof_jax.train import display
 from mof_jax.train.goodput import report
 
 _ALWAYS = ("loss", "examples", "examples_per_s")
@@ -19,7 +19,7 @@ def parameters(run: Run, depth: int = 1) -> Table:
     rows = [(p.name, f"{p.trained:,}", f"{p.frozen:,}", p.lr, p.decay) for p in run.parameters(depth)]
     whole = [sum(p.trained for p in run.parameters(depth)), sum(p.frozen for p in run.parameters(depth))]
     rows.append(("all", *(f"{n:,}" for n in whole), "", ""))
-    return display.table(f"Parameters of {run.name}", ("part", "trained", "frozen", "lr ×", "decay ×"), rows)
+    return console.table(f"Parameters of {run.name}", ("part", "trained", "frozen", "lr ×", "decay ×"), rows)
 
 
 def goodput(run: Run) -> Table:
@@ -30,7 +30,7 @@ def goodput(run: Run) -> Table:
 def evaluations(run: Run) -> Table:
     """The last results of every evaluator."""
     rows = [(key, f"{series.x[-1]:,.0f}", float(series.y[-1])) for key, series in run.evaluations().items()]
-    return display.table(f"Evaluations of {run.name}", ("result", "step", "value"), rows)
+    return console.table(f"Evaluations of {run.name}", ("result", "step", "value"), rows)
 
 
 def compare(runs: Sequence[Run], results: Sequence[str] = ()) -> Table:
@@ -46,7 +46,7 @@ def compare(runs: Sequence[Run], results: Sequence[str] = ()) -> Table:
     rows += [(key, *(f"{numbers[key]:,.4g}" if key in numbers else ABSENT for numbers in last))
              for key in (*_ALWAYS, *(results or evaluated))]
     rows.append(("FLOP a step", *(f"{run.flops_per_step:.3g}" for run in runs)))
-    return display.table("Runs: what differs, and where they ended", ("", *(run.name for run in runs)), rows)
+    return console.table("Runs: what differs, and where they ended", ("", *(run.name for run in runs)), rows)
 
 
 def _short(value: Any) -> str:

@@ -16,12 +16,12 @@ import ml_collections
 from rich.table import Table
 
 from mof_jax import config as configs
+from mof_jax import console
 from mof_jax.mesh import MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, resolve_stages, step_flops
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import display
 from mof_jax.train.optim import Decision, decide
 
 
@@ -114,7 +114,7 @@ def main(paths: list[str]) -> None:
     for path in paths:
         for row in rows(path):
             table.add_row(*row)
-    display.console().print(table)
+    console.stdout().print(table)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.config import digest
 from mof_jax.console import plain
 from mof_jax.hardware import Topology
@@ -16,7 +17,6 @@ from mof_jax.plan.collectives import Collective, axes_of, read
 from mof_jax.plan.program import Compiled, compile_step, state_bytes
 from mof_jax.plan.roofline import Roofline, roofline
 from mof_jax.run import RunConfig
-from mof_jax.train import display
 
 ROOM = 0.05  # of HBM that a plan leaves free: the runtime's own, fragmentation, a library that grows
 
@@ -152,7 +152,7 @@ def show(p: Plan) -> Group:
     if p.sent:
         rows = [(kind, ", ".join(axes) or "-", f"{times:,}", f"{sent / 1e6:,.1f}") for (kind, axes), (times, sent) in
                 p.by_kind().items()]
-        tables.append(display.table("Collectives of a step", ("kind", "across", "times", "MB sent a device"), rows))
+        tables.append(console.table("Collectives of a step", ("kind", "across", "times", "MB sent a device"), rows))
     return Group(*tables)
 
 

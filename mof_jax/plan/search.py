@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Group
 
+from mof_jax import console
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, MeshConfig, abstract_mesh, check_batch, param_shardings
@@ -30,7 +31,6 @@ from mof_jax.plan.roofline import Roofline
 from mof_jax.plan.towers import towers
 from mof_jax.run import Program, Run, RunConfig
 from mof_jax.tasks import TASKS
-from mof_jax.train import display
 from mof_jax.train.state import state_shardings
 
 REMATS = ("none", "dots", "full")
@@ -295,7 +295,7 @@ def show(found: Search) -> Group:
         rows.append((mesh or "one device", ", ".join(map(str, c.policy)), gib(c.needs()), seconds(c.clocks), gib(p.needs),
                      seconds(p.clocks), verdict + (" (as written)" if t is found.written else "")))
     policies = ", ".join(key.removeprefix("model.") for key in found.written.candidate.changes if not key.startswith("mesh."))
-    table = display.table(f"{found.name} on {found.topology}; s: at best, and with nothing hidden; policies: {policies}", (
+    table = console.table(f"{found.name} on {found.topology}; s: at best, and with nothing hidden; policies: {policies}", (
         "mesh", "policies", "GiB by formula", "s", "GiB compiled", "s", ""), rows)
     pruned = "; ".join(f"{n:,} {why}" for why, n in found.pruned.items() if n) or "none"
     lines = [f"Not compiled: {found.left:,} slower by formula or like those. Pruned: {pruned}."]
@@ -305,4 +305,4 @@ def show(found: Search) -> Group:
         lines.append("The config as it is written is the best of them.")
     else:
         lines.append("The best: " + shlex.join(found.overrides(found.best)))
-    return Group(table, *map(display.line, lines))
+    return Group(table, *map(console.line, lines))

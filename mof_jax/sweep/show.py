@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Group
 
+from mof_jax import console
 from mof_jax.hardware import Throughput
 from mof_jax.scaling.frontier import Cost, cost
 from mof_jax.sweep.points import Point, Sweep
-from mof_jax.train import display
 
 
 def total(sweep: Sweep) -> float:
@@ -43,7 +43,7 @@ def show(sweep: Sweep, topology: str | None = None) -> Group:
     else:
         dollars = "" if found.dollars is None else f", ${found.dollars:,.2f}"
         lines.append(f"{found.chip_hours:,.3g} chip-hours of {found.topology} at {found.mfu:.0%} of the peak{dollars}")
-    return Group(display.table("Sweep", head, rows), "\n".join(lines))
+    return Group(console.table("Sweep", head, rows), "\n".join(lines))
 
 
 def telling(sweep: Sweep) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from mof_jax import console
 from mof_jax.data import remote
 from mof_jax.parsing import Malformed, is_count, is_number, parse_object
-from mof_jax.train import display
 from mof_jax.train.metrics import read_lines
 
 KEY, WHEN = "seconds", "unix_time"  # of a line of metrics.jsonl: the ledger so far, and the time of day
@@ -137,4 +137,4 @@ def report(seconds: Mapping[str, float]) -> Table:
     rows = [(KINDS[kind], f"{value:,.1f}", f"{value / total:.1%}")
             for kind, value in sorted(seconds.items(), key=lambda item: -item[1]) if value]
     running = f" of all time, {step / ((total - down) or 1.0):.1%} of the time that a process ran" if down else ""
-    return display.table(f"Goodput {step / total:.1%}{running}", ("time went to", "seconds", "share"), rows)
+    return console.table(f"Goodput {step / total:.1%}{running}", ("time went to", "seconds", "share"), rows)

@@ -8,11 +8,11 @@ import os
 
 import jax
 
+from mof_jax import console
 from mof_jax.claim import Claim, holder
 from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, check_text, parse_object, show
-from mof_jax.train import display
 
 LOCK = "train.lock"
 CHECKPOINTS = "checkpoints"
@@ -49,7 +49,7 @@ def taken(workdir: str) -> Iterator[None]:
         try:
             claim = Claim.take(workdir, LOCK)
         except OSError as error:
-            display.show(f"note: {workdir} cannot be locked ({error.strerror}); two runs there would spoil each other")
+            console.show(f"note: {workdir} cannot be locked ({error.strerror}); two runs there would spoil each other")
         else:
             if claim is None:
                 raise UserError(f"{workdir}: {holder(workdir, LOCK)} trains there; wait for it, or use another work dir")

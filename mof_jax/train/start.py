@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 import numpy as np
 
+from mof_jax import console
 from mof_jax.data import remote
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import Tokenizer
@@ -24,7 +25,7 @@ from mof_jax.interop.source import Source, is_foreign, with_words
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.rules import Rule, user_rules
 from mof_jax.rules import resolve as resolve_rules
-from mof_jax.train import display, place
+from mof_jax.train import place
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.settings import disagreements, settings
 from mof_jax.train.state import TrainState
@@ -135,10 +136,10 @@ def take_params(
     for i, source in enumerate(sources):
         where = "config.init_from" if len(sources) == 1 else f"config.init_from.{i}"
         taken = _take(source, skeleton, shardings, adapt, where)
-        display.show(f"init_from {source.path}: {len(taken)} of {len(skeleton.shapes)} parameters taken")
+        console.show(f"init_from {source.path}: {len(taken)} of {len(skeleton.shapes)} parameters taken")
         params |= taken
     if sources:
-        display.show(f"{len(skeleton.shapes) - len(params)} parameters start fresh")
+        console.show(f"{len(skeleton.shapes) - len(params)} parameters start fresh")
     return params
 
 
@@ -196,13 +197,13 @@ def came_with(
     try:
         FAMILIES[travel["family"]].check(with_words(model, tokenizer))
     except UserError as error:
-        display.show(f"note: the names and files of {path} do not travel with this run ({error})")
+        console.show(f"note: the names and files of {path} do not travel with this run ({error})")
         return None
     plain = lambda value: tuple(value) if isinstance(value, list) else value  # as JSON has it
     others = [f"{key}={value!r}" for key, value in wanted.items() if plain(value) != getattr(preprocess, key)
               and (key != "fill" or preprocess.resize in ("longest", "square"))]
     if others:
-        display.show(f"note: {path} was made for pictures with {', '.join(others)} in config.data")
+        console.show(f"note: {path} was made for pictures with {', '.join(others)} in config.data")
     if tokenizer is not None and (vocabulary or {}).get("sha256") != tokenizer.save()["sha256"]:
         travel = travel | {"files": {name: x for name, x in travel["files"].items() if name not in words.FILES}}
     return travel
@@ -262,7 +263,7 @@ def _account(path: str, skeleton: Skeleton, taken: Mapping[str, tuple[int, ...]]
         missing = [p for p in mine if p not in taken]
         few = lambda names: ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "-"
         rows.append((part, len(there), few(missing), few(changed)))
-    display.show(display.table(path, ("part", "loaded", "missing", "reshaped"), rows))
+    console.show(console.table(path, ("part", "loaded", "missing", "reshaped"), rows))
 
 
 def renamed(path: str, pairs: Sequence[tuple[str, str]], where: str) -> str:
