@@ -15,11 +15,11 @@ from typing import Any, Literal
 from launch.exits import Ending
 from launch.overrides import assignments, dotted, is_plain
 from mof_jax import config as configs
-from mof_jax.data.remote import is_remote, join
 from mof_jax.errors import UserError, nearest
 from mof_jax.hardware import Topology
 from mof_jax.parsing import decode, parse_object
 from mof_jax.ranges import Count, NotNegative, Positive
+from mof_jax.storage import is_remote, join
 
 # docs.cloud.google.com/tpu/docs/runtimes; tpu7x has none, the Cloud TPU API does not offer it.
 RUNTIMES = {"v4": "tpu-ubuntu2204-base", "v5e": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}

@@ -179,18 +179,18 @@ def check_bucket(want: Wanted, host: str) -> tuple[Check, float | None]:
     """Writes, reads and deletes one object; also the bucket's clock minus this one's, seconds, None if it tells no time."""
     import fsspec
 
-    from mof_jax.data import remote
+    from mof_jax import storage
 
-    path = remote.join(want.workdir, f".preflight-{host}-{os.getpid()}")
-    token, patient = os.urandom(1 << 16), remote.Retry(attempts=3)
+    path = storage.join(want.workdir, f".preflight-{host}-{os.getpid()}")
+    token, patient = os.urandom(1 << 16), storage.Retry(attempts=3)
     try:
         start = time.time()
         fs, inner = fsspec.core.url_to_fs(path)
-        if not remote.is_remote(path) or path.startswith(("file:", "local:")):
+        if not storage.is_remote(path) or path.startswith(("file:", "local:")):
             fs.makedirs(os.path.dirname(inner), exist_ok=True)
-        remote.write_atomic(path, [token], retry=patient)
+        storage.write_atomic(path, [token], retry=patient)
         end = time.time()
-        same = remote.read(path, retry=patient) == token
+        same = storage.read(path, retry=patient) == token
         skew = _bucket_skew(fs, inner, start, end)
         fs.rm_file(inner)
     except Exception as error:  # every store has errors of its own

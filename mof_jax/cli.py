@@ -203,9 +203,9 @@ def _add_generate(commands) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     from mof_jax.data import images
-    from mof_jax.data.remote import read
     from mof_jax.decode.sample import SampleConfig
     from mof_jax.restore import restore
+    from mof_jax.storage import read
 
     try:
         sample = SampleConfig(args.temperature, args.top_p, args.top_k, args.seed)

@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 import time
 from typing import Any
 
-from mof_jax import console
+from mof_jax import console, storage
 from mof_jax import evals as evaluators
-from mof_jax.data import remote
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
@@ -32,7 +31,7 @@ def evaluate(
     results: dict[str, dict[str, float]] = {}
     face = None
     while True:
-        done = {line.get("step") for line in read_lines(log)} if follow and remote.exists(log) else set()
+        done = {line.get("step") for line in read_lines(log)} if follow and storage.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
             model = restore(checkpoint, workdir=workdir)
             face = face or model.face
@@ -51,7 +50,7 @@ def evaluate(
 
 def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
     """Paths of the complete checkpoints of a run that are not in `done`, oldest first; none before the run has begun."""
-    if not remote.exists(f"{workdir}/checkpoints"):
+    if not storage.exists(f"{workdir}/checkpoints"):
         return []
     steps = Checkpointer(f"{workdir}/checkpoints", read_only=True).steps()
     return [f"{workdir}/checkpoints/{step}" for step in sorted(steps) if step not in done]
@@ -81,13 +80,13 @@ def run_evaluators(
 def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
     """Whether every evaluator has left its line of this step."""
     log = f"{workdir}/evals.jsonl"
-    done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if remote.exists(log) else set()
+    done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if storage.exists(log) else set()
     return done >= {measure.name for measure in measures}
 
 
 def logged(workdir: str, results: Collection[str], step: int) -> dict[str, dict[str, float]]:
     """What evaluators other than those of `results` have said of a step: a finished run may have been asked by others before."""
     log = f"{workdir}/evals.jsonl"
-    lines = read_lines(log) if remote.exists(log) else []
+    lines = read_lines(log) if storage.exists(log) else []
     return {line["name"]: {key: value for key, value in line.items() if key not in ("step", "name", "version", "time")}
             for line in lines if line.get("step") == step and isinstance(line.get("name"), str) and line["name"] not in results}

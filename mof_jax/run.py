@@ -14,7 +14,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
@@ -164,7 +164,7 @@ class Run:
     def face(self) -> Encoder | Responder:
         """What evaluators ask; bind parameters to it."""
         c = self.config
-        pictures = None if self.workdir and remote.is_remote(self.workdir) else self.workdir  # evaluators draw into folders only
+        pictures = None if self.workdir and storage.is_remote(self.workdir) else self.workdir  # evaluators draw into folders only
         if TASKS[c.task].face == "responder":
             return Responder(c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess,
                              self.tokenizer, c.data.template, c.eval_batch_size, pictures=pictures)

@@ -16,9 +16,8 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import console
+from mof_jax import console, storage
 from mof_jax import evals as evaluators
-from mof_jax.data import remote
 from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.data.tokenizers import load as load_tokenizer
@@ -81,15 +80,15 @@ def train_stages(values: Mapping[str, Any], workdir: str, allow_change: Collecti
     for name, run in resolve_stages(values).items():
         find = lambda section: dataclasses.replace(section, path=stage_path(section.path, stages, workdir, name))
         stages[name] = dataclasses.replace(run, init_from=tuple(map(find, run.init_from)), tokenizer=find(run.tokenizer))
-    if remote.exists(remote.join(workdir, place.CHECKPOINTS)):
+    if storage.exists(storage.join(workdir, place.CHECKPOINTS)):
         raise UserError(f"{workdir}: a run without stages is there; use another work dir")
     allowed = {name: history_of.of_run(allow_change, run) for name, run in stages.items()}
     if unknown := [key for key in allow_change if not any(key in keys for keys in allowed.values())]:
         history_of.check_allowed(unknown, configs.flatten(configs.to_dict(list(stages.values())[-1])))
     done = {name: _done(run, os.path.join(workdir, name), allowed[name]) for name, run in stages.items()}  # or one is refused
-    remote.make_folder(workdir)
+    storage.make_folder(workdir)
     if jax.process_index() == 0:
-        remote.write_atomic(remote.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
+        storage.write_atomic(storage.join(workdir, place.STAGES), [json.dumps({"stages": list(stages)}).encode()])
     results: dict[str, dict[str, float]] = {}
     for name, run in stages.items():
         folder, last = os.path.join(workdir, name), name == list(stages)[-1]
@@ -107,7 +106,7 @@ def _done(run: RunConfig, workdir: str, allow_change: Collection[str]) -> bool:
     Raises:
       UserError: it has, with another config.
     """
-    if not remote.exists(f"{workdir}/checkpoints"):
+    if not storage.exists(f"{workdir}/checkpoints"):
         return False
     reader = Checkpointer(f"{workdir}/checkpoints", read_only=True)
     if (step := reader.newest()) is None:
@@ -148,10 +147,10 @@ def train_one(config: RunConfig, workdir: str, allow_change: Collection[str] = (
     begun = time.perf_counter()
     if config.steps < 1:
         raise UserError("config.steps: 0 steps train nothing; at least 1")
-    if remote.exists(remote.join(workdir, place.STAGES)):
+    if storage.exists(storage.join(workdir, place.STAGES)):
         raise UserError(f"{workdir}: a staged run is there, whose stages have work dirs below it; use another work dir")
     place.check(workdir)
-    remote.make_folder(workdir)
+    storage.make_folder(workdir)
     with place.taken(workdir):
         return _train(config, workdir, allow_change, begun)
 
@@ -316,9 +315,9 @@ def log_run_info(run: Run, pipeline: Pipeline, flops: Mapping[str, float], start
     if jax.process_index() == 0:
         rows = [f"{path}  {run.skeleton.shapes[path].shape}  {'trained' if d.trained else 'frozen'}  lr×{d.lr_factor}  "
                 f"decay×{d.decay}  {run.shardings[path].spec}\n" for path, d in run.decisions.items()]
-        remote.write_atomic(remote.join(run.workdir, "config.json"), [
+        storage.write_atomic(storage.join(run.workdir, "config.json"), [
             json.dumps(configs.to_dict(config) | history_of.written(changes), indent=1).encode()])
-        remote.write_atomic(remote.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
+        storage.write_atomic(storage.join(run.workdir, "parameters.txt"), ["".join(rows).encode()])
     console.show(console.table("Parameters", ("part", "trained", "frozen", "lr ×", "decay ×", "GFLOP/step"),
                                parameter_rows(run.skeleton, run.decisions, flops)))
     console.show(console.table("Data", ("source", "records", "kept", "share"), [

@@ -46,9 +46,8 @@ def add(commands) -> None:
 def fit(args: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and a fit is too small for an accelerator
 
-    from mof_jax import console
+    from mof_jax import console, storage
     from mof_jax.console import plain
-    from mof_jax.data import remote
     from mof_jax.scaling import fit as fits
     from mof_jax.scaling import frontier, plots, report, table
     from mof_jax.scaling.registry import LAWS
@@ -56,7 +55,7 @@ def fit(args: argparse.Namespace) -> None:
     _check(args)
     if args.out:
         plots.check()
-        remote.make_folder(args.out)
+        storage.make_folder(args.out)
     law = lookup(LAWS, args.law, "law")
     if args.plan is not None and law.name not in frontier.WITH_FRONTIER:
         able = ", ".join(frontier.WITH_FRONTIER)

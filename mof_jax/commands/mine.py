@@ -81,10 +81,10 @@ def pairs_of(words: Sequence[str], flag: str) -> dict[str, str]:
 
 def features_at(name: str, where: str, source, out: str, between: Callable[[], None] = lambda: None):
     """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `between` batches may stop it."""
-    from mof_jax.data import remote
+    from mof_jax import storage
     from mof_jax.mining import embed, embeddings
 
-    where = remote.expand(where)
+    where = storage.expand(where)
     if embeddings.is_embeddings(where):
         return embeddings.Embeddings.open(where)
     if source is None:

@@ -59,7 +59,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from mof_jax.data.remote import is_remote
+    from mof_jax.storage import is_remote
 
     if args.dry_run and args.emit:
         raise UserError("--dry-run and --emit exclude each other")

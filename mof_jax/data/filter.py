@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.npy import parse_npy
 from mof_jax.data.record import Record, Source, as_score
 from mof_jax.errors import BadExample, UserError
@@ -121,7 +121,7 @@ def apply(source: Source, config: FilterConfig, cache_dir: str = "") -> Subset:
     digest = configs.digest(dataclasses.replace(config, manifest=""))
     if config.sidecar:
         print_ += "".join(f"+{_version(file)}" for file in _sidecar_files(config.sidecar))
-    folder = os.path.join(cache_dir or remote.default_cache(), "filters")
+    folder = os.path.join(cache_dir or storage.default_cache(), "filters")
     name = hashlib.sha256(f"{digest} {print_}".encode()).hexdigest()[:12]
     path = config.manifest or os.path.join(folder, f"{name}.json")
     indices = _stored(path, digest, print_, len(source))
@@ -146,20 +146,20 @@ def _content(source: Source) -> str:
     if hasattr(source, "content"):
         return source.content
     path = getattr(source, "path", "")
-    return _file_content(path) if path and (remote.is_remote(path) or os.path.isfile(path)) else ""
+    return _file_content(path) if path and (storage.is_remote(path) or os.path.isfile(path)) else ""
 
 
 def _file_content(path: str) -> str:
     """Changes with a file's bytes, whatever its time; of a remote one with its size and version."""
-    if remote.is_remote(path):
-        return remote.fingerprint(path)
-    with remote.open_stream(path) as f:
+    if storage.is_remote(path):
+        return storage.fingerprint(path)
+    with storage.open_stream(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()[:12]
 
 
 def _version(path: str) -> str:
-    remote.size(path)  # says it if there is no such file
-    return remote.fingerprint(path)
+    storage.size(path)  # says it if there is no such file
+    return storage.fingerprint(path)
 
 
 def _sidecar_files(path: str) -> list[str]:
@@ -188,13 +188,13 @@ def _stored(path: str, digest: str, print_: str, of: int) -> Int[np.ndarray, "n"
     Raises:
       UserError: what stands there is no manifest, or not a list of records of a source of `of`.
     """
-    if not remote.exists(path):
+    if not storage.exists(path):
         return None
     try:
-        found = parse_object(remote.read(path))
+        found = parse_object(storage.read(path))
         if (found.get("filter"), found.get("source")) != (digest, print_):
             return None
-        indices = parse_npy(remote.read(path.removesuffix(".json") + ".npy"))
+        indices = parse_npy(storage.read(path.removesuffix(".json") + ".npy"))
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise Malformed(f"its list is {indices.dtype} of shape {indices.shape}")
         if len(indices) != found.get("kept"):
@@ -207,12 +207,12 @@ def _stored(path: str, digest: str, print_: str, of: int) -> Int[np.ndarray, "n"
 
 
 def _store(path: str, indices: Int[np.ndarray, "n"], manifest: dict) -> None:
-    remote.make_folder(path.rpartition("/")[0] or ".")
+    storage.make_folder(path.rpartition("/")[0] or ".")
     out = io.BytesIO()
     np.save(out, indices, allow_pickle=False)
-    remote.write_atomic(path.removesuffix(".json") + ".npy", [out.getvalue()])
+    storage.write_atomic(path.removesuffix(".json") + ".npy", [out.getvalue()])
     text = json.dumps(manifest | {"kept": len(indices)}, indent=1)
-    remote.write_atomic(path, [text.encode()])  # last: a manifest without its list must not exist
+    storage.write_atomic(path, [text.encode()])  # last: a manifest without its list must not exist
 
 
 def _embedded(source: Source, names: Iterable[str]) -> dict[str, Float[np.ndarray, "n"]]:
@@ -279,7 +279,7 @@ def check_sidecar(path: str) -> None:
     if not path.endswith((".jsonl", ".npy")):
         raise UserError(f"{path}: a score sidecar ends in .jsonl or .npy")
     folder = path.rpartition("/")[0] or "."
-    if not remote.is_remote(path) and not os.path.isdir(folder):
+    if not storage.is_remote(path) and not os.path.isdir(folder):
         raise UserError(f"{path}: no such folder {folder!r}; make it first")
 
 
@@ -301,12 +301,12 @@ def write_scores(path: str, ids: Sequence[str], scores: Mapping[str, Sequence[fl
     if path.endswith(".npy"):
         out = io.BytesIO()
         np.save(out, np.stack([np.asarray(c, np.float32) for c in scores.values()], axis=1), allow_pickle=False)
-        remote.write_atomic(path, [out.getvalue()])
+        storage.write_atomic(path, [out.getvalue()])
         names = json.dumps({"ids": list(ids), "names": list(scores)})
-        remote.write_atomic(path.removesuffix(".npy") + ".json", [names.encode()])
+        storage.write_atomic(path.removesuffix(".npy") + ".json", [names.encode()])
     else:
         rows = ({"id": i, "scores": {n: float(c[r]) for n, c in scores.items()}} for r, i in enumerate(ids))
-        remote.write_atomic(path, (json.dumps(row).encode() + b"\n" for row in rows))
+        storage.write_atomic(path, (json.dumps(row).encode() + b"\n" for row in rows))
 
 
 def read_scores(path: str, source: Source) -> dict[str, Float[np.ndarray, "n"]]:
@@ -336,11 +336,11 @@ def read_scores(path: str, source: Source) -> dict[str, Float[np.ndarray, "n"]]:
 def _read_npy(path: str) -> tuple[list[str], dict[str, Float[np.ndarray, "n"]]]:
     beside = path.removesuffix(".npy") + ".json"
     try:
-        table = parse_npy(remote.read(path))
+        table = parse_npy(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: not a score table: {error}") from None
     try:
-        listed = parse_object(remote.read(beside))
+        listed = parse_object(storage.read(beside))
         ids, names = listed.get("ids"), listed.get("names")
         if not isinstance(ids, list) or not isinstance(names, list):
             raise Malformed("needs lists 'ids' and 'names'")
@@ -362,7 +362,7 @@ def _read_npy(path: str) -> tuple[list[str], dict[str, Float[np.ndarray, "n"]]]:
 
 def _read_jsonl(path: str) -> tuple[list[str], dict[str, Float[np.ndarray, "n"]]]:
     ids, rows = [], []
-    for number, line in enumerate(remote.read(path).split(b"\n"), 1):
+    for number, line in enumerate(storage.read(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:

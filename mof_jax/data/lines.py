@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, parse_json
 
@@ -33,10 +33,10 @@ class JsonLines:
         """
         self._path, self._data = path, b""
         self._file, self._state = -1, None
-        if remote.is_remote(path):
-            self._data = remote.read(path)
+        if storage.is_remote(path):
+            self._data = storage.read(path)
         else:
-            remote.size(path)  # says what is wrong
+            storage.size(path)  # says what is wrong
             try:
                 self._file = os.open(path, os.O_RDONLY)
             except OSError as error:

@@ -15,7 +15,7 @@ import re
 import threading
 from typing import NamedTuple
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, check_text, decode, show
 
@@ -76,7 +76,7 @@ def read(path: str, known: Collection[str], how: str, *, case: bool = True, skip
     Raises:
       UserError: no such file, no header with a known column, a name twice, a quote that does not close, another encoding.
     """
-    with remote.open_stream(path) as stream, _long_cells():
+    with storage.open_stream(path) as stream, _long_cells():
         _check_encoding(path, stream)
         lines = _Lines(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
         head = _first(path, lines)

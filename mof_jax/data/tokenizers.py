@@ -32,11 +32,11 @@ import numpy as np
 from mof_jax import config as configs
 from mof_jax.data import vocabularies
 from mof_jax.data.canonical import canonical, tidy
-from mof_jax.data.remote import expand
 from mof_jax.data.vocabulary_bounds import MAX_CONTEXT, MAX_IDS
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, reason
 from mof_jax.ranges import Count, Whole
+from mof_jax.storage import expand
 
 SCHEMA = 1
 CLIP_VOCABULARY = pathlib.Path(__file__).parent / "vocab" / "bpe_simple_vocab_16e6.txt.gz"

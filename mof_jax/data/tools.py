@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mof_jax import config as configs
+from mof_jax import storage
 from mof_jax.console import bar, plain
-from mof_jax.data import images, remote
+from mof_jax.data import images
 from mof_jax.data.filter import record_id, write_scores
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
@@ -53,21 +54,21 @@ def guess(path: str, kind: str = "", **options) -> SourceConfig:
     ending = path.rsplit(".", 1)[-1]
     if ending in endings:
         return SourceConfig(kind=_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
-    if _SHARDED.fullmatch(path) and not remote.exists(path):
+    if _SHARDED.fullmatch(path) and not storage.exists(path):
         return SourceConfig(kind="arrayrecord", path=path, **options)
-    if remote.exists(remote.join(path, "dataset_info.json")):
-        if remote.exists(remote.join(path, "state.json")):
+    if storage.exists(storage.join(path, "dataset_info.json")):
+        if storage.exists(storage.join(path, "state.json")):
             raise UserError(f"{path}: written by save_to_disk of Hugging Face datasets, which is not read here; write the "
                             "pictures to a folder, and their captions to a metadata.jsonl in it")
         return SourceConfig(kind="tfds", path=path, **options)
     for ending, kind in endings.items():
-        if remote.glob(remote.join(path, f"*.{ending}")):
+        if storage.glob(storage.join(path, f"*.{ending}")):
             return SourceConfig(kind=kind, path=path, **options)
-    files = remote.find(path)
+    files = storage.find(path)
     if any(map(is_picture, files)):
         _check_beside(path, files)
         return SourceConfig(kind="folder", path=path, **options)
-    missing = "" if remote.exists(path) else "no such file or folder; "
+    missing = "" if storage.exists(path) else "no such file or folder; "
     raise UserError(
         f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them, of TFDS or of pictures"
     )
@@ -76,7 +77,7 @@ def guess(path: str, kind: str = "", **options) -> SourceConfig:
 def _kind_of_lines(path: str) -> str:
     """`llava`, `obelics` or `mmc4` where the first row of a JSONL is of that form, else `jsonl`."""
     try:
-        with remote.open_stream(path) as f:
+        with storage.open_stream(path) as f:
             row = parse_object(next((line for line in iter(lambda: f.readline(_LONGEST), b"") if line.strip()), b"{}"))
     except (UserError, Malformed):
         return "jsonl"  # which says what is wrong
@@ -87,7 +88,7 @@ def _check_beside(path: str, files: Collection[str]) -> None:
     """Raises `UserError` where captions lie among the pictures: a folder of pictures is read without them."""
     table = next((file for file in files if os.path.basename(file) in TABLES), None)
     if table is not None:
-        raise UserError(f"{path}: {table} below it has captions; give {remote.join(path, table)}, or kind 'folder' (--kind) for "
+        raise UserError(f"{path}: {table} below it has captions; give {storage.join(path, table)}, or kind 'folder' (--kind) for "
                         "the pictures alone")
 
 

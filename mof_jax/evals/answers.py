@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, is_text, parse_object, show
 
@@ -22,8 +22,8 @@ def write_answers(folder: str | None, name: str, rows: Iterable[Mapping[str, Any
     """
     if folder is None or jax.process_index():
         return
-    remote.make_folder(os.path.join(folder, "answers"))
-    remote.write_atomic(os.path.join(folder, "answers", f"{name}.jsonl"), (_line(dict(row)) for row in rows))
+    storage.make_folder(os.path.join(folder, "answers"))
+    storage.write_atomic(os.path.join(folder, "answers", f"{name}.jsonl"), (_line(dict(row)) for row in rows))
 
 
 def _line(row: dict[str, Any]) -> bytes:
@@ -39,7 +39,7 @@ def read_answers(path: str, key: str = "right") -> dict[str, Any]:
       UserError: no such file, or lines without an id or the key, or with an id twice.
     """
     found: dict[str, Any] = {}
-    for number, line in enumerate(remote.read(path).split(b"\n"), 1):
+    for number, line in enumerate(storage.read(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:

@@ -10,7 +10,8 @@ import os
 from jaxtyping import Int
 import numpy as np
 
-from mof_jax.data import embedded, remote
+from mof_jax import storage
+from mof_jax.data import embedded
 from mof_jax.data.record import Record
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError, nearest
@@ -56,7 +57,7 @@ def check_splits(labels: Sequence[str], source: SourceConfig) -> None:
 
 def _too_high(parents: Sequence[str], labels: Sequence[str], source: SourceConfig) -> UserError:
     nested = next(label for label in labels if "/" in label)
-    folders = " or ".join(remote.join(source.path, parent) for parent in parents[:3]) + (" or …" if len(parents) > 3 else "")
+    folders = " or ".join(storage.join(source.path, parent) for parent in parents[:3]) + (" or …" if len(parents) > 3 else "")
     return UserError(f"{source.path}: its classes are folders inside folders ({show(nested)}); give the folder that holds the "
                      f"class folders, {folders}")
 

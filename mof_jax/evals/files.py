@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any, TypeVar
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.keyed import hash64
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
@@ -26,7 +26,7 @@ def read_object(path: str) -> dict[str, Any]:
       UserError: no such file, or something else in it.
     """
     try:
-        found = parse_json(remote.read(path))
+        found = parse_json(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}; download it again") from None
     if not isinstance(found, dict):
@@ -102,7 +102,7 @@ def check_images(root: str, names: Mapping[str, str], source: str) -> None:
     Raises:
       BadExample: naming the record.
     """
-    if remote.is_remote(root):
+    if storage.is_remote(root):
         return
     for record, name in names.items():
         if not os.path.isfile(os.path.join(root, name)):

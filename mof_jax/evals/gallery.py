@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mof_jax.data import images, remote
+from mof_jax import storage
+from mof_jax.data import images
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.encoder import Encoder, records
@@ -57,10 +58,10 @@ class Gallery:
         picture = lambda i: cell(items[pool.rows[i]].image)
         asked_rows = [(captions[q], [(picture(i), pool.right(i, q)) for i in row]) for q, row in zip(asked, pictures)]
         shown_rows = [(picture(q), [(captions[t], pool.right(q, t)) for t in row]) for q, row in zip(shown, texts)]
-        remote.make_folder(encoder.pictures)
+        storage.make_folder(encoder.pictures)
         sheet = io.BytesIO()
         draw(asked_rows, shown_rows, self.k).save(sheet, "PNG")
-        remote.write_atomic(os.path.join(encoder.pictures, f"{self.name}.png"), [sheet.getbuffer()])
+        storage.write_atomic(os.path.join(encoder.pictures, f"{self.name}.png"), [sheet.getbuffer()])
         return {}
 
 

@@ -22,7 +22,8 @@ import os
 import re
 from typing import Any, Literal
 
-from mof_jax.data import images, remote
+from mof_jax import storage
+from mof_jax.data import images
 from mof_jax.data.pairs import PATTERNS, Pair, pattern_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.files import unique
@@ -62,13 +63,13 @@ def read_mmvp(path: str, labels: Labels = "original", patterns: str = "", pairs:
     if labels not in ("original", "corrected"):
         raise UserError(f"labels: {labels!r} is neither 'original' nor 'corrected'")
     parquet = _find_parquet(path)
-    source = parquet or remote.join(path, QUESTIONS)
+    source = parquet or storage.join(path, QUESTIONS)
     rows = _read_parquet(parquet) if parquet else read_csv(source, _MMVP_COLUMNS, _ALIASES)
     check_rows(source, [row["lndex"] for row in rows], "lndex", pairs, _PUBLISHED)
     if parquet:
         pictures = [_embedded(row["image"], source, n) for n, row in enumerate(rows, 1)]
     else:
-        folder = remote.join(path, _MMVP_ROOT)
+        folder = storage.join(path, _MMVP_ROOT)
         pictures = read_pictures(source, {folder: range(1, len(rows) + 1)})
         patterns = patterns or _beside(path, PATTERNS_FILE)
     of = _read_patterns(patterns, len(rows)) if patterns else [""] * len(rows)
@@ -127,9 +128,9 @@ def _find_parquet(path: str) -> str:
     """The parquet file at `path` or in that folder (or its `data`), "" if there is none."""
     if path.endswith(".parquet"):
         return path
-    if remote.exists(remote.join(path, QUESTIONS)):
+    if storage.exists(storage.join(path, QUESTIONS)):
         return ""
-    found = [remote.join(folder, name) for folder in (path, remote.join(path, "data")) for name in names(folder)
+    found = [storage.join(folder, name) for folder in (path, storage.join(path, "data")) for name in names(folder)
              if name.endswith(".parquet")]
     if len(found) == 1:
         return found[0]
@@ -141,7 +142,7 @@ def _read_parquet(path: str) -> list[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
-    data = remote.read(path)
+    data = storage.read(path)
     try:
         table = parquet.read_table(pyarrow.BufferReader(data))
         table = table.rename_columns([_ALIASES.get(name.lower(), name) for name in table.column_names])  # names are UTF-8, or not
@@ -186,8 +187,8 @@ def _read_patterns(path: str, count: int) -> list[str]:
 
 
 def _beside(path: str, name: str) -> str:
-    file = remote.join(path, name)
-    return file if remote.exists(file) else ""
+    file = storage.join(path, name)
+    return file if storage.exists(file) else ""
 
 
 # --- MMVP-VLM -------------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def read_mmvp_vlm(path: str, pairs: int | None = None) -> list[Pair]:
       UserError: files that are missing or incomplete; patterns of different size; 135 pairs that are not nine times 15 in the
         paper's order, by which the authors' script tells patterns apart. BadExample: a row that is wrong, or its picture.
     """
-    source = remote.join(path, QUESTIONS)
+    source = storage.join(path, QUESTIONS)
     rows = read_csv(source, _VLM_COLUMNS, {})
     check_rows(source, [row["Question ID"] for row in rows], "Question ID", pairs, _PUBLISHED_VLM)
     of = [_pattern(source, n, row) for n, row in enumerate(rows, 1)]
@@ -213,13 +214,13 @@ def read_mmvp_vlm(path: str, pairs: int | None = None) -> list[Pair]:
             raise BadExample(source, f"row {n + 2}", f"type {rows[n + 1]['Type']!r}; row {n + 1}, the pair's other half, has "
                              f"{rows[n]['Type']!r}")
     _check_patterns(source, of[::2])
-    root = next((folder for name in _VLM_ROOTS if remote.exists(folder := remote.join(path, name))), None)
+    root = next((folder for name in _VLM_ROOTS if storage.exists(folder := storage.join(path, name))), None)
     if root is None:
         raise UserError(f"{path}: no folder {_VLM_ROOTS[0]!r} (or {_VLM_ROOTS[1]!r}) with the pictures")
-    folders = {pattern_of(name): remote.join(root, name) for name in names(root) if pattern_of(name)}
+    folders = {pattern_of(name): storage.join(root, name) for name in names(root) if pattern_of(name)}
     wanted: dict[str, list[int]] = {}
     for n, pattern in enumerate(of, 1):
-        wanted.setdefault(folders.get(pattern) or remote.join(root, PATTERNS[pattern][1]), []).append(n)
+        wanted.setdefault(folders.get(pattern) or storage.join(root, PATTERNS[pattern][1]), []).append(n)
     pictures = read_pictures(source, wanted, list(folders.values()))
     statements = [row["Statement"].strip() for row in rows]
     return [Pair(str(n // 2 + 1), tuple(pictures[n : n + 2]), statements=tuple(statements[n : n + 2]), pattern=of[n])

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 from typing import Any
 
-from mof_jax.data import images, remote, tables
+from mof_jax import storage
+from mof_jax.data import images, tables
 from mof_jax.errors import BadExample, UserError
 
 _PICTURE = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -67,8 +68,8 @@ def check_rows(path: str, numbers: Sequence[str], column: str, pairs: int | None
 
 def names(folder: str) -> list[str]:
     """What lies in a folder, local or remote; nothing where there is none."""
-    if remote.is_remote(folder):
-        return [found.rstrip("/").rpartition("/")[2] for found in remote.glob(remote.join(folder, "*"))]
+    if storage.is_remote(folder):
+        return [found.rstrip("/").rpartition("/")[2] for found in storage.glob(storage.join(folder, "*"))]
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
@@ -90,7 +91,7 @@ def read_pictures(path: str, wanted: Mapping[str, Sequence[int]], folders: Seque
             if name is None:
                 raise BadExample(path, f"row {n}", f"no picture {n}.jpg or {n}.png in {folder!r}; download the folder again")
             # Not `read_image`: the names are the folder's own, and a download cache links its files to blobs outside.
-            result[n] = remote.read(remote.join(folder, name))
+            result[n] = storage.read(storage.join(folder, name))
             images.decode(result[n], source=path, record=f"row {n} ({name})")
     left = [(folder, name) for folder, found in there.items() for name in found.values()]
     if left:
@@ -116,7 +117,7 @@ def new_folder(folder: str) -> Iterator[str]:
     Raises:
       UserError: something is there already, or the place is remote.
     """
-    if remote.is_remote(folder):
+    if storage.is_remote(folder):
         raise UserError(f"{folder}: write to a local folder and copy that")
     folder = os.path.abspath(folder)
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):

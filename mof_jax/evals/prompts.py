@@ -9,7 +9,7 @@ from typing import Protocol
 from jaxtyping import Float
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, check_text, decode, show
 
@@ -46,7 +46,7 @@ def phrases(templates: Sequence[str]) -> tuple[str, ...]:
             _halves(template, "templates")
         return tuple(templates)
     path = templates[0]
-    if not remote.exists(path):
+    if not storage.exists(path):
         raise UserError(f"templates: {show(path)} has no {{}} for the name, and there is no such file")
     for number, line in (found := lines(path)):
         _halves(line, f"{path} line {number}")
@@ -69,7 +69,7 @@ def lines(path: str) -> list[tuple[int, str]]:
     Raises:
       UserError: no such file, one that is not UTF-8, or holds nothing.
     """
-    data = remote.read(path)
+    data = storage.read(path)
     try:
         found = [(number, line.strip()) for number, line in enumerate(decode(data).split("\n"), 1) if line.strip()]
     except Malformed as error:

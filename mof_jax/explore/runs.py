@@ -13,8 +13,7 @@ from jaxtyping import Float
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import trainer
-from mof_jax.data import remote
+from mof_jax import storage, trainer
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import Malformed, is_count, parse_object, show
 from mof_jax.plan.cost import sketch
@@ -70,11 +69,11 @@ class Run:
           UserError: it has no `config.json` or no `metrics.jsonl`.
         """
         folder = last_stage(workdir.rstrip("/"))
-        values, log = _object(remote.join(folder, "config.json")), remote.join(folder, "evals.jsonl")
+        values, log = _object(storage.join(folder, "config.json")), storage.join(folder, "evals.jsonl")
         changes = history.saved(values)
         values.pop(history.KEY, None)
-        lines = [line for line in read_lines(remote.join(folder, "metrics.jsonl")) if "step" in line]
-        results = [line for line in read_lines(log) if {"step", "name"} <= line.keys()] if remote.exists(log) else []
+        lines = [line for line in read_lines(storage.join(folder, "metrics.jsonl")) if "step" in line]
+        results = [line for line in read_lines(log) if {"step", "name"} <= line.keys()] if storage.exists(log) else []
         return cls(folder, name or folder.rsplit("/", 1)[-1], values, lines, results, changes)
 
     @property
@@ -124,8 +123,8 @@ class Run:
         Raises:
           UserError: no `parameters.txt` in the work dir, or one that is not of a run.
         """
-        path, found = remote.join(self.workdir, "parameters.txt"), {}
-        for number, text in enumerate(remote.read(path).decode(errors="replace").splitlines(), 1):
+        path, found = storage.join(self.workdir, "parameters.txt"), {}
+        for number, text in enumerate(storage.read(path).decode(errors="replace").splitlines(), 1):
             match = _PARAMETER.fullmatch(text)
             if match is None:
                 raise UserError(f"{path} line {number}: not a line that a run writes there")
@@ -183,8 +182,8 @@ def ensure(workdir: str, config: str, assignments: Sequence[str] = ()) -> str:
       The work dir.
     """
     wanted = resolve(configs.override(configs.load(config), assignments))
-    log = remote.join(workdir, "metrics.jsonl")
-    if not remote.exists(log) or max((line.get("step", 0) for line in read_lines(log)), default=0) < wanted.steps:
+    log = storage.join(workdir, "metrics.jsonl")
+    if not storage.exists(log) or max((line.get("step", 0) for line in read_lines(log)), default=0) < wanted.steps:
         trainer.train(wanted, workdir)
     return workdir
 
@@ -219,7 +218,7 @@ def smooth(y: Float[np.ndarray, "points"], weight: float) -> Float[np.ndarray, "
 
 def _object(path: str) -> dict[str, Any]:
     try:
-        return parse_object(remote.read(path))
+        return parse_object(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
 

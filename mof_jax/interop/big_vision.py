@@ -23,7 +23,7 @@ import zlib
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.npy import parse_npy, read_header
 from mof_jax.errors import UserError
 from mof_jax.interop.safetensors import Entry
@@ -166,7 +166,7 @@ def _headers(path: str) -> dict[str, Header]:
     Raises:
       UserError: no zip file, an entry that is no array of floats, or one whose size is not what its header says.
     """
-    size, found = remote.size(path), {}
+    size, found = storage.size(path), {}
     try:
         with zipfile.ZipFile(path) as file:
             if sum(info.file_size for info in file.infolist()) > _UNPACKED * size:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, is_count, parse_object, show
 
@@ -47,14 +47,14 @@ def read_header(path: str) -> dict[str, Entry]:
     Raises:
       UserError: no such file, a header that is no header, or one that does not describe the file exactly.
     """
-    size = remote.size(path)
-    length = int.from_bytes(remote.read(path, 0, 8), "little") if size >= 8 else -1
+    size = storage.size(path)
+    length = int.from_bytes(storage.read(path, 0, 8), "little") if size >= 8 else -1
     if not 2 <= length <= size - 8:
         raise UserError(f"{path}: not a safetensors file, or cut short ({size:,} bytes); fetch it again")
     if length > MAX_HEADER:
         raise UserError(f"{path}: a header of {length:,} bytes; at most {MAX_HEADER:,} are read")
     try:
-        header = parse_object(remote.read(path, 8, 8 + length))
+        header = parse_object(storage.read(path, 8, 8 + length))
     except Malformed as error:
         raise UserError(f"{path}: its safetensors header {error}; fetch the file again") from None
     entries = {name: _entry(path, name, value, 8 + length, size) for name, value in header.items() if name != "__metadata__"}
@@ -75,7 +75,7 @@ def read_tensor(path: str, name: str, entry: Entry) -> np.ndarray:
     Raises:
       UserError: the file has become shorter.
     """
-    data = remote.read(path, entry.start, entry.stop)
+    data = storage.read(path, entry.start, entry.stop)
     if len(data) != entry.stop - entry.start:
         raise UserError(f"{path}: {name} is cut short; the file changed while it was read")
     return np.frombuffer(data, entry.dtype).reshape(entry.shape)
@@ -111,7 +111,7 @@ def write(path: str, tensors: Mapping[str, tuple[Sequence[int], np.dtype]], arra
         if waiting:
             raise ValueError(f"{waiting[-1]}: announced, and not written")
 
-    remote.write_atomic(path, chunks())
+    storage.write_atomic(path, chunks())
 
 
 def _entry(path: str, name: str, value: Any, base: int, size: int) -> Entry:

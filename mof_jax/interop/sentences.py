@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import os
 from typing import Any
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.interop.values import Values
 from mof_jax.interop.weights import read_json
@@ -39,11 +39,11 @@ def pool_of(folder: str) -> str:
     kinds = [(kind, path) for kind, path in _modules(root) if kind != "Normalize"]
     if kinds[:1] != [("Transformer", inside)] or len(kinds) > 2 or (len(kinds) == 2 and kinds[1][0] != "Pooling"):
         named = ", ".join(f"{kind} ({path})" if path else kind for kind, path in kinds)
-        raise UserError(f"{remote.join(root, MODULES)}: modules {show(named, 200)}; a Transformer, a Pooling and a Normalize are "
-                        "built here")
+        raise UserError(f"{storage.join(root, MODULES)}: modules {show(named, 200)}; a Transformer, a Pooling and a Normalize "
+                        "are built here")
     if len(kinds) == 1:
-        raise UserError(f"{remote.join(root, MODULES)}: names no Pooling, so a text has no feature")
-    return _pooling(remote.join(remote.join(root, kinds[1][1]), "config.json"))
+        raise UserError(f"{storage.join(root, MODULES)}: names no Pooling, so a text has no feature")
+    return _pooling(storage.join(storage.join(root, kinds[1][1]), "config.json"))
 
 
 def reading_of(folder: str, positions: int) -> tuple[int, bool]:
@@ -52,8 +52,8 @@ def reading_of(folder: str, positions: int) -> tuple[int, bool]:
     Raises:
       UserError: a key that is not known.
     """
-    path = remote.join(folder, LENGTH)
-    if not remote.exists(path):
+    path = storage.join(folder, LENGTH)
+    if not storage.exists(path):
         return positions, False
     values = Values(read_json(path), path)
     values.only("transformer_task", "feature-extraction")
@@ -82,19 +82,19 @@ def files(pool: str, width: int, length: int) -> dict[str, Any]:
 
 def _root(folder: str) -> tuple[str | None, str]:
     """(folder of modules.json, path of the Transformer in it); a Transformer may lie in a folder of its own."""
-    if remote.exists(remote.join(folder, MODULES)):
+    if storage.exists(storage.join(folder, MODULES)):
         return folder, ""
     parent, name = os.path.split(folder.rstrip("/"))
-    if parent and remote.exists(remote.join(parent, MODULES)) and ("Transformer", name) in _modules(parent):
+    if parent and storage.exists(storage.join(parent, MODULES)) and ("Transformer", name) in _modules(parent):
         return parent, name
     return None, ""
 
 
 def _modules(root: str) -> list[tuple[str, str]]:
     """(class, folder) of each module, in order."""
-    path = remote.join(root, MODULES)
+    path = storage.join(root, MODULES)
     try:
-        found = parse_json(remote.read(path))
+        found = parse_json(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
     modules = []
@@ -125,8 +125,8 @@ def _pooling(path: str) -> str:
 
 def _check_prompts(root: str) -> None:
     """Refuses a prompt that the library puts before every text unasked."""
-    path = remote.join(root, PROMPTS)
-    if not remote.exists(path):
+    path = storage.join(root, PROMPTS)
+    if not storage.exists(path):
         return
     found: dict[str, Any] = read_json(path)
     name, prompts = found.get("default_prompt_name"), found.get("prompts")

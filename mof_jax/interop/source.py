@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import big_vision, preprocess, sentences, words
@@ -70,8 +70,8 @@ class Source:
         weights = BigVision(path) if path.endswith(big_vision.SUFFIX) else None
         family, theirs = _identify(path, folder) if weights is None else (SIGLIP, weights.theirs)
         if family.name == "open_clip" and path == folder:
-            path = remote.join(folder, family.weights_file)
-        config = family.parse(theirs, remote.join(folder, family.config_file))
+            path = storage.join(folder, family.weights_file)
+        config = family.parse(theirs, storage.join(folder, family.config_file))
         try:
             processing, files = _processing(folder, family, theirs, config)
         except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
@@ -130,7 +130,7 @@ def locate(spec: str) -> str:
       UserError: there is no such path, and no such model that could be fetched.
     """
     name = spec.removeprefix(PREFIX)
-    if remote.exists(name):
+    if storage.exists(name):
         return name.rstrip("/")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name):
         raise UserError(f"{spec}: no such file or folder")
@@ -190,40 +190,40 @@ def with_words(config: Any, tokenizer: Tokenizer | None) -> Any:
 
 def _identify(path: str, folder: str) -> tuple[Family, dict[str, Any]]:
     """The family, and the config file as it is. Where a folder has both formats, the one whose weights are there."""
-    both = {name: remote.exists(remote.join(folder, name)) for name in ("config.json", OPEN_CLIP.config_file)}
+    both = {name: storage.exists(storage.join(folder, name)) for name in ("config.json", OPEN_CLIP.config_file)}
     open_clip = path.endswith(OPEN_CLIP.weights_file) or not any(
-        remote.exists(remote.join(folder, name)) for name in ("model.safetensors", "model.safetensors.index.json"))
+        storage.exists(storage.join(folder, name)) for name in ("model.safetensors", "model.safetensors.index.json"))
     if both[OPEN_CLIP.config_file] and (open_clip or not both["config.json"]):
-        return OPEN_CLIP, read_json(remote.join(folder, OPEN_CLIP.config_file))
+        return OPEN_CLIP, read_json(storage.join(folder, OPEN_CLIP.config_file))
     if not both["config.json"]:
-        there = path != folder or any(remote.exists(remote.join(folder, name)) for name in (*WEIGHTS, *PICKLES))
+        there = path != folder or any(storage.exists(storage.join(folder, name)) for name in (*WEIGHTS, *PICKLES))
         found = recognise(Weights.open(path)) if there else None
         if found is not None:
             return found
         raise UserError(f"{folder}: no config.json there; weights alone do not say what model they are of")
-    theirs = read_json(remote.join(folder, "config.json"))
-    return family_of(theirs, remote.join(folder, "config.json")), theirs
+    theirs = read_json(storage.join(folder, "config.json"))
+    return family_of(theirs, storage.join(folder, "config.json")), theirs
 
 
 def _processing(
     folder: str, family: Family, theirs: dict[str, Any], config: Any
 ) -> tuple[Processing | None, dict[str, Any]]:
     """(what becomes of pictures, small files that travel)."""
-    names = [name for name in PROCESSORS if remote.exists(remote.join(folder, name))]
-    files = {name: read_json(remote.join(folder, name)) for name in names} | words.read_kept(folder)
+    names = [name for name in PROCESSORS if storage.exists(storage.join(folder, name))]
+    files = {name: read_json(storage.join(folder, name)) for name in names} | words.read_kept(folder)
     if family.name == "open_clip":
         size = config.image.image_size
         cfg = theirs.get("preprocess_cfg")
-        where = remote.join(folder, OPEN_CLIP.config_file)
+        where = storage.join(folder, OPEN_CLIP.config_file)
         return preprocess.read_open_clip({} if cfg is None else cfg, size, where), files
     tower = eyes(config)
     if tower is None:
         return None, files
     if family.name == "timm":
-        return timm.read_processing(theirs, tower.image_size, remote.join(folder, family.config_file)), files
+        return timm.read_processing(theirs, tower.image_size, storage.join(folder, family.config_file)), files
     for name in PROCESSORS:
         if name in files and (name == PROCESSORS[0] or files[name].get("image_processor") is not None):
-            return preprocess.read_hf(files[name], remote.join(folder, name), family.name), files
+            return preprocess.read_hf(files[name], storage.join(folder, name), family.name), files
     mean, std = {"dinov2": _IMAGENET, "siglip": _HALF, "vit": _HALF}.get(family.name, (tower.mean, tower.std))
     resize = "squash" if family.name == "siglip" else "crop"
     note = "no preprocessor_config.json beside it: pictures are prepared as its family does by default"

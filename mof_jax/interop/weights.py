@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError, nearest
 from mof_jax.interop import pickles, safetensors
 from mof_jax.interop.safetensors import Entry
@@ -46,13 +46,13 @@ class Weights:
         if path.endswith(".safetensors"):
             return cls(path, {name: (path, entry) for name, entry in safetensors.read_header(path).items()})
         for name in WEIGHTS:
-            for found in (remote.join(path, name), remote.join(path, f"{name}.index.json")):
-                if remote.exists(found):
+            for found in (storage.join(path, name), storage.join(path, f"{name}.index.json")):
+                if storage.exists(found):
                     return cls.open(found)
         for name in PICKLES:
-            if remote.exists(remote.join(path, name)):
-                return cls.open(remote.join(path, name))
-        if remote.exists(remote.join(path, "pytorch_model.bin.index.json")):
+            if storage.exists(storage.join(path, name)):
+                return cls.open(storage.join(path, name))
+        if storage.exists(storage.join(path, "pytorch_model.bin.index.json")):
             raise UserError(f"{path}: holds pickled weights in shards, which are not read; save them as safetensors "
                             "(`model.save_pretrained(DIR)` of transformers does)")
         raise UserError(f"{path}: no weights there (none of {', '.join(WEIGHTS)})")
@@ -118,11 +118,11 @@ def save(
     stem = name.removesuffix(".safetensors")
     files = [name] if count == 1 else [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
     for file, shard in zip(files, shards):
-        safetensors.write(remote.join(folder, file), shard, (next(stream) for _ in shard))
+        safetensors.write(storage.join(folder, file), shard, (next(stream) for _ in shard))
     if count > 1:
         index = {"metadata": {"total_size": sum(map(size, tensors.values()))},
                  "weight_map": {key: file for file, shard in zip(files, shards) for key in shard}}
-        remote.write_atomic(remote.join(folder, f"{name}.index.json"), [json.dumps(index, indent=1).encode()])
+        storage.write_atomic(storage.join(folder, f"{name}.index.json"), [json.dumps(index, indent=1).encode()])
     return files
 
 
@@ -132,10 +132,10 @@ def read_json(path: str) -> dict[str, Any]:
     Raises:
       UserError: missing, too large, no JSON object, or one with text that could not be written down again.
     """
-    if remote.size(path) > MAX_JSON:
-        raise UserError(f"{path}: {remote.size(path):,} bytes, too large")
+    if storage.size(path) > MAX_JSON:
+        raise UserError(f"{path}: {storage.size(path):,} bytes, too large")
     try:
-        data = remote.read(path)
+        data = storage.read(path)
         found = parse_object(data)
         if b"\\ud" in data.lower():
             check_text(json.dumps(found, ensure_ascii=False))
@@ -154,7 +154,7 @@ def _sharded(index: str) -> dict[str, tuple[str, Entry]]:
         if os.path.basename(file) != file or "\\" in file or "\0" in file or not file.endswith(".safetensors"):
             raise UserError(f"{index}: {file[:200]!r} is not the name of a .safetensors file beside it")
     folder = index.rpartition("/")[0] or "."
-    headers = {file: safetensors.read_header(remote.join(folder, file)) for file in dict.fromkeys(placed.values())}
+    headers = {file: safetensors.read_header(storage.join(folder, file)) for file in dict.fromkeys(placed.values())}
     for name, file in placed.items():
         if name not in headers[file]:
             raise UserError(f"{index}: says that {name} is in {file}, which lacks it; index and shards do not belong together")
@@ -163,4 +163,4 @@ def _sharded(index: str) -> dict[str, tuple[str, Entry]]:
             if placed.get(name) != file:
                 says = f"puts into {placed[name]}" if name in placed else "lacks"
                 raise UserError(f"{index}: {file} holds {name}, which the index {says}")
-    return {name: (remote.join(folder, file), headers[file][name]) for name, file in placed.items()}
+    return {name: (storage.join(folder, file), headers[file][name]) for name, file in placed.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, make
 from mof_jax.data.vocabularies import CLIP_PATTERN
 from mof_jax.errors import UserError
@@ -40,15 +40,15 @@ def read_tokenizer(folder: str, family: str, config: Any, theirs: Mapping[str, A
     """
     text = getattr(config, "text", None)
     context = {} if text is None else {"context_length": _context(folder, family, text.context_length)}
-    given = {name: remote.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
-    found = {name: path for name, path in given.items() if remote.exists(path)}
+    given = {name: storage.join(folder, name) for name in ("tokenizer.json", "spiece.model", "tokenizer.model")}
+    found = {name: path for name, path in given.items() if storage.exists(path)}
     if family == "bert":
         return _bert(folder, found.get("tokenizer.json"), **context)
     if family == "siglip" and "spiece.model" in found:
         return make(TokenizerConfig(kind="sentencepiece", path=found["spiece.model"], pieces="transformers", **context))
     clip = family in ("clip", "open_clip") and text.vocab_size == _CLIP_VOCABULARY
     if family == "open_clip":
-        named = _of_open_clip(theirs or {}, remote.join(folder, "open_clip_config.json"))
+        named = _of_open_clip(theirs or {}, storage.join(folder, "open_clip_config.json"))
         if named and "tokenizer.json" not in found:
             raise UserError(f"{folder}: its words are those of {show(named)} (hf_tokenizer_name), and there is no "
                             "tokenizer.json; save that tokenizer there")
@@ -74,8 +74,8 @@ def _context(folder: str, family: str, positions: int) -> int:
     Raises:
       UserError: texts that are padded or cut in front, or not lower-cased where the family's are.
     """
-    path = remote.join(folder, CONFIG)
-    if family == "open_clip" or not remote.exists(path):  # OpenCLIP's own config says it
+    path = storage.join(folder, CONFIG)
+    if family == "open_clip" or not storage.exists(path):  # OpenCLIP's own config says it
         return positions
     values = Values(read_json(path), path)
     if values.get("tokenizer_class") in _LEFT and values.get("padding_side") is None:
@@ -110,7 +110,7 @@ def _of_open_clip(theirs: Mapping[str, Any], where: str) -> str | None:
 
 def _bert(folder: str, path: str | None, context_length: int) -> Tokenizer | None:
     """BERT's, cut where sentence-transformers or the library would cut."""
-    named = read_json(remote.join(folder, CONFIG)) if remote.exists(remote.join(folder, CONFIG)) else {}
+    named = read_json(storage.join(folder, CONFIG)) if storage.exists(storage.join(folder, CONFIG)) else {}
     limit, lower = sentences.reading_of(folder, context_length)
     if path is None:
         return None
@@ -118,10 +118,10 @@ def _bert(folder: str, path: str | None, context_length: int) -> Tokenizer | Non
     for key, inner in _BERT_NORMALISER.items():  # the library's class makes the file's rules anew by these
         if isinstance(normaliser, Mapping) and normaliser.get("type") == "BertNormalizer" and key in named:
             if named[key] != normaliser.get(inner):
-                raise UserError(f"{remote.join(folder, CONFIG)}: {key} {show(named[key])} goes against the normalizer of "
+                raise UserError(f"{storage.join(folder, CONFIG)}: {key} {show(named[key])} goes against the normalizer of "
                                 f"tokenizer.json ({inner} {show(normaliser.get(inner))}); save the tokenizer anew")
     if lower and not _lowers(normaliser):
-        raise UserError(f"{remote.join(folder, sentences.LENGTH)}: do_lower_case True, and tokenizer.json tells cases apart; "
+        raise UserError(f"{storage.join(folder, sentences.LENGTH)}: do_lower_case True, and tokenizer.json tells cases apart; "
                         "write false there and lower-case the texts before")
     tokenizer = _padded(make(TokenizerConfig(kind="hf", path=path, pieces="transformers", context_length=limit)), folder)
     if tokenizer.pad_id == tokenizer.end_id:
@@ -145,8 +145,8 @@ _BERT_NORMALISER = {
 
 def _check_clip(folder: str) -> None:
     """Refuses a vocabulary of 49,408 entries that is not CLIP's own, in the older files."""
-    path = remote.join(folder, "vocab.json")
-    if remote.exists(path) and read_json(path) != clip_model()["vocab"]:
+    path = storage.join(folder, "vocab.json")
+    if storage.exists(path) and read_json(path) != clip_model()["vocab"]:
         raise UserError(f"{path}: another vocabulary than CLIP's own; save its tokenizer.json beside it "
                         "(`AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`)")
 
@@ -251,11 +251,11 @@ def read_kept(folder: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name in FILES:
-        path = remote.join(folder, name)
-        if not remote.exists(path):
+        path = storage.join(folder, name)
+        if not storage.exists(path):
             continue
         try:
-            found[name] = read_json(path) if name.endswith(".json") else decode(remote.read(path))
+            found[name] = read_json(path) if name.endswith(".json") else decode(storage.read(path))
         except Malformed as error:
             raise UserError(f"{path}: {error}") from None
     return found
@@ -264,8 +264,8 @@ def read_kept(folder: str) -> dict[str, Any]:
 def _padded(tokenizer: Tokenizer, folder: str) -> Tokenizer:
     """With the padding token that `tokenizer_config.json` names, or else the older file beside it, if they name one."""
     for name in (CONFIG, "special_tokens_map.json"):
-        path = remote.join(folder, name)
-        pad = read_json(path).get("pad_token") if remote.exists(path) else None
+        path = storage.join(folder, name)
+        pad = read_json(path).get("pad_token") if storage.exists(path) else None
         word = pad.get("content") if isinstance(pad, dict) else pad
         token = tokenizer.token_id(word) if is_text(word) else None
         if token is not None:

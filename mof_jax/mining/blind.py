@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, batch_shards, make_mesh
 from mof_jax.mining import cost, report
@@ -146,7 +146,7 @@ def check_out(out: str) -> None:
     Raises:
       UserError: not a local `.parquet` file, there already, or in no folder.
     """
-    if remote.is_remote(out) or not out.endswith(".parquet"):
+    if storage.is_remote(out) or not out.endswith(".parquet"):
         raise UserError(f"{out}: pairs go to a local .parquet file")
     if os.path.exists(out):
         raise UserError(f"{out}: exists already; give another name or delete it")

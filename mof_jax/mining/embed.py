@@ -24,8 +24,8 @@ import ml_dtypes
 import numpy as np
 from rich.console import Console
 
+from mof_jax import storage
 from mof_jax.console import bar
-from mof_jax.data import remote
 from mof_jax.data.filter import record_id, source_fingerprint
 from mof_jax.data.record import Record, Source
 from mof_jax.errors import BadExample, UserError
@@ -65,9 +65,9 @@ def embed(
     if _stands(folder, plan):
         return Embeddings.open(folder)
     files = list(zip(names(plan, "features"), names(plan, "records")))
-    missing = [i for i, pair in enumerate(files) if not all(remote.exists(remote.join(folder, file)) for file in pair)]
+    missing = [i for i, pair in enumerate(files) if not all(storage.exists(storage.join(folder, file)) for file in pair)]
     _together("embed: begin")  # nobody writes before everybody has looked
-    if jax.process_index() == 0 and not remote.exists(remote.join(folder, MANIFEST)):
+    if jax.process_index() == 0 and not storage.exists(storage.join(folder, MANIFEST)):
         _write(folder, MANIFEST, _text(plan | {"complete": False, "name": source.name}))
     console = console or Console(stderr=True)
     with bar(console=console, transient=True, disable=jax.process_index() > 0) as progress:
@@ -88,16 +88,16 @@ def embed(
 
 def _stands(folder: str, plan: dict[str, Any]) -> bool:
     """Whether the folder is complete already; refuses one that was made from something else."""
-    path = remote.join(folder, MANIFEST)
-    if not remote.exists(path):
-        if not remote.is_remote(folder):
+    path = storage.join(folder, MANIFEST)
+    if not storage.exists(path):
+        if not storage.is_remote(folder):
             if os.path.isdir(folder) and not all(file.endswith(".part") for file in os.listdir(folder)):
                 raise UserError(f"{folder}: not empty, and no embeddings ({MANIFEST}); give a new folder")
             if jax.process_index() == 0:
-                remote.make_folder(folder)
+                storage.make_folder(folder)
         return False
     try:
-        found = parse_object(remote.read(path))
+        found = parse_object(storage.read(path))
         if missing := {"complete", *_SAME} - found.keys():
             raise Malformed(f"it has no {min(missing)!r}")
         if not isinstance(found["complete"], bool):
@@ -167,7 +167,7 @@ def _complete(folder: str, plan: dict[str, Any], files: Sequence[tuple[str, str]
     """`valid.npy` and the final manifest."""
     valid, examples, checks = np.ones(plan["count"], bool), [], []
     for i, (_, records) in enumerate(files):
-        about = _about(remote.join(folder, records), min(plan["shard"], plan["count"] - i * plan["shard"]))
+        about = _about(storage.join(folder, records), min(plan["shard"], plan["count"] - i * plan["shard"]))
         checks.append(about["crc32"])
         for n, reason in about["bad"]:
             valid[i * plan["shard"] + n] = False
@@ -193,7 +193,7 @@ def _about(path: str, rows: int) -> dict[str, Any]:
       UserError: something else.
     """
     try:
-        found = parse_object(remote.read(path))
+        found = parse_object(storage.read(path))
         ids, bad, shape = found.get("ids"), found.get("bad"), found.get("row_shape")
         if not isinstance(ids, list) or len(ids) != rows or not all(map(is_text, ids)):
             raise Malformed(f"'ids' is no list of {rows} texts")
@@ -244,4 +244,4 @@ def _text(value: dict[str, Any], indent: int | None = 1) -> bytes:
 
 
 def _write(folder: str, file: str, data: bytes) -> None:
-    remote.write_atomic(remote.join(folder, file), [data])
+    storage.write_atomic(storage.join(folder, file), [data])

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 import ml_dtypes
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.npy import read_header
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, is_count, is_text, kind, parse_object, show
@@ -80,7 +80,7 @@ class Embeddings:
             return None if self._ids is None else list(self._ids)
         found: list[str] = []
         for file in names(self.manifest, "records"):
-            path = remote.join(self.path, file)
+            path = storage.join(self.path, file)
             ids = _json(path).get("ids")
             if not isinstance(ids, list) or not all(map(is_text, ids)):
                 raise UserError(f"{path}: 'ids' is no list of texts; delete the folder and embed again")
@@ -120,9 +120,9 @@ def names(manifest: dict[str, Any], what: str) -> list[str]:
 
 
 def _open_folder(cls: type[Embeddings], path: str) -> Embeddings:
-    if not remote.exists(remote.join(path, MANIFEST)):
+    if not storage.exists(storage.join(path, MANIFEST)):
         raise UserError(f"{path}: no embeddings there (no {MANIFEST}); give a folder made by `mof data embed`, or a .npy file")
-    manifest = _json(remote.join(path, MANIFEST))
+    manifest = _json(storage.join(path, MANIFEST))
     try:
         row_shape, fingerprint = _check(manifest)
     except Malformed as error:
@@ -133,13 +133,13 @@ def _open_folder(cls: type[Embeddings], path: str) -> Embeddings:
     stored = "uint16" if manifest["dtype"] == "bfloat16" else manifest["dtype"]
     shards = []
     for i, file in enumerate(files):
-        rows = map_npy(remote.join(path, file))
+        rows = map_npy(storage.join(path, file))
         wanted = (min(manifest["shard"], manifest["count"] - i * manifest["shard"]), *row_shape)
         if rows.dtype.name != stored or rows.shape != wanted:
             raise UserError(f"{path}/{file}: {rows.dtype.name} of shape {rows.shape}, the manifest says {stored} of {wanted}; "
                             "delete the file and embed again")
         shards.append(rows)
-    valid = np.array(map_npy(remote.join(path, VALID)))
+    valid = np.array(map_npy(storage.join(path, VALID)))
     if valid.dtype != bool or valid.shape != (manifest["count"],):
         raise UserError(f"{path}/{VALID}: {valid.dtype} of shape {valid.shape}, expected one bool a row")
     return cls(path, shards, manifest["dtype"], valid, fingerprint, manifest)
@@ -176,8 +176,8 @@ def map_npy(path: str) -> np.ndarray:
     Raises:
       UserError: missing, malformed, an array of Python objects, or of another length than its header says.
     """
-    path = remote.local_copy(path)
-    size = remote.size(path)
+    path = storage.local_copy(path)
+    size = storage.size(path)
     try:
         with open(path, "rb") as f:
             shape, fortran, dtype = read_header(f)
@@ -197,7 +197,7 @@ def map_npy(path: str) -> np.ndarray:
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        return parse_object(remote.read(path))
+        return parse_object(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -211,4 +211,4 @@ def _sampled_digest(rows: np.ndarray) -> str:
 
 def is_embeddings(path: str) -> bool:
     """Whether `path` looks like stored embeddings rather than a checkpoint."""
-    return path.endswith(".npy") or os.path.basename(path) == MANIFEST or remote.exists(remote.join(path, MANIFEST))
+    return path.endswith(".npy") or os.path.basename(path) == MANIFEST or storage.exists(storage.join(path, MANIFEST))

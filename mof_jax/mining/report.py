@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from rich.table import Table
 
+from mof_jax import storage
 from mof_jax.console import plain
-from mof_jax.data import remote
 from mof_jax.data.contact import comparison_sheet
 from mof_jax.data.record import Source
 from mof_jax.errors import BadExample, UserError, nearest
@@ -65,7 +65,7 @@ def write(
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise UserError(f"{path}: {remote.failure(error)}") from None
+        raise UserError(f"{path}: {storage.failure(error)}") from None
 
 
 def _write(path: str, columns: list, chosen: Callable[[], Iterator[Pairs]], ids: Sequence[str] | None, features: Sequence[str],

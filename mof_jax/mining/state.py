@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Float, Int
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, parse_json, reason
 
@@ -40,14 +40,14 @@ class State:
         path = os.path.join(folder, _PLAN)
         if os.path.exists(path):
             try:
-                found = parse_json(remote.read(path))
+                found = parse_json(storage.read(path))
             except Malformed as error:
                 raise UserError(f"{path}: {error}; delete {folder} to start anew") from None
             if found != fingerprint:
                 raise UserError(f"{folder}: an unfinished run with other features, rules or sizes; repeat that one, or delete it")
         elif jax.process_index() == 0:
-            remote.make_folder(folder)
-            remote.write_atomic(path, [json.dumps(fingerprint).encode()])
+            storage.make_folder(folder)
+            storage.write_atomic(path, [json.dumps(fingerprint).encode()])
 
     def done(self, row: int) -> bool:
         """Whether a row is finished."""
@@ -58,7 +58,7 @@ class State:
         if jax.process_index() == 0:
             out = io.BytesIO()
             np.savez(out, i=pairs.i, j=pairs.j, cosines=pairs.cosines)
-            remote.write_atomic(self._file(row), [out.getvalue()])
+            storage.write_atomic(self._file(row), [out.getvalue()])
 
     def load(self, row: int) -> Pairs:
         """A finished row.

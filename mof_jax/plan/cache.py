@@ -13,7 +13,7 @@ import zlib
 
 import jax
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.hardware import Topology
 from mof_jax.parsing import Malformed, parse_object
 
@@ -48,5 +48,5 @@ def cached(key: str, compute: Callable[[], dict[str, Any]], folder: str | None =
     except (OSError, EOFError, Malformed, zlib.error):
         found = compute()
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    remote.write_atomic(path, [gzip.compress(json.dumps(found).encode())])
+    storage.write_atomic(path, [gzip.compress(json.dumps(found).encode())])
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError, lookup
 from mof_jax.hardware import Throughput, Topology
 from mof_jax.parsing import Malformed, is_number, is_text, parse_json, show
@@ -19,7 +19,7 @@ def read(path: str) -> list[Record]:
     Raises:
       UserError: no such file, none in it, or a line that is damaged.
     """
-    lines = remote.read(path).split(b"\n")  # not by `splitlines`, which ends a line at letters that JSON may hold
+    lines = storage.read(path).split(b"\n")  # not by `splitlines`, which ends a line at letters that JSON may hold
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

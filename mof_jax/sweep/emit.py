@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import json
 import os
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.sweep.points import Point, Sweep
 
 
@@ -29,5 +29,5 @@ def emit(sweep: Sweep, spec: str, path: str) -> list[str]:
 
 def _write(points: Sequence[Point], spec: str, path: str) -> str:
     lines = [json.dumps({"id": point.id, "config": spec, "overrides": point.overrides}) + "\n" for point in points]
-    remote.write_atomic(path, ["".join(lines).encode()])
+    storage.write_atomic(path, ["".join(lines).encode()])
     return path

@@ -12,7 +12,7 @@ import json
 import os
 from typing import Any
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError, nearest
 from mof_jax.evals import build
 from mof_jax.parsing import Malformed, parse_object
@@ -43,7 +43,7 @@ def read_summary(workdir: str) -> dict[str, Any] | None:
     if not os.path.exists(path):
         return None
     try:
-        return parse_object(remote.read(path))
+        return parse_object(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}; delete it, and the run is finished again") from None
 
@@ -129,4 +129,4 @@ def write(sweep: Sweep, records: Mapping[str, Record], folder: str, loss: str | 
     """Writes `points.csv` in one piece; nothing before the first point is settled."""
     found = rows(sweep, records, folder, loss)
     if found:
-        remote.write_atomic(os.path.join(folder, NAME), [to_csv(found).encode()])
+        storage.write_atomic(os.path.join(folder, NAME), [to_csv(found).encode()])

@@ -23,7 +23,7 @@ from jaxtyping import Array
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import is_count
 from mof_jax.ranges import Count, Whole
@@ -72,15 +72,15 @@ class Checkpointer:
     def __init__(self, directory: str, config: CheckpointConfig = CheckpointConfig(), *, read_only: bool = False):
         if not read_only:
             place.check(directory)
-        self.directory = directory if remote.is_remote(directory) else os.path.abspath(directory)
-        if read_only and not remote.exists(directory):
+        self.directory = directory if storage.is_remote(directory) else os.path.abspath(directory)
+        if read_only and not storage.exists(directory):
             raise UserError(f"{directory}: no such checkpoint directory")
         # What to keep is our choice: Orbax would count an empty folder as the newest step and delete a whole one for it.
         self._options = ocp.CheckpointManagerOptions(read_only=True) if read_only else ocp.CheckpointManagerOptions(
             create=True, enable_async_checkpointing=config.asynchronous,
             cleanup_tmp_directories=jax.process_count() == 1)  # what a kill left half-written
         self._config = config
-        with remote.explained(directory):
+        with storage.explained(directory):
             self._opened: ocp.CheckpointManager | None = self._open()
         self._pending: int | None = None
         self._whole: int | None = None  # the newest step that was seen whole
@@ -152,7 +152,7 @@ class Checkpointer:
             if reason := manifest.damage(folder, found, lambda names: [name for name in names if name.startswith("meta/")]):
                 return reason
             self.meta(step)
-        except remote.Unavailable:
+        except storage.Unavailable:
             raise
         except Damaged as error:  # sealed anew after an edit
             return str(error).removeprefix(f"{folder}: ").removesuffix("; take another step")
@@ -172,12 +172,12 @@ class Checkpointer:
         """The JSON part of a checkpoint."""
         where = f"{self.directory}/{step}"
         try:
-            with remote.explained(where):
+            with storage.explained(where):
                 found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         except UserError:
             raise
         except Exception as error:  # Orbax's, of many kinds
-            raise Damaged(f"{where}: its meta cannot be read: {remote.reason(error)}; take another step") from None
+            raise Damaged(f"{where}: its meta cannot be read: {storage.reason(error)}; take another step") from None
         return _meta(found, where)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
@@ -196,7 +196,7 @@ class Checkpointer:
                 meta = self.meta(candidate)
                 _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
                 args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                with remote.explained(f"{self.directory}/{candidate}"):
+                with storage.explained(f"{self.directory}/{candidate}"):
                     state = self._manager.restore(candidate, args=args).state
             except Damaged as error:
                 self._pass_over(candidate, str(error))
@@ -204,7 +204,7 @@ class Checkpointer:
             except UserError:
                 raise
             except Exception as error:  # Orbax wraps what it met while reading in plain Exceptions
-                self._pass_over(candidate, remote.reason(error))
+                self._pass_over(candidate, storage.reason(error))
                 continue
             prints = jax.device_get(fingerprints(state))
             wrong = [name for name, value in prints.items() if int(value) != meta["fingerprints"].get(name)]
@@ -242,12 +242,12 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
             wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True))
         handlers, options = {"state": ocp.PyTreeCheckpointHandler()}, ocp.CheckpointManagerOptions(read_only=True)
-        with remote.explained(self.directory), \
+        with storage.explained(self.directory), \
                 ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options) as reader:
             try:
                 state = reader.restore(step, args=args).state
             except Exception as error:  # as in `restore`
-                raise UserError(f"{self.directory}/{step}: cannot be read: {remote.reason(error)}; take another step") from None
+                raise UserError(f"{self.directory}/{step}: cannot be read: {storage.reason(error)}; take another step") from None
         for part in wanted:
             for path, x in state[part].items():
                 if isinstance(x, jax.ShapeDtypeStruct):
@@ -285,7 +285,7 @@ class Checkpointer:
     def _manager(self) -> ocp.CheckpointManager:
         """Orbax's: a new one if the last has been let go."""
         if self._opened is None:
-            with remote.explained(self.directory):
+            with storage.explained(self.directory):
                 self._opened = self._open()
         return self._opened
 
@@ -300,7 +300,7 @@ class Checkpointer:
                 opened.close()
 
     def _all_steps(self) -> list[int]:
-        with remote.explained(self.directory):
+        with storage.explained(self.directory):
             self._manager.reload()
             return sorted(self._manager.all_steps(), reverse=True)
 
@@ -336,7 +336,7 @@ class Checkpointer:
             return True
         try:
             return self.meta(step)["schema"] < 2
-        except remote.Unavailable:
+        except storage.Unavailable:
             raise
         except Exception:  # Orbax's, of many kinds
             return False
@@ -352,7 +352,7 @@ class Checkpointer:
         return epath.Path(self.directory) / str(step)
 
     def _holds(self, step: int, name: str) -> bool:
-        return remote.exists(remote.join(self.directory, str(step), name))
+        return storage.exists(storage.join(self.directory, str(step), name))
 
     def _pass_over(self, step: int, reason: str) -> None:
         if jax.process_index() == 0 and (step, reason) not in self._told:
@@ -364,7 +364,7 @@ class Checkpointer:
         try:
             action()
         except Exception as error:  # Orbax re-raises whatever its writers met: OSError, ValueError, XlaRuntimeError
-            reason = remote.failure(error)
+            reason = storage.failure(error)
             if not reason:
                 raise
             self._let_go()
@@ -377,7 +377,7 @@ class Checkpointer:
         """The newest whole step but the one being saved; what was seen last if the store does not even say that."""
         try:
             return next((step for step in self.steps() if step != self._pending), None)
-        except remote.Unavailable:
+        except storage.Unavailable:
             return self._whole
 
 

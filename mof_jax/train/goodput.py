@@ -10,8 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mof_jax import console
-from mof_jax.data import remote
+from mof_jax import console, storage
 from mof_jax.parsing import Malformed, is_count, is_number, parse_object
 from mof_jax.train.metrics import read_lines
 
@@ -92,7 +91,7 @@ class Ledger:
 
     def end(self, workdir: str, step: int) -> None:
         """Leaves word for the next process: this one ends, its last step was `step`."""
-        remote.write_atomic(remote.join(workdir, ENDED), [json.dumps({"step": step, **self.line()}).encode()])
+        storage.write_atomic(storage.join(workdir, ENDED), [json.dumps({"step": step, **self.line()}).encode()])
 
     def _settle(self, kind: str) -> None:
         now = time.perf_counter()
@@ -103,11 +102,11 @@ class Ledger:
 def lines(workdir: str) -> list[dict[str, Any]]:
     """What a run has logged so far, empty for nothing: its lines of metrics and, at its place among them, how the process that
     ended last without being killed left it. A word of that process that cannot be read is as good as none."""
-    log, word = remote.join(workdir, "metrics.jsonl"), remote.join(workdir, ENDED)
-    found = read_lines(log) if remote.exists(log) else []
-    if found and remote.exists(word):
+    log, word = storage.join(workdir, "metrics.jsonl"), storage.join(workdir, ENDED)
+    found = read_lines(log) if storage.exists(log) else []
+    if found and storage.exists(word):
         with contextlib.suppress(Malformed, KeyError):
-            ended = parse_object(remote.read(word))
+            ended = parse_object(storage.read(word))
             if is_count(ended["step"]) and is_number(ended[WHEN]) and ledger_of(ended):
                 later = (i for i, line in enumerate(found) if is_number(line.get(WHEN)) and line[WHEN] > ended[WHEN])
                 found.insert(next(later, len(found)), {"step": ended["step"], KEY: ended[KEY], WHEN: ended[WHEN]})

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import is_count, is_number, show
 from mof_jax.rules import Rule
@@ -192,7 +192,7 @@ def _differs(key: str, before: Mapping[str, Any], after: Mapping[str, Any], work
         return False
     if key.endswith(".content.file") and None in (old, new):  # a table that went to a store has no such digest
         return False
-    if re.fullmatch(_PLACE, key) and isinstance(old, str) and isinstance(new, str) and not remote.is_remote(new):
+    if re.fullmatch(_PLACE, key) and isinstance(old, str) and isinstance(new, str) and not storage.is_remote(new):
         moved = was is not None and (beside := _beside(new, workdir)) is not None and beside == _beside(old, was)
         return not moved and os.path.abspath(old) != os.path.abspath(new)
     return True

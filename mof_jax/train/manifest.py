@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Any
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, is_count, one_line, parse_object
 
@@ -27,11 +27,11 @@ def write(folder: str, step: int) -> None:
     Raises:
       UserError: the disk is full, or a store that keeps failing.
     """
-    found = [name for name in remote.find(folder) if name != NAME]
+    found = [name for name in storage.find(folder) if name != NAME]
     with ThreadPoolExecutor(_THREADS) as pool:
-        files = dict(zip(found, pool.map(lambda name: list(_look(remote.join(folder, name))), found)))
+        files = dict(zip(found, pool.map(lambda name: list(_look(storage.join(folder, name))), found)))
     body = {"step": step, "files": files}
-    remote.write_atomic(remote.join(folder, NAME), [json.dumps(body | {"sha256": _digest(body)}, indent=0).encode()])
+    storage.write_atomic(storage.join(folder, NAME), [json.dumps(body | {"sha256": _digest(body)}, indent=0).encode()])
 
 
 def read(folder: str) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def read(folder: str) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it is damaged itself.
     """
-    path = remote.join(folder, NAME)
+    path = storage.join(folder, NAME)
     try:
-        found = parse_object(remote.read(path))
+        found = parse_object(storage.read(path))
     except Malformed:
         raise UserError(f"{NAME} is damaged") from None
     digest, files = found.pop("sha256", None), found.get("files")
@@ -69,9 +69,9 @@ def damage(folder: str, manifest: dict[str, Any], part: Callable[[Sequence[str]]
             return f"{name} is missing"
         if found[name] != size:
             return f"{name} has {found[name]:,} bytes, written were {size:,}"
-        return "" if _look(remote.join(folder, name))[1] == digest else f"{name} differs from what was written"
+        return "" if _look(storage.join(folder, name))[1] == digest else f"{name} differs from what was written"
 
-    found = remote.find(folder)
+    found = storage.find(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
         return one_line(next(filter(None, pool.map(wrong, part(sorted(manifest["files"])))), ""))
 
@@ -79,7 +79,7 @@ def damage(folder: str, manifest: dict[str, Any], part: Callable[[Sequence[str]]
 def _look(path: str) -> tuple[int, str]:
     """Bytes and SHA-256 of a file."""
     total, digest = 0, hashlib.sha256()
-    for data in remote.stream(path):
+    for data in storage.stream(path):
         total += len(data)
         digest.update(data)
     return total, digest.hexdigest()

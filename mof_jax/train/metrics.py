@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.hardware import CHIPS
 from mof_jax.parsing import Malformed, is_count, parse_object, show
@@ -73,13 +73,13 @@ class JsonLines:
         self._flushed = time.monotonic()
         if not self._active:
             return
-        there = remote.exists(path)
+        there = storage.exists(path)
         kept = [text for text, line in _parsed(path)
                 if keep_until is None or line is None or (line.get("step", 0) <= keep_until and not cut(line))] if there else []
         if there and keep_until is not None:
             with _disk(path):
-                remote.write_atomic(path, ["".join(kept).encode(errors="surrogateescape")])
-        if remote.is_remote(path):
+                storage.write_atomic(path, ["".join(kept).encode(errors="surrogateescape")])
+        if storage.is_remote(path):
             self._whole = kept
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -102,7 +102,7 @@ class JsonLines:
     def flush(self) -> None:
         """Lets others see every line so far."""
         if self._whole is not None:
-            remote.write_atomic(self.path, ["".join(self._whole).encode(errors="surrogateescape")])
+            storage.write_atomic(self.path, ["".join(self._whole).encode(errors="surrogateescape")])
             self._flushed = time.monotonic()
 
 
@@ -121,7 +121,7 @@ def read_lines(path: str) -> list[dict[str, Any]]:
 
 def _parsed(path: str) -> list[tuple[str, dict[str, Any] | None]]:
     """Each whole line of a file with the object that it holds; None for one that is no line of a run."""
-    *whole, cut_off = remote.read(path).decode(errors="surrogateescape").split("\n")
+    *whole, cut_off = storage.read(path).decode(errors="surrogateescape").split("\n")
     return [(f"{text}\n", _object(text)) for text in whole if text.strip()] + (
         [(f"{cut_off}\n", line)] if (line := _object(cut_off)) is not None else [])
 
@@ -144,7 +144,7 @@ def _disk(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: {remote.failure(error) or remote.reason(error)}") from None
+        raise UserError(f"{path}: {storage.failure(error) or storage.reason(error)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -163,7 +163,7 @@ class TensorBoard:
     """
 
     def __init__(self, directory: str):
-        self._writer, self._target = None, directory if remote.is_remote(directory) else None
+        self._writer, self._target = None, directory if storage.is_remote(directory) else None
         if jax.process_index() == 0:
             from tensorboardX.event_file_writer import EventsWriter  # imported late: half a second of start-up
 
@@ -191,8 +191,8 @@ class TensorBoard:
         with self._or_without():
             writer.close()
         if self._target:
-            for name in remote.find(self._folder):
-                remote.write_atomic(remote.join(self._target, name), [remote.read(os.path.join(self._folder, name))])
+            for name in storage.find(self._folder):
+                storage.write_atomic(storage.join(self._target, name), [storage.read(os.path.join(self._folder, name))])
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -201,7 +201,7 @@ class TensorBoard:
             yield
         except OSError as error:
             self._writer = None
-            logger.warning("%s: %s; the run goes on without TensorBoard", self._folder, remote.failure(error))
+            logger.warning("%s: %s; the run goes on without TensorBoard", self._folder, storage.failure(error))
 
 
 class Clock:

@@ -8,9 +8,8 @@ import os
 
 import jax
 
-from mof_jax import console
+from mof_jax import console, storage
 from mof_jax.claim import Claim, holder
-from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, check_text, parse_object, show
 
@@ -25,9 +24,9 @@ def check(folder: str) -> None:
     Raises:
       UserError: saying why.
     """
-    if remote.is_remote(folder) and not folder.startswith("gs://"):
+    if storage.is_remote(folder) and not folder.startswith("gs://"):
         raise UserError(f"{folder}: checkpoints go to a local or mounted folder or to gs:// (Orbax writes no others)")
-    whole = folder if remote.is_remote(folder) else os.path.abspath(folder)
+    whole = folder if storage.is_remote(folder) else os.path.abspath(folder)
     try:
         check_text(whole)
     except Malformed as error:
@@ -45,7 +44,7 @@ def taken(workdir: str) -> Iterator[None]:
       UserError: another job has it.
     """
     claim = None
-    if jax.process_index() == 0 and not remote.is_remote(workdir):
+    if jax.process_index() == 0 and not storage.is_remote(workdir):
         try:
             claim = Claim.take(workdir, LOCK)
         except OSError as error:
@@ -66,7 +65,7 @@ def split(path: str) -> tuple[str, int | None]:
     Whatever holds a folder `checkpoints` is a work dir, also one called `2024`; that of a staged run stands for its last stage.
     """
     path = path.rstrip("/") or path
-    if remote.exists(remote.join(path, STAGES)) or remote.exists(remote.join(path, CHECKPOINTS)):
+    if storage.exists(storage.join(path, STAGES)) or storage.exists(storage.join(path, CHECKPOINTS)):
         return last_stage(path), None
     parent, _, name = path.rpartition("/")
     if name == CHECKPOINTS:
@@ -83,13 +82,13 @@ def last_stage(workdir: str) -> str:
     Raises:
       UserError: its list of stages is none.
     """
-    listing = remote.join(workdir, STAGES)
-    if not remote.exists(listing):
+    listing = storage.join(workdir, STAGES)
+    if not storage.exists(listing):
         return workdir
     try:
-        stages = parse_object(remote.read(listing)).get("stages")
+        stages = parse_object(storage.read(listing)).get("stages")
     except Malformed as error:
         raise UserError(f"{listing}: {error}") from None
     if not isinstance(stages, list) or not stages or not all(isinstance(s, str) and s.isidentifier() for s in stages):
         raise UserError(f"{listing}: lists no stages")
-    return remote.join(workdir, stages[-1])
+    return storage.join(workdir, stages[-1])

@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 import numpy as np
 
-from mof_jax import console
-from mof_jax.data import remote
+from mof_jax import console, storage
 from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.tokenizers import Tokenizer
 from mof_jax.errors import UserError, nearest
@@ -111,7 +110,7 @@ def trunk(branch_from: str, workdir: str, steps: int) -> tuple[Checkpointer, int
       UserError: no such checkpoint, or one that is not before the branch's last step.
     """
     prefix, _, name = branch_from.partition(":")
-    path = remote.join(os.path.dirname(workdir.rstrip("/")), name) if prefix == "sibling" else branch_from
+    path = storage.join(os.path.dirname(workdir.rstrip("/")), name) if prefix == "sibling" else branch_from
     try:
         reader, _, step = open_checkpoint(path)
     except UserError as error:
@@ -284,7 +283,7 @@ def open_checkpoint(path: str) -> tuple[Checkpointer, dict[str, Any], int]:
     The work dir of a staged run stands for its last stage.
     """
     workdir, step = place.split(path)
-    directory = remote.join(workdir, place.CHECKPOINTS)
+    directory = storage.join(workdir, place.CHECKPOINTS)
     reader = Checkpointer(directory, read_only=True)
     steps = reader.steps()
     if not steps or (step is not None and step not in steps):

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.nn.module import Skeleton
 from mof_jax.train.metrics import read_lines
 from mof_jax.train.optim import Decision
@@ -54,5 +54,5 @@ def write_summary(workdir: str, summary: Mapping[str, Any]) -> None:
     """Writes it, with the loss of the last line of `metrics.jsonl`, on process 0."""
     if jax.process_index():
         return
-    loss = next((line["loss"] for line in reversed(read_lines(remote.join(workdir, "metrics.jsonl"))) if "loss" in line), None)
-    remote.write_atomic(remote.join(workdir, NAME), [json.dumps({**summary, "loss": loss}, indent=1).encode()])
+    loss = next((line["loss"] for line in reversed(read_lines(storage.join(workdir, "metrics.jsonl"))) if "loss" in line), None)
+    storage.write_atomic(storage.join(workdir, NAME), [json.dumps({**summary, "loss": loss}, indent=1).encode()])

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import ExitCode, UserError
 from mof_jax.ranges import NotNegative, Positive
 
@@ -99,12 +99,12 @@ class Watchdog:
     def _dump(self) -> str:
         """Writes the stacks; where to."""
         self._dumps += 1
-        path = remote.join(self._workdir, f"stacks-{self._process}-{self._dumps}.txt")
+        path = storage.join(self._workdir, f"stacks-{self._process}-{self._dumps}.txt")
         with tempfile.TemporaryFile() as f:
             faulthandler.dump_traceback(f, all_threads=True)
             f.seek(0)
             try:
-                remote.write_atomic(path, [f.read()])
+                storage.write_atomic(path, [f.read()])
             except (UserError, OSError) as error:
                 return f"(not written: {error})"
         return path

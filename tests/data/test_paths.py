@@ -8,7 +8,7 @@ from data_samples import picture
 import fsspec
 import pytest
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.sources.imagefolder import ImageFolder, read_image
 from mof_jax.errors import BadExample, UserError
 
@@ -20,7 +20,7 @@ def root(request, tmp_path):
 
     def put(*names):
         for name in names:
-            path = remote.join(base, name)
+            path = storage.join(base, name)
             if request.param == "local":
                 os.makedirs(os.path.dirname(path), exist_ok=True)
             with fsspec.open(path, "wb") as f:
@@ -45,19 +45,19 @@ def last(paths):
     ("a{3..3}b", ["a3b"]),
 ])
 def test_braces_spell_names_out(root, pattern, expected):
-    assert last(remote.glob(remote.join(root[0], pattern))) == expected
+    assert last(storage.glob(storage.join(root[0], pattern))) == expected
 
 
 @pytest.mark.parametrize("pattern", ["{0..999999999999}", "{0..999}{0..999}", "{5..1}", "x{0..99999}-{a,b}"])
 def test_braces_are_bounded(pattern):
     with pytest.raises(UserError, match=r"the braces stand for [\d,]+ names; 1 to 100,000 are read"):
-        remote.glob(pattern)
+        storage.glob(pattern)
 
 
 def test_braces_and_stars_together(root):
     base, put = root
     put("0/b.tar", "0/a.tar", "1/c.tar", "2/d.tar")
-    assert last(remote.glob(remote.join(base, "{1,0}", "*.tar"))) == ["c.tar", "a.tar", "b.tar"]
+    assert last(storage.glob(storage.join(base, "{1,0}", "*.tar"))) == ["c.tar", "a.tar", "b.tar"]
 
 
 @pytest.mark.parametrize("name", ["a[1].tar", "a*.tar", "a?.tar", "{0..1}.tar", "{a,b}.tar", "x@2.tar", "a b.tar", "a\nb.tar",
@@ -67,24 +67,24 @@ def test_what_is_there_under_the_very_name_is_that(root, name):
     if base.startswith("memory") and name in ("a?.tar", "#%20~.tar", "a*.tar", "a\nb.tar"):
         pytest.skip("no names of objects")
     put(name, "a1.tar", "ab.tar", "0.tar", "a.tar")
-    path = remote.join(base, name)
-    assert remote.glob(path) == [path] == remote.files(path, ".tar") and remote.read(path) == b"x"
+    path = storage.join(base, name)
+    assert storage.glob(path) == [path] == storage.files(path, ".tar") and storage.read(path) == b"x"
 
 
 @pytest.mark.parametrize("folder", ["a[1]", "{0..1}", "a b", "x@2"])
 def test_a_folder_of_any_name_is_looked_into(root, folder):
     base, put = root
     put(f"{folder}/2.tar", f"{folder}/1.tar", f"{folder}/1.txt", "a1/no.tar", "0/no.tar")
-    for path in (remote.join(base, folder), remote.join(base, folder) + "/"):
-        assert last(remote.files(path, ".tar")) == ["1.tar", "2.tar"] == last(remote.inside(path, ".tar"))
+    for path in (storage.join(base, folder), storage.join(base, folder) + "/"):
+        assert last(storage.files(path, ".tar")) == ["1.tar", "2.tar"] == last(storage.inside(path, ".tar"))
 
 
 def test_a_pattern_of_folders(tmp_path):
     for name in ("a/1.tar", "b/2.tar", "b/3.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert last(remote.files(str(tmp_path / "{a,b}"), ".tar")) == ["1.tar", "2.tar"]
-    assert remote.files(str(tmp_path / "none"), ".tar") == [] and remote.files(str(tmp_path / "none*"), ".tar") == []
+    assert last(storage.files(str(tmp_path / "{a,b}"), ".tar")) == ["1.tar", "2.tar"]
+    assert storage.files(str(tmp_path / "none"), ".tar") == [] and storage.files(str(tmp_path / "none*"), ".tar") == []
 
 
 @pytest.mark.parametrize("folder", ["a[1]", "{0..1}", "a*", "x?"])
@@ -93,17 +93,17 @@ def test_a_pattern_in_a_folder_of_any_name(tmp_path, folder):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     for pattern in ("{0..1}.tar", "*.tar", "[01].tar", "{0,1}.ta?"):
-        found = remote.glob(str(tmp_path / folder / pattern))
+        found = storage.glob(str(tmp_path / folder / pattern))
         assert found == [str(tmp_path / folder / "0.tar"), str(tmp_path / folder / "1.tar")]
 
 
 def test_home_is_expanded_unless_something_has_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert remote.expand("~/x") == str(tmp_path / "x") and remote.expand("a/~/x") == "a/~/x"
+    assert storage.expand("~/x") == str(tmp_path / "x") and storage.expand("a/~/x") == "a/~/x"
     (tmp_path / "~").mkdir()
     (tmp_path / "~" / "x").write_text("")
-    assert remote.expand("~/x") == "~/x"
+    assert storage.expand("~/x") == "~/x"
 
 
 # pictures that a table names
@@ -256,8 +256,8 @@ def test_names_that_are_no_text_have_ids_that_are(folder):
 def test_a_file_is_as_readable_as_the_umask_says(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
-        remote.write_atomic(str(tmp_path / "x"), [b"a"])
-        remote.write_atomic(str(tmp_path / "x"), [b"b"])
+        storage.write_atomic(str(tmp_path / "x"), [b"a"])
+        storage.write_atomic(str(tmp_path / "x"), [b"b"])
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == mode and os.listdir(tmp_path) == ["x"]
@@ -272,7 +272,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, code,
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=says):
-        remote.write_atomic(str(tmp_path / "x"), [b"a"])
+        storage.write_atomic(str(tmp_path / "x"), [b"a"])
     assert os.listdir(tmp_path) == []
 
 
@@ -282,12 +282,12 @@ def test_what_interrupts_a_writer_is_not_hidden(tmp_path):
         raise ValueError("of the program")
 
     with pytest.raises(ValueError, match="of the program"):
-        remote.write_atomic(str(tmp_path / "x"), broken())
+        storage.write_atomic(str(tmp_path / "x"), broken())
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("action", [remote.read, remote.size, remote.fingerprint, lambda p: remote.write_atomic(p, [b""]),
-                                    remote.open_stream, lambda p: ImageFolder(p, "x"), lambda p: remote.make_folder(f"{p}/\0")])
+@pytest.mark.parametrize("action", [storage.read, storage.size, storage.fingerprint, lambda p: storage.write_atomic(p, [b""]),
+                                    storage.open_stream, lambda p: ImageFolder(p, "x"), lambda p: storage.make_folder(f"{p}/\0")])
 @pytest.mark.parametrize("path", ["\0", "\ud800", "x"])
 def test_impossible_paths_are_one_line(tmp_path, action, path):
     with pytest.raises(UserError) as caught:
@@ -295,9 +295,9 @@ def test_impossible_paths_are_one_line(tmp_path, action, path):
     assert str(caught.value).isprintable() and os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("action", [remote.exists, remote.size, remote.read, remote.find])
+@pytest.mark.parametrize("action", [storage.exists, storage.size, storage.read, storage.find])
 def test_a_store_that_does_not_answer_is_one_line(action):
-    with pytest.raises(remote.Unavailable, match=r"^ftp://127.0.0.1:1/x: cannot be reached: "):
+    with pytest.raises(storage.Unavailable, match=r"^ftp://127.0.0.1:1/x: cannot be reached: "):
         action("ftp://127.0.0.1:1/x")
 
 

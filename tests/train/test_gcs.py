@@ -23,7 +23,7 @@ from run_samples import ROOT, finish, mof, start_two
 from test_checkpoint import abstract, equal, later, state
 from tiny_run import losses
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.train import metrics
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
@@ -66,7 +66,7 @@ def impatient(monkeypatch):
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
     monkeypatch.setattr(sys.modules["gcsfs.retry"], "min", lambda *_: 0.001, raising=False)  # seconds, of its `min(…, 32)`
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=lambda seconds: None))
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
         monkeypatch.setitem(context, "gcs_request_retries", {"max_retries": 4, "initial_delay": "1ms", "max_delay": "2ms"})
 
@@ -162,18 +162,18 @@ def test_a_reader_sees_what_another_process_saves_and_deletes(store, bucket):
     """gcsfs remembers listings for ever unless told otherwise; the sizes of listed data are still not asked for again."""
     save(bucket, 1, 2)
     reader = Checkpointer(f"gs://{bucket}/run/checkpoints", read_only=True)
-    assert reader.steps() == [2, 1] and not remote.exists(f"{reader.directory}/3")
-    assert remote.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 2)]
-    assert {name.split("/")[0] for name in remote.find(reader.directory)} == {"1", "2"}
+    assert reader.steps() == [2, 1] and not storage.exists(f"{reader.directory}/3")
+    assert storage.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 2)]
+    assert {name.split("/")[0] for name in storage.find(reader.directory)} == {"1", "2"}
     for name in store.names(f"{bucket}/run/checkpoints/2/"):
         store.put(name.replace("/2/", "/3/", 1), store.objects[name].data)
         store.delete(name)
     assert reader.steps() == [3, 1] and reader.newest() == 3
-    assert remote.exists(f"{reader.directory}/3") and not remote.exists(f"{reader.directory}/2")
-    assert remote.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 3)]
-    assert {name.split("/")[0] for name in remote.find(reader.directory)} == {"1", "3"}
-    files, asked = remote.glob(f"{reader.directory}/3/*.json"), len(store.log)
-    assert [remote.size(file) for file in files] == [len(store.objects[file.removeprefix("gs://")].data) for file in files] != []
+    assert storage.exists(f"{reader.directory}/3") and not storage.exists(f"{reader.directory}/2")
+    assert storage.glob(f"{reader.directory}/*") == [f"{reader.directory}/{step}" for step in (1, 3)]
+    assert {name.split("/")[0] for name in storage.find(reader.directory)} == {"1", "3"}
+    files, asked = storage.glob(f"{reader.directory}/3/*.json"), len(store.log)
+    assert [storage.size(file) for file in files] == [len(store.objects[file.removeprefix("gs://")].data) for file in files] != []
     assert len(store.log) == asked
 
 
@@ -181,7 +181,7 @@ def test_listings_of_many_pages(store, bucket):
     store.page = 3
     checkpointer = save(bucket, 1, 2, 3, keep=2)
     assert checkpointer.steps() == [3, 2] and checkpointer.newest() == 3
-    assert len(remote.find(f"{checkpointer.directory}/3")) == len(store.names(f"{bucket}/run/checkpoints/3/")) > 9
+    assert len(storage.find(f"{checkpointer.directory}/3")) == len(store.names(f"{bucket}/run/checkpoints/3/")) > 9
     assert not store.names(f"{bucket}/run/checkpoints/1/")
 
 
@@ -267,15 +267,15 @@ def test_files_large_and_small(store, bucket):
     """Uploads in one request and in pieces, ranges, patterns, folders that are objects."""
     data = os.urandom(1 << 20) * 51  # gcsfs uploads in pieces of 50 MiB
     for name, content in {"a/x.bin": data, "a/y.bin": b"y", "a/b/z.txt": b"", "%2F a+b.txt": b"odd"}.items():
-        remote.write_atomic(f"gs://{bucket}/{name}", [content])
-        assert store.objects[f"{bucket}/{name}"].data == content and remote.read(f"gs://{bucket}/{name}") == content
+        storage.write_atomic(f"gs://{bucket}/{name}", [content])
+        assert store.objects[f"{bucket}/{name}"].data == content and storage.read(f"gs://{bucket}/{name}") == content
     store.put(f"{bucket}/a/b/", b"")
-    assert remote.find(f"gs://{bucket}/a") == {"b/z.txt": 0, "x.bin": len(data), "y.bin": 1}
-    assert remote.glob(f"gs://{bucket}/a/*.bin") == [f"gs://{bucket}/a/x.bin", f"gs://{bucket}/a/y.bin"]
-    assert remote.read(f"gs://{bucket}/a/x.bin", 5, 50) == data[5:50]
-    assert b"".join(remote.stream(f"gs://{bucket}/a/x.bin")) == data
+    assert storage.find(f"gs://{bucket}/a") == {"b/z.txt": 0, "x.bin": len(data), "y.bin": 1}
+    assert storage.glob(f"gs://{bucket}/a/*.bin") == [f"gs://{bucket}/a/x.bin", f"gs://{bucket}/a/y.bin"]
+    assert storage.read(f"gs://{bucket}/a/x.bin", 5, 50) == data[5:50]
+    assert b"".join(storage.stream(f"gs://{bucket}/a/x.bin")) == data
     with pytest.raises(UserError, match="none: no such file"):
-        remote.read(f"gs://{bucket}/a/none")
+        storage.read(f"gs://{bucket}/a/none")
 
 
 def test_the_emulator_answers_google_s_client_as_the_store_does(store, bucket):
@@ -385,4 +385,4 @@ def test_a_bucket_that_is_not_there_is_named(store, bucket):
     with pytest.raises(UserError, match=f"^gs://{bucket}/run/checkpoints: no such bucket or object .*: {bucket}"):
         Checkpointer(f"gs://{bucket}/run/checkpoints")
     with pytest.raises(UserError, match=f"^gs://{bucket}/run/config.json: no such file or bucket$"):
-        remote.write_atomic(f"gs://{bucket}/run/config.json", [b"{}"])
+        storage.write_atomic(f"gs://{bucket}/run/config.json", [b"{}"])

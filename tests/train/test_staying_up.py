@@ -19,9 +19,8 @@ from run_samples import environment
 from test_step import rows, setup
 import tiny_run
 
-from mof_jax import cli, trainer
+from mof_jax import cli, storage, trainer
 from mof_jax import config as configs
-from mof_jax.data import remote
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
 from mof_jax.train import goodput, hosts, manifest
 from mof_jax.train.checkpoint import Checkpointer
@@ -205,7 +204,7 @@ def test_a_process_that_is_not_killed_leaves_word(clock):
     log.flush()
     assert [line["step"] for line in goodput.lines(path)] == [4, 5, 6], "at its place, also when the next one was killed"
     for word in (b'{"step": 5', b"[]", b'{"step": 5}'):
-        remote.write_atomic(remote.join(path, goodput.ENDED), [word])
+        storage.write_atomic(storage.join(path, goodput.ENDED), [word])
         assert [line["step"] for line in goodput.lines(path)] == [4, 6], "it cannot be read"
 
 
@@ -327,16 +326,16 @@ def test_a_sealed_folder_of_an_object_store():
     """The manifest through the same calls as on a disk: each object changed, cut or gone."""
     folder, files = "memory://run/checkpoints/4", {"state/d/0": b"arrays" * 50, "meta/metadata": b"{}"}
     for name, data in files.items():
-        remote.write_atomic(f"{folder}/{name}", [data])
+        storage.write_atomic(f"{folder}/{name}", [data])
     manifest.write(folder, 4)
     sealed = manifest.read(folder)
     assert manifest.damage(folder, sealed) == ""
     for name, data in files.items():
-        remote.write_atomic(f"{folder}/{name}", [b"A" + data[1:]])
+        storage.write_atomic(f"{folder}/{name}", [b"A" + data[1:]])
         assert manifest.damage(folder, sealed) == f"{name} differs from what was written"
-        remote.write_atomic(f"{folder}/{name}", [data[:-1]])
+        storage.write_atomic(f"{folder}/{name}", [data[:-1]])
         assert manifest.damage(folder, sealed) == f"{name} has {len(data) - 1} bytes, written were {len(data)}"
-        remote.write_atomic(f"{folder}/{name}", [data])
+        storage.write_atomic(f"{folder}/{name}", [data])
     fsspec.filesystem("memory").rm("/run/checkpoints/4/meta/metadata")
     assert manifest.damage(folder, sealed) == "meta/metadata is missing"
 

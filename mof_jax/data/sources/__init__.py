@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.filter import Subset
 from mof_jax.data.record import Source
 from mof_jax.data.sources.config import SourceConfig
@@ -125,7 +125,7 @@ def open_source(config: SourceConfig) -> Source:
       UserError: unknown kind, nothing at the path, or no records in it.
     """
     reader = lookup(READERS, config.kind, "source kind")
-    paths = {name: remote.expand(getattr(config, name)) for name in ("path", "image_root", "cache_dir")}
+    paths = {name: storage.expand(getattr(config, name)) for name in ("path", "image_root", "cache_dir")}
     source = reader(dataclasses.replace(config, name=config.label, **paths))
     if not len(source):
         raise UserError(f"{config.path or config.label}: the source has no records")

@@ -24,7 +24,7 @@ from typing import Any
 from array_record.python import array_record_module
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, check_text, is_count, kind, parse_object, show
@@ -128,7 +128,7 @@ class ArrayRecordSource:
     """Records of one or many shards.
 
     Args:
-      path: a file, a pattern (see `remote.glob`), `name@N` (for `name-00000-of-0000N.array_record`), or a folder of shards;
+      path: a file, a pattern (see `storage.glob`), `name@N` (for `name-00000-of-0000N.array_record`), or a folder of shards;
         local or remote.
         Remote shards are copied to `cache_dir`, each when it is first read.
 
@@ -152,7 +152,7 @@ class ArrayRecordSource:
     @property
     def fingerprint(self) -> str:
         """Changes with the shards."""
-        return "-".join([str(len(self)), remote.fingerprint(self._paths[0]), remote.fingerprint(self._paths[-1])])
+        return "-".join([str(len(self)), storage.fingerprint(self._paths[0]), storage.fingerprint(self._paths[-1])])
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
@@ -175,7 +175,7 @@ class ArrayRecordSource:
 
     def _open(self, shard: int):
         """Opens a shard. The reader itself reports a missing or foreign file as 0 records, so that is checked here."""
-        path = remote.local_copy(self._paths[shard], self._cache_dir)
+        path = storage.local_copy(self._paths[shard], self._cache_dir)
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such shard")
         reader = array_record_module.ArrayRecordReader(path, _OPTIONS)
@@ -200,22 +200,22 @@ def _short(error: Exception) -> str:
 
 def find_shards(path: str) -> list[str]:
     """The shard files that a path, pattern, `name@N` or folder stands for, in order."""
-    if (match := _SHARDED.fullmatch(path)) and not remote.exists(path):
+    if (match := _SHARDED.fullmatch(path)) and not storage.exists(path):
         digits, name = match["count"], match["name"].removesuffix(SUFFIX)
         if len(digits) > len(str(_MOST_SHARDS)) or not 0 < int(digits) <= _MOST_SHARDS:
             raise UserError(f"{path}: names no shards; write name@N, N from 1 to {_MOST_SHARDS:,}")
         paths = []
         for i in range(int(digits)):
             paths.append(f"{name}-{i:05d}-of-{int(digits):05d}{SUFFIX}")
-            if not remote.exists(paths[-1]):
+            if not storage.exists(paths[-1]):
                 raise UserError(f"{paths[-1]}: missing shard of {path}")
         return paths
-    paths = remote.files(path, SUFFIX)
+    paths = storage.files(path, SUFFIX)
     if not paths:
-        there = any(c in path for c in "*?[{") and not remote.exists(path)
+        there = any(c in path for c in "*?[{") and not storage.exists(path)
         raise UserError(f"{path}: matches no file" if there else f"{path}: no {SUFFIX} shards here")
     for shard in paths:
-        if not remote.is_remote(shard) and not os.path.isfile(shard):
+        if not storage.is_remote(shard) and not os.path.isfile(shard):
             raise UserError(f"{shard}: no such file")
     return paths
 
@@ -223,11 +223,11 @@ def find_shards(path: str) -> list[str]:
 def _read_index(paths: list[str]) -> dict[int, int]:
     """Record counts by shard number, for the shards that an `index.json` beside them lists."""
     folder = paths[0].rpartition("/")[0] or "."
-    path = remote.join(folder, INDEX)
-    if not remote.exists(path):
+    path = storage.join(folder, INDEX)
+    if not storage.exists(path):
         return {}
     try:
-        listed = parse_object(remote.read(path)).get("shards")
+        listed = parse_object(storage.read(path)).get("shards")
         if not isinstance(listed, dict):
             raise Malformed(f"'shards' is {kind(listed)}, not an object")
         known = {i: listed[name] for i, p in enumerate(paths) if (name := p.rsplit("/", 1)[-1]) in listed}
@@ -246,7 +246,7 @@ def writer(folder: str, name: str, shards: int) -> Iterator[Callable[[int, Recor
     Yields a function `(shard, record)`. Shards are written under temporary names and renamed at the end, the index
     last; after an error nothing is left.
     """
-    if remote.is_remote(folder):
+    if storage.is_remote(folder):
         raise UserError(f"{folder}: ArrayRecord shards are written to a local folder; copy it to the store afterwards")
     os.makedirs(folder, exist_ok=True)
     final = [f"{name}-{i:05d}-of-{shards:05d}{SUFFIX}" for i in range(shards)]
@@ -275,4 +275,4 @@ def writer(folder: str, name: str, shards: int) -> Iterator[Callable[[int, Recor
         os.replace(p, os.path.join(folder, file))
         kept[file] = count
     index = json.dumps({"format": "mof_jax/1", "records": sum(counts), "shards": kept}, indent=1)
-    remote.write_atomic(os.path.join(folder, INDEX), [index.encode()])
+    storage.write_atomic(os.path.join(folder, INDEX), [index.encode()])

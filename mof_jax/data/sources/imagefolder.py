@@ -9,7 +9,7 @@ import pathlib
 import re
 import stat
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.data.sources.samples import MAX_TEXT, text_of
 from mof_jax.errors import BadExample, UserError
@@ -37,14 +37,14 @@ class ImageFolder:
           UserError: no such folder, or no picture in it.
         """
         linked: list[str] = []
-        found = remote.find(path, linked=linked)
+        found = storage.find(path, linked=linked)
         files = {file: size for file, size in found.items() if is_picture(file)}
         links = ""
         if linked:
             more = f" and {len(linked) - 1:,} more" if len(linked) > 1 else ""
             links = f"folders that are links are not entered ({linked[0]!r}{more}); give each as a source of its own"
         if not files:
-            if not remote.exists(path):
+            if not storage.exists(path):
                 raise UserError(f"{path}: no such folder")
             raise UserError(f"{path}: no picture in this folder ({', '.join(ENDINGS)})" + (links and f"; {links}"))
         stems = {os.path.splitext(file)[0] for file in files}
@@ -75,7 +75,7 @@ class ImageFolder:
         if not 0 <= index < len(self):
             raise IndexError(index)
         file, name = self._files[index], self.id(index)
-        path = remote.join(self.path, file)
+        path = storage.join(self.path, file)
         _check_inside(self.path, path, self.path, name, "the picture")
         image = _read(path, self.path, name, "the picture")
         return Record(name, image, self._text(file, name), attributes={"label": os.path.dirname(name)})
@@ -85,7 +85,7 @@ class ImageFolder:
         text = self._texts.get(os.path.splitext(file)[0])
         if text is None:
             return {}
-        path = remote.join(self.path, text)
+        path = storage.join(self.path, text)
         _check_inside(self.path, path, self.path, record, "its .txt")
         data = _read(path, self.path, record, "its .txt", MAX_TEXT)
         try:
@@ -119,18 +119,18 @@ def read_image(root: str, relative: str, source: str, record: str) -> bytes:
     if _ADDRESS.match(relative):
         raise BadExample(source, record, f"image path {show(relative)} is an address, and none is fetched; download the pictures "
                          "(img2dataset does) and name the files")
-    if "\\" in relative and (remote.is_remote(root) or not os.path.lexists(remote.join(root, relative))):
+    if "\\" in relative and (storage.is_remote(root) or not os.path.lexists(storage.join(root, relative))):
         slashed = relative.replace("\\", "/")
-        if re.match("[A-Za-z]:", relative) or slashed.startswith("/") or not remote.exists(remote.join(root, slashed)):
+        if re.match("[A-Za-z]:", relative) or slashed.startswith("/") or not storage.exists(storage.join(root, slashed)):
             raise BadExample(source, record, f"image path {show(relative)} has backslashes, and no such file is there with / for "
                              "them; write a path inside the image folder, with /")
         relative = slashed
     parts = pathlib.PurePosixPath(relative).parts
     if not parts:
         raise BadExample(source, record, f"image path {show(relative)} is empty")
-    if remote.is_remote(root) and (relative.startswith("/") or ".." in parts):
+    if storage.is_remote(root) and (relative.startswith("/") or ".." in parts):
         raise BadExample(source, record, f"image path {show(relative)} leads outside the image folder {root}")
-    path = remote.join(root, *parts)
+    path = storage.join(root, *parts)
     _check_inside(root, path, source, record, f"image path {show(relative)}")
     return _read(path, source, record, f"image {show(relative)}")
 
@@ -138,16 +138,16 @@ def read_image(root: str, relative: str, source: str, record: str) -> bytes:
 def _check_inside(root: str, path: str, source: str, record: str, what: str) -> None:
     """Refuses a path that leads out of a local folder, by `..`, as an absolute one, or through a link."""
     folder = os.path.realpath(root)
-    if remote.is_remote(path) or os.path.commonpath([folder, os.path.realpath(path)]) == folder:
+    if storage.is_remote(path) or os.path.commonpath([folder, os.path.realpath(path)]) == folder:
         return
     link = os.path.commonpath([os.path.abspath(root), os.path.abspath(path)]) == os.path.abspath(root)
     raise BadExample(source, record, f"{what} {'is, or goes through, a link that leads' if link else 'leads'} outside the image "
                      f"folder {root}; copy it there, or set image_root")
 
 
-def _read(path: str, source: str, record: str, what: str, most: int = remote.MAX_PICTURE) -> bytes:
+def _read(path: str, source: str, record: str, what: str, most: int = storage.MAX_PICTURE) -> bytes:
     """The bytes of a file, at most `most`."""
-    if not remote.is_remote(path):
+    if not storage.is_remote(path):
         try:
             found = os.stat(path)
         except OSError:
@@ -157,6 +157,6 @@ def _read(path: str, source: str, record: str, what: str, most: int = remote.MAX
         if found is not None and found.st_size > most:
             raise BadExample(source, record, f"{what}: {found.st_size:,} bytes, of which at most {most:,} are read")
     try:
-        return remote.read(path)
+        return storage.read(path)
     except UserError as error:
         raise BadExample(source, record, f"{what}: {str(error).rpartition(': ')[2]}") from None

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote, tables
+from mof_jax import storage
+from mof_jax.data import tables
 from mof_jax.data.lines import JsonLines
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
@@ -170,9 +171,9 @@ def _find_table(path: str) -> str:
     if path.endswith((*_JSON, ".csv", ".tsv")):
         return path
     for table in TABLES:
-        if remote.exists(remote.join(path, table)):
-            return remote.join(path, table)
-    if not remote.exists(path):
+        if storage.exists(storage.join(path, table)):
+            return storage.join(path, table)
+    if not storage.exists(path):
         raise UserError(f"{path}: no such file or folder")
     raise UserError(f"{path}: no table in this folder (looked for {', '.join(TABLES)})")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.documents import Chat
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import read_image
@@ -83,7 +83,7 @@ class LlavaSource:
 
 def _read_list(path: str) -> list[tuple[str, Any]]:
     try:
-        rows = parse_json(remote.read(path))
+        rows = parse_json(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(rows, list):
@@ -114,7 +114,7 @@ def check_head(path: str, wanted: str) -> None:
     Raises:
       UserError: no such file, or a format with a head of its own.
     """
-    head = remote.read(path, 0, min(4, remote.size(path)))
+    head = storage.read(path, 0, min(4, storage.size(path)))
     for start, name in _HEADS.items():
         if head.startswith(start):
             raise UserError(f"{path}: is {name}, not {wanted}; write its rows as JSON lines")

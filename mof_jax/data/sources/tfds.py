@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
 from mof_jax.errors import BadExample, UserError
@@ -43,7 +43,7 @@ class TfdsSource:
         image_field: str = "",
         text_fields: Mapping[str, str] | None = None,
     ):
-        if remote.is_remote(path):
+        if storage.is_remote(path):
             raise UserError(f"{path}: copy a TFDS data set to a local disk, or convert it with `mof data convert`")
         self._arguments = (path, split, name, image_field, dict(text_fields or {}))
         self.name = name or f"{os.path.basename(path.rstrip('/'))}/{split}"
@@ -107,7 +107,7 @@ class TfdsSource:
     def content(self) -> str:
         """Changes with the data set's files."""
         files = sorted(os.listdir(self._folder))
-        marks = [remote.fingerprint(os.path.join(self._folder, file)) for file in files]
+        marks = [storage.fingerprint(os.path.join(self._folder, file)) for file in files]
         return hashlib.sha256(repr((self._split, marks)).encode()).hexdigest()[:12]
 
     def _plain(self, path: str, example: Mapping[str, Any]) -> Any:
@@ -143,7 +143,7 @@ def _check_classes(path: str) -> None:
     if not os.path.isfile(path):
         return
     try:
-        waiting = [parse_json(remote.read(path))]
+        waiting = [parse_json(storage.read(path))]
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
     while waiting:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote, tar
+from mof_jax import storage
+from mof_jax.data import tar
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.samples import KINDS, MAX_TEXT, Endings, listed, row_of, text_of, texts_of
@@ -82,7 +83,7 @@ class WebDatasetSource:
     @property
     def fingerprint(self) -> str:
         """Changes with the tars."""
-        marks = [len(self), *(remote.fingerprint(p) for p in self._paths)]
+        marks = [len(self), *(storage.fingerprint(p) for p in self._paths)]
         return hashlib.sha256(repr(marks).encode()).hexdigest()[:12]
 
     def id(self, index: int) -> str:
@@ -120,15 +121,15 @@ class WebDatasetSource:
         if (now := _version(path)) is not None and now != self._versions[place]:
             raise UserError(f"{path}: has changed since it was opened; start again, so that it is indexed anew")
         present = {kind: (offset, offset + size) for kind, (offset, size) in zip(self._kinds, spans) if size >= 0}
-        large = [kind for kind, (a, b) in present.items() if b - a > (remote.MAX_PICTURE if kind == "image" else MAX_TEXT)]
+        large = [kind for kind, (a, b) in present.items() if b - a > (storage.MAX_PICTURE if kind == "image" else MAX_TEXT)]
         if large:
             raise BadExample(file, key, f"its member for {large[0]} is too large to be one")
         start, stop = min(a for a, _ in present.values()), max(b for _, b in present.values())
         apart = stop - start - sum(b - a for a, b in present.values()) > _GAP
         try:
             if apart:
-                return {kind: remote.read(path, a, b) for kind, (a, b) in present.items()}
-            data = remote.read(path, start, stop)
+                return {kind: storage.read(path, a, b) for kind, (a, b) in present.items()}
+            data = storage.read(path, start, stop)
         except UserError as error:
             raise BadExample(file, key, str(error)) from None
         return {kind: data[a - start : b - start] for kind, (a, b) in present.items()}
@@ -141,9 +142,9 @@ def _tars(path: str) -> list[str]:
       UserError: one of them is named twice.
     """
     parts = path.split("::")
-    if len(parts) == 1 or not all(part.endswith(".tar") for part in parts) or remote.exists(path):
-        return remote.files(path, ".tar")
-    found = [file for part in parts for file in remote.files(part, ".tar")]
+    if len(parts) == 1 or not all(part.endswith(".tar") for part in parts) or storage.exists(path):
+        return storage.files(path, ".tar")
+    found = [file for part in parts for file in storage.files(part, ".tar")]
     if len(set(found)) != len(found):
         twice = next(file for n, file in enumerate(found) if file in found[:n])
         raise UserError(f"{path}: names {twice} twice; give it once, and the source a weight")
@@ -201,16 +202,16 @@ def load_index(path: str, cache_dir: str = "", image: str = "", texts: Sequence[
     Raises:
       UserError: no such tar, or see `scan`; or the cache cannot be written.
     """
-    size = remote.size(path)
+    size = storage.size(path)
     chosen = hashlib.sha256(repr((image, tuple(texts))).encode()).hexdigest()[:6] + "-" if image or texts else ""
-    folder = os.path.join(cache_dir or remote.default_cache(), "tar-index")
-    cached = os.path.join(folder, f"{remote.fingerprint(path)}-{chosen}{os.path.basename(path)[-100:]}.json")
+    folder = os.path.join(cache_dir or storage.default_cache(), "tar-index")
+    cached = os.path.join(folder, f"{storage.fingerprint(path)}-{chosen}{os.path.basename(path)[-100:]}.json")
     if (index := _stored(cached, size, len(KINDS) + len(texts))) is not None:
         return index
     index = scan(path, size, Endings(image, texts))
-    remote.make_folder(folder)
+    storage.make_folder(folder)
     body = json.dumps(index.to_json()).encode()
-    remote.write_atomic(cached, [hashlib.sha256(body).hexdigest().encode(), b"\n", body])
+    storage.write_atomic(cached, [hashlib.sha256(body).hexdigest().encode(), b"\n", body])
     return index
 
 
@@ -219,7 +220,7 @@ def _stored(path: str, size: int, kinds: int) -> Index | None:
     if not os.path.isfile(path):
         return None
     try:
-        digest, _, body = remote.read(path).partition(b"\n")
+        digest, _, body = storage.read(path).partition(b"\n")
         if digest.decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
             return None
         found = parse_object(body)
@@ -250,7 +251,7 @@ def scan(path: str, size: int, endings: Endings) -> Index:
     """
     notes: list[str] = []
     try:
-        with remote.open_stream(path) as f:
+        with storage.open_stream(path) as f:
             samples, unread = endings.gather(tar.members(f, size, notes))
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None

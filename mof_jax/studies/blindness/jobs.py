@@ -15,8 +15,8 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mof_jax import config as configs
+from mof_jax import storage
 from mof_jax.console import plain
-from mof_jax.data import remote
 from mof_jax.errors import UserError
 from mof_jax.studies.blindness.plan import Study
 from mof_jax.studies.blindness.store import Job, read
@@ -61,9 +61,9 @@ def run(study: Study, folder: str, workers: int = 2) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     settings, path = json.dumps(configs.to_dict(study), indent=1), os.path.join(folder, "study.json")
-    if os.path.exists(path) and remote.read(path).decode() != settings:
+    if os.path.exists(path) and storage.read(path).decode() != settings:
         raise UserError(f"{folder}: holds the results of other settings ({path}); give another folder with --out")
-    remote.write_atomic(path, [settings.encode()])
+    storage.write_atomic(path, [settings.encode()])
     for jobs in waves(study, folder):
         left = sorted((job for job in jobs if not os.path.exists(os.path.join(folder, job.file))), key=lambda job: -job.cost)
         if left:

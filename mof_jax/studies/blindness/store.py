@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mof_jax.data import remote
+from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, parse_object, reason
 
@@ -36,7 +36,7 @@ class Job:
 
 def write(folder: str, job: Job, result: dict[str, Any]) -> None:
     """The job's results, whole or not at all."""
-    remote.write_atomic(os.path.join(folder, job.file), [json.dumps(result).encode()])
+    storage.write_atomic(os.path.join(folder, job.file), [json.dumps(result).encode()])
 
 
 def read(folder: str, job: Job) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def read(folder: str, job: Job) -> dict[str, Any]:
     """
     path = os.path.join(folder, job.file)
     try:
-        return parse_object(remote.read(path))
+        return parse_object(storage.read(path))
     except Malformed as error:
         raise UserError(f"{path}: {error}; delete it, and the job is done again") from None
 
@@ -56,7 +56,7 @@ def write_arrays(folder: str, job: Job, arrays: dict[str, np.ndarray]) -> None:
     """The job's arrays by name, whole or not at all."""
     out = io.BytesIO()
     np.savez(out, **arrays)
-    remote.write_atomic(os.path.join(folder, job.file), [out.getbuffer()])
+    storage.write_atomic(os.path.join(folder, job.file), [out.getbuffer()])
 
 
 def read_arrays(folder: str, job: Job, *names: str) -> dict[str, np.ndarray]:

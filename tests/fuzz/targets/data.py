@@ -15,7 +15,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from rich.console import Console
 
-from mof_jax.data import documents, images, keyed, load, remote, sequences, tools
+from mof_jax import storage
+from mof_jax.data import documents, images, keyed, load, sequences, tools
 from mof_jax.data import filter as filters
 from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.preprocess import Preprocess
@@ -91,7 +92,7 @@ def _read_index(folder: pathlib.Path) -> None:
     body = (folder / "index.json").read_bytes()
     tar = str(folder / "x.tar")
     sealed = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-    (folder / "cache" / "tar-index" / f"{remote.fingerprint(tar)}-x.tar.json").write_bytes(sealed)
+    (folder / "cache" / "tar-index" / f"{storage.fingerprint(tar)}-x.tar.json").write_bytes(sealed)
     _read_tar(folder)
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from mof_jax.data.braces import spelled_out
+from mof_jax.braces import spelled_out
 from mof_jax.errors import UserError
 
 T = TypeVar("T")

@@ -6,9 +6,9 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import pytest
 
-from mof_jax.data import remote
-from mof_jax.data.remote import Retry
+from mof_jax import storage
 from mof_jax.errors import UserError
+from mof_jax.storage import Retry
 
 FAST = Retry(attempts=4, pause=0.001, longest=0.002)
 
@@ -47,33 +47,33 @@ def test_local_and_remote_answer_alike(store, tmp_path):
     local = tmp_path / "x.bin"
     local.write_bytes(WHOLE)
     for path in (store, str(local)):
-        assert remote.size(path) == len(WHOLE) and remote.exists(path)
-        assert remote.read(path, retry=FAST) == WHOLE and remote.read(path, 100, 300, FAST) == WHOLE[100:300]
-        assert b"".join(remote.stream(path, chunk=999, retry=FAST)) == WHOLE
-        assert [p.rsplit("/", 1)[-1] for p in remote.glob(path.replace("x.bin", "*.bin"))] == ["x.bin"]
+        assert storage.size(path) == len(WHOLE) and storage.exists(path)
+        assert storage.read(path, retry=FAST) == WHOLE and storage.read(path, 100, 300, FAST) == WHOLE[100:300]
+        assert b"".join(storage.stream(path, chunk=999, retry=FAST)) == WHOLE
+        assert [p.rsplit("/", 1)[-1] for p in storage.glob(path.replace("x.bin", "*.bin"))] == ["x.bin"]
         with pytest.raises(UserError, match="x.bin"):
-            remote.read(path, 0, len(WHOLE) + 5, FAST)
+            storage.read(path, 0, len(WHOLE) + 5, FAST)
         with pytest.raises(UserError, match="nothing.bin: no such file"):
-            remote.read(path.replace("x.bin", "nothing.bin"), retry=FAST)
+            storage.read(path.replace("x.bin", "nothing.bin"), retry=FAST)
 
 
 def test_failures_and_short_reads_are_retried(store):
     Flaky.fail, Flaky.short = {1, 2}, {3}
-    assert remote.read(store, 5, 50, FAST) == WHOLE[5:50] and Flaky.calls == 4
+    assert storage.read(store, 5, 50, FAST) == WHOLE[5:50] and Flaky.calls == 4
     Flaky.calls, Flaky.fail, Flaky.short = 0, {2, 5, 6}, {3}
-    assert b"".join(remote.stream(store, chunk=1000, retry=FAST)) == WHOLE
+    assert b"".join(storage.stream(store, chunk=1000, retry=FAST)) == WHOLE
 
 
 def test_lasting_failure_is_one_line(store):
     Flaky.fail = set(range(100))
     with pytest.raises(UserError, match="flaky://bucket/x.bin: still failing after 4 attempts: the store hung up"):
-        remote.read(store, retry=FAST)
+        storage.read(store, retry=FAST)
     assert Flaky.calls == 4
 
 
 def test_a_missing_file_is_not_retried(store):
     with pytest.raises(UserError, match="no such file"):
-        remote.read("flaky://bucket/none", retry=FAST)
+        storage.read("flaky://bucket/none", retry=FAST)
     assert Flaky.calls == 1
 
 
@@ -92,20 +92,20 @@ def caused(error: Exception, cause: Exception) -> Exception:
     (FileNotFoundError("b/nowhere/o"), "no such bucket or object (b/nowhere/o)"),
     (caused(Exception("wrapped"), ModuleNotFoundError("No module named 'gcsfs'")),
      "this kind of address needs another package (No module named 'gcsfs'); pip install 'mof_jax[cloud]'"),
-    (remote.Unavailable("gs://x: still failing"), "gs://x: still failing"),
+    (storage.Unavailable("gs://x: still failing"), "gs://x: still failing"),
     (ValueError("no such axis in the workspace"), ""),
     (UserError("config.x: wrong"), "")])
 def test_failures_of_stores_and_disks_are_told_from_others(error, line):
-    assert remote.failure(error) == line
+    assert storage.failure(error) == line
     for path in ("gs://bucket/x", "/local/x"):
-        with pytest.raises(remote.Unavailable if line and path[0] == "g" and not isinstance(error, UserError) else type(error)):
-            with remote.explained(path):
+        with pytest.raises(storage.Unavailable if line and path[0] == "g" and not isinstance(error, UserError) else type(error)):
+            with storage.explained(path):
                 raise error
 
 
 def test_pauses_grow_and_are_bounded(monkeypatch):
     pauses = []
-    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    monkeypatch.setattr(storage.time, "sleep", pauses.append)
 
     def fail():
         raise TimeoutError("slow")
@@ -117,35 +117,35 @@ def test_pauses_grow_and_are_bounded(monkeypatch):
 
 def test_stream_file_reads_front_to_back(store):
     Flaky.fail = {2}
-    with remote.open_stream(store, FAST) as f:
+    with storage.open_stream(store, FAST) as f:
         assert f.read(300) == WHOLE[:300] and f.read() == WHOLE[300:]
 
 
 def test_cache_copies_once_atomically_and_notices_changes(store, tmp_path):
-    first = remote.local_copy(store, str(tmp_path), FAST)
+    first = storage.local_copy(store, str(tmp_path), FAST)
     calls = Flaky.calls
     assert open(first, "rb").read() == WHOLE
-    assert remote.local_copy(store, str(tmp_path), FAST) == first and Flaky.calls == calls
+    assert storage.local_copy(store, str(tmp_path), FAST) == first and Flaky.calls == calls
     with fsspec.open(store, "wb") as f:
         f.write(b"new")
-    second = remote.local_copy(store, str(tmp_path), FAST)
+    second = storage.local_copy(store, str(tmp_path), FAST)
     assert second != first and open(second, "rb").read() == b"new"
     Flaky.fail = set(range(1000))
     with fsspec.open("flaky://bucket/y.bin", "wb") as f:
         f.write(b"y")
     with pytest.raises(UserError):
-        remote.local_copy("flaky://bucket/y.bin", str(tmp_path), FAST)
+        storage.local_copy("flaky://bucket/y.bin", str(tmp_path), FAST)
     assert sorted(os.listdir(tmp_path)) == sorted(os.path.basename(p) for p in (first, second))  # no half file
 
 
 def test_unknown_protocol_is_named():
     with pytest.raises(UserError, match="nostore://x"):
-        remote.size("nostore://x")
+        storage.size("nostore://x")
 
 
 def test_writing(store, tmp_path):
     for path in ("flaky://bucket/new.bin", str(tmp_path / "new.bin")):
-        remote.write_atomic(path, iter([b"ab", b"c"]))
-        assert remote.read(path, retry=FAST) == b"abc"
+        storage.write_atomic(path, iter([b"ab", b"c"]))
+        assert storage.read(path, retry=FAST) == b"abc"
     with pytest.raises(UserError, match="none/x.bin: no such file"):
-        remote.write_atomic(str(tmp_path / "none" / "x.bin"), [b""])
+        storage.write_atomic(str(tmp_path / "none" / "x.bin"), [b""])
