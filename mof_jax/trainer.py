@@ -27,6 +27,7 @@ from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder
 from mof_jax.evaluate import evaluated, logged, run_evaluators
 from mof_jax.interop.source import Source, is_foreign
+from mof_jax.jsonl import JsonLines
 from mof_jax.mesh import check_batch, fetch, put_batch
 from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import show
@@ -38,7 +39,7 @@ from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.goodput import Ledger, report
 from mof_jax.train.history import Change
 from mof_jax.train.loop import Loop, LoopConfig
-from mof_jax.train.metrics import JsonLines, TensorBoard
+from mof_jax.train.metrics import TensorBoard
 from mof_jax.train.optim import Decision
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.resume import Resume

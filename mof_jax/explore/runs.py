@@ -15,12 +15,12 @@ import numpy as np
 from mof_jax import config as configs
 from mof_jax import storage, trainer
 from mof_jax.errors import UserError, nearest
+from mof_jax.jsonl import read_lines
 from mof_jax.parsing import Malformed, is_count, parse_object, show
 from mof_jax.plan.cost import sketch
 from mof_jax.run import resolve
 from mof_jax.train import goodput, history
 from mof_jax.train.history import Change
-from mof_jax.train.metrics import read_lines
 from mof_jax.train.place import last_stage
 
 Over = Literal["step", "examples", "flops"]

@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from mof_jax import console, storage
+from mof_jax.jsonl import read_lines
 from mof_jax.parsing import Malformed, is_count, is_number, parse_object
-from mof_jax.train.metrics import read_lines
 
 KEY, WHEN = "seconds", "unix_time"  # of a line of metrics.jsonl: the ledger so far, and the time of day
 ENDED = "ended.json"  # in the work dir: the last step of the process before, and the same two; a kill leaves none

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 
 from mof_jax.errors import NonFinite, Preempted, UserError, WorkerLost
+from mof_jax.jsonl import JsonLines
 from mof_jax.train import hosts
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.display import Display
 from mof_jax.train.goodput import Ledger
-from mof_jax.train.metrics import Clock, JsonLines, TensorBoard
+from mof_jax.train.metrics import Clock, TensorBoard
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig, Spiked, Spikes
 from mof_jax.train.state import TrainState

@@ -1,12 +1,10 @@
-"""What a run leaves to look at: JSON lines, TensorBoard events, and the clock behind throughput, data wait and MFU."""
+"""What a run leaves to look at: TensorBoard events, and the clock behind throughput, data wait and MFU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
-import json
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -16,9 +14,7 @@ from typing import Any
 import jax
 
 from mof_jax import storage
-from mof_jax.errors import UserError
 from mof_jax.hardware import CHIPS
-from mof_jax.parsing import Malformed, is_count, parse_object, show
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +22,6 @@ logger = logging.getLogger(__name__)
 CLOCK_KEYS = (
     "time", "examples_per_s", "examples_per_s_per_device", "mfu", "tflops_per_device", "data_wait", "hbm_gb", "goodput",
     "skipped_examples", "seconds", "unix_time", "step_s", "host_s")
-
-_FLUSH_S = 60.0  # seconds between two writes of a remote file of lines, saves and evaluations apart
 
 # Dense bf16 peak of one JAX device in FLOP/s, by `device_kind` prefix. TPU: Cloud TPU's system pages (v4 and v7x
 # show two devices a chip under some runtimes: the figure is a device's). NVIDIA: data sheets, without sparsity.
@@ -56,102 +50,6 @@ def hbm_gb() -> float | None:
     stats = [d.memory_stats() for d in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     return max(peaks) / 1e9 if peaks else None
-
-
-class JsonLines:
-    """An append-only file of JSON objects, one a line, written by process 0.
-
-    Objects of a store cannot be appended to: there the whole file is written anew, at `flush` and now and then between.
-    """
-
-    def __init__(self, path: str, keep_until: int | None = None, cut: Callable[[Mapping[str, Any]], bool] = lambda line: False):
-        """Opens `path`; lines whose `step` lies beyond `keep_until`, and those to `cut`, go: a resumed run will write them again.
-        A line that cannot be read stays as it is, for whoever looks."""
-        self.path = path
-        self._active = jax.process_index() == 0
-        self._whole: list[str] | None = None  # a remote file's lines
-        self._flushed = time.monotonic()
-        if not self._active:
-            return
-        there = storage.exists(path)
-        kept = [text for text, line in _parsed(path)
-                if keep_until is None or line is None or (line.get("step", 0) <= keep_until and not cut(line))] if there else []
-        if there and keep_until is not None:
-            with _disk(path):
-                storage.write_atomic(path, ["".join(kept).encode(errors="surrogateescape")])
-        if storage.is_remote(path):
-            self._whole = kept
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Adds a line.
-
-        Raises:
-          UserError: the disk is full, or not writable any more.
-        """
-        if not self._active:
-            return
-        text = json.dumps({k: _plain(v) for k, v in line.items()}) + "\n"
-        if self._whole is None:
-            with _disk(self.path), open(self.path, "a") as f:
-                f.write(text)
-            return
-        self._whole.append(text)
-        if time.monotonic() - self._flushed > _FLUSH_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Lets others see every line so far."""
-        if self._whole is not None:
-            storage.write_atomic(self.path, ["".join(self._whole).encode(errors="surrogateescape")])
-            self._flushed = time.monotonic()
-
-
-def read_lines(path: str) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines that a run has written; each has a whole `step`.
-
-    A last line that a kill has cut off is passed over. So is one that is damaged otherwise, with a warning that names it: what
-    stands behind it counts.
-    """
-    found = _parsed(path)
-    for number, (text, line) in enumerate(found, 1):
-        if line is None:
-            logger.warning("%s line %d is damaged and left out: %s", path, number, show(text.strip()))
-    return [line for _, line in found if line is not None]
-
-
-def _parsed(path: str) -> list[tuple[str, dict[str, Any] | None]]:
-    """Each whole line of a file with the object that it holds; None for one that is no line of a run."""
-    *whole, cut_off = storage.read(path).decode(errors="surrogateescape").split("\n")
-    return [(f"{text}\n", _object(text)) for text in whole if text.strip()] + (
-        [(f"{cut_off}\n", line)] if (line := _object(cut_off)) is not None else [])
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        line = parse_object(text)
-    except Malformed:
-        return None
-    return line if is_count(line.get("step", 0)) else None
-
-
-@contextlib.contextmanager
-def _disk(path: str) -> Iterator[None]:
-    """Around what is written to a local file.
-
-    Raises:
-      UserError: the disk is full, or not writable any more.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: {storage.failure(error) or storage.reason(error)}") from None
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a non-finite float becomes its name."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value
 
 
 class TensorBoard:

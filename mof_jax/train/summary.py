@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from mof_jax import storage
+from mof_jax.jsonl import read_lines
 from mof_jax.nn.module import Skeleton
-from mof_jax.train.metrics import read_lines
 from mof_jax.train.optim import Decision
 
 NAME = "summary.json"

@@ -20,9 +20,9 @@ from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.mmvp_files import write_mmvp_vlm
 from mof_jax.evals.retrieval import Pool, Retrieval, candidates, item_ids
 from mof_jax.evaluate import evaluate
+from mof_jax.jsonl import read_lines
 from mof_jax.mesh import make_mesh
 from mof_jax.restore import restore
-from mof_jax.train.metrics import read_lines
 
 TWEMOJI = dict(kind="emoji5", split="unseen")
 

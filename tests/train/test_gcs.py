@@ -25,7 +25,7 @@ from tiny_run import losses
 
 from mof_jax import storage
 from mof_jax.errors import UserError
-from mof_jax.train import metrics
+from mof_jax.jsonl import read_lines
 from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from mof_jax.train.start import open_checkpoint
 from mof_jax.train.streamer import Streamer
@@ -346,7 +346,7 @@ def test_a_run_killed_while_it_saves_goes_on_as_if_it_had_not(store, bucket, who
     assert f"{workdir}/checkpoints/4/manifest.json" in store.objects and f"{workdir}/summary.json" not in store.objects
     code, out, err = finish(mof(*command, f"gs://{workdir}"))
     assert code == 0 and "resuming after step 4" in out, err
-    ours, theirs = (losses(metrics.read_lines(f"gs://{folder}/metrics.jsonl")) for folder in (workdir, whole))
+    ours, theirs = (losses(read_lines(f"gs://{folder}/metrics.jsonl")) for folder in (workdir, whole))
     assert ours == theirs and [line["step"] for line in ours] == list(range(1, 13))
     for name in ("summary.json", "config.json", "parameters.txt"):
         assert store.objects[f"{workdir}/{name}"].data == store.objects[f"{whole}/{name}"].data, name
@@ -365,7 +365,7 @@ def test_two_hosts_of_which_one_is_killed_while_it_saves(store, bucket, command)
         ends = [finish(process) for process in start_two(*command, f"gs://{bucket}/{workdir}")]
         assert [code for code, _, _ in ends] == [0, 0], ends
         assert ("resuming after step 4" in ends[0][1]) == (workdir == "killed")
-    killed, whole = (losses(metrics.read_lines(f"gs://{bucket}/{workdir}/metrics.jsonl")) for workdir in ("killed", "whole"))
+    killed, whole = (losses(read_lines(f"gs://{bucket}/{workdir}/metrics.jsonl")) for workdir in ("killed", "whole"))
     assert killed == whole and [line["step"] for line in killed] == list(range(1, 13))
     for process in (0, 1):
         assert store.names(f"{bucket}/killed/checkpoints/12/state/ocdbt.process_{process}/d/")

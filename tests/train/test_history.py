@@ -14,10 +14,10 @@ from run_samples import write_pool
 from mof_jax import cli, run, trainer
 from mof_jax import config as configs
 from mof_jax.errors import UserError
+from mof_jax.jsonl import read_lines
 from mof_jax.restore import restore
 from mof_jax.train import history, place
 from mof_jax.train.history import Change
-from mof_jax.train.metrics import read_lines
 from mof_jax.train.rollback import Rollback
 from mof_jax.train.start import open_checkpoint
 

@@ -7,8 +7,9 @@ import os
 import pytest
 
 from mof_jax.errors import UserError
+from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.train import goodput
-from mof_jax.train.metrics import JsonLines, TensorBoard, read_lines
+from mof_jax.train.metrics import TensorBoard
 from mof_jax.train.watchdog import Watchdog, WatchdogConfig
 
 LINES = [{"step": n, "loss": float(n), "seconds": {"step": 1.0 * n, "start": 2.0}, "unix_time": 100.0 + n} for n in (1, 2, 3, 4)]

@@ -22,10 +22,10 @@ import tiny_run
 from mof_jax import cli, storage, trainer
 from mof_jax import config as configs
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
+from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.train import goodput, hosts, manifest
 from mof_jax.train.checkpoint import Checkpointer
 from mof_jax.train.goodput import KINDS, Ledger
-from mof_jax.train.metrics import JsonLines, read_lines
 from mof_jax.train.preemption import Preemption
 from mof_jax.train.spikes import SpikeConfig, Spikes
 from mof_jax.train.watchdog import Watchdog, WatchdogConfig

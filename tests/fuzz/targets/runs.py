@@ -7,8 +7,8 @@ import os
 import pathlib
 
 from mof_jax.explore.runs import Run
+from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.train import goodput, history, manifest, place
-from mof_jax.train.metrics import JsonLines, read_lines
 
 from ..harness import Seed, Target
 from .jobs import _CONFIG
