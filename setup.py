@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mof_jax", "mof_jax.*"]),
     include_package_data=True,
-    package_data={"mof_jax": ["data/emoji5/*", "data/vocab/*", "data/wordnet/*"]},
+    package_data={"mof_jax": ["data/worlds/emoji5/*", "data/text/vocab/*", "data/worlds/wordnet/*"]},
     license_files=["LICENSE", "NOTICE"],
     install_requires=[
         "jax>=0.10,<0.13",

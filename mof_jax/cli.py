@@ -202,7 +202,7 @@ def _add_generate(commands) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from mof_jax.data import images
+    from mof_jax.data.image import images
     from mof_jax.decode.sample import SampleConfig
     from mof_jax.restore import restore
     from mof_jax.storage import read

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from mof_jax import config as configs
 from mof_jax import console, run
-from mof_jax.data.preprocess import Preprocess
-from mof_jax.data.tokenizers import load as load_tokenizer
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.text.tokenizers import load as load_tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.interop import big_vision, preprocess, sentences, transfer, weights, words
 from mof_jax.interop import source as sources

@@ -1,7 +1,7 @@
 """Bytes that somebody else wrote, as JSON, text and numbers: understood, or `Malformed` with a reason of one line.
 
 Whatever a file can do to a parser (nest too deeply, hold a number of 5,000 digits, say one key twice) comes out as this one
-exception, so that a reader catches it once and adds the name of the file and the record. For arrays see `data.npy`.
+exception, so that a reader catches it once and adds the name of the file and the record. For arrays see `data.files.npy`.
 """
 
 from __future__ import annotations

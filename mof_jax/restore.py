@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from mof_jax.data.tokenizers import load as load_tokenizer
+from mof_jax.data.text.tokenizers import load as load_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder

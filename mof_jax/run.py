@@ -15,7 +15,7 @@ import numpy as np
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
 from mof_jax import storage
-from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig
+from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.encoder import Encoder

@@ -19,9 +19,9 @@ from mof_jax import config as configs
 from mof_jax import console, storage
 from mof_jax import evals as evaluators
 from mof_jax.data.pipeline import Pipeline
-from mof_jax.data.tokenizers import Tokenizer
-from mof_jax.data.tokenizers import load as load_tokenizer
-from mof_jax.data.tokenizers import make as make_tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import load as load_tokenizer
+from mof_jax.data.text.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.encoder import Encoder

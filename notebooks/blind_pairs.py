@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import pattern_world as world
+from mof_jax.data.worlds import pattern_world as world
 from mof_jax.data.pairs import PATTERNS, PairPictures
 from mof_jax.evals import correlation
 from mof_jax.evals.mmvp_vlm_table import REFERENCES

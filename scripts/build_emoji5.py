@@ -1,7 +1,7 @@
-"""Builds `mof_jax/data/emoji5`, the embedded picture pack, from pinned npm packages of SVG artwork.
+"""Builds `mof_jax/data/worlds/emoji5`, the embedded picture pack, from pinned npm packages of SVG artwork.
 
     pip install -e .[pack]
-    python scripts/build_emoji5.py --out mof_jax/data/emoji5            # fetches 30 MB with `npm pack`
+    python scripts/build_emoji5.py --out mof_jax/data/worlds/emoji5            # fetches 30 MB with `npm pack`
     python scripts/build_emoji5.py --packages DIR --check               # rebuilds, compares with what is committed
 
 With resvg-py 0.5.0, Pillow 13.0.0 (libwebp 1.6.0) and liblzma 5.x the files come out byte for byte the same. Other
@@ -35,8 +35,8 @@ import numpy as np
 from PIL import Image, features
 from rich.progress import track
 
-from mof_jax.data import families, pack
-from mof_jax.data.embedded import EVAL_VENDORS, ROOT, TRAIN_VENDORS
+from mof_jax.data.worlds import families, pack
+from mof_jax.data.worlds.embedded import EVAL_VENDORS, ROOT, TRAIN_VENDORS
 from mof_jax.errors import UserError, exit_code
 
 SIZE = 64  # pixels

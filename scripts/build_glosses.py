@@ -1,4 +1,4 @@
-"""Makes `mof_jax/data/wordnet/glosses.tsv`: what WordNet says about the words that the embedded pictures are named with.
+"""Makes `mof_jax/data/worlds/wordnet/glosses.tsv`: what WordNet says about the words that the embedded pictures are named with.
 
     python scripts/build_glosses.py FOLDER
 
@@ -15,7 +15,7 @@ import pathlib
 import re
 import sys
 
-from mof_jax.data import embedded, pack
+from mof_jax.data.worlds import embedded, pack
 
 OUT = pathlib.Path(embedded.__file__).parent / "wordnet" / "glosses.tsv"
 THINGS = {5, 6, 13, 17, 20}  # numbers of WordNet's lexicographer files

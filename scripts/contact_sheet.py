@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mof_jax.data.contact import comparison_sheet, contact_sheet
-from mof_jax.data.embedded import EVAL_VENDORS, SPLITS, TRAIN_VENDORS, Emoji5
+from mof_jax.data.image.contact import comparison_sheet, contact_sheet
+from mof_jax.data.worlds.embedded import EVAL_VENDORS, SPLITS, TRAIN_VENDORS, Emoji5
 from mof_jax.errors import exit_code
 
 LABELS = (

@@ -1,4 +1,7 @@
-"""One pair of every pattern of `data.pattern_world` with its question: python scripts/pattern_sheet.py docs/patterns.png"""
+"""One pair of every pattern of `data.worlds.pattern_world` with its question:
+
+    python scripts/pattern_sheet.py docs/patterns.png
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 from PIL import Image, ImageDraw, ImageFont
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.pattern_world import render, scene
+from mof_jax.data.worlds.pattern_world import render, scene
 
 SIDE, GAP, TEXT, COLUMNS, NUMBER = 150, 14, 44, 3, 7
 

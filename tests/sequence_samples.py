@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 
-from mof_jax.data import tokenizers
-from mof_jax.data.sequences import Sample
+from mof_jax.data.packing.sequences import Sample
+from mof_jax.data.text import tokenizers
 
 WORDS = ("a red apple and a green bus. Q: what is it? A: yes, no; USER: ASSISTANT: user assistant system helpful "
          "one two three four left right above below dog cat car how many are there in the picture").split()

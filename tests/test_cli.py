@@ -133,7 +133,7 @@ class TestNonFiniteLoss:
 
 
 def test_data_patterns_writes_both_layouts_which_read_back(tmp_path, capsys):
-    from mof_jax.data import pattern_world as world
+    from mof_jax.data.worlds import pattern_world as world
     from mof_jax.evals.mmvp_files import read_mmvp, read_mmvp_vlm
 
     assert cli.main(["data", "patterns", str(tmp_path / "world"), "--pairs", "2", "--split", "known", "--pixels", "32"]) == 0

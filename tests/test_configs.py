@@ -15,8 +15,8 @@ import pytest
 
 from mof_jax import config as configs
 from mof_jax import trainer
-from mof_jax.data.sequence_pipeline import SequencePipeline
-from mof_jax.data.tokenizers import TokenizerConfig, train
+from mof_jax.data.packing.sequence_pipeline import SequencePipeline
+from mof_jax.data.text.tokenizers import TokenizerConfig, train
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, batch_shards, check_batch
 from mof_jax.plan import cost

@@ -21,10 +21,10 @@ from parity_cases import check  # noqa: E402
 
 from mof_jax import cli, convert  # noqa: E402
 from mof_jax import config as configs  # noqa: E402
-from mof_jax.data import images  # noqa: E402
-from mof_jax.data.preprocess import Preprocess  # noqa: E402
+from mof_jax.data.image import images  # noqa: E402
+from mof_jax.data.image.preprocess import Preprocess  # noqa: E402
 from mof_jax.data.record import Record  # noqa: E402
-from mof_jax.data.tokenizers import train as train_tokenizer  # noqa: E402
+from mof_jax.data.text.tokenizers import train as train_tokenizer  # noqa: E402
 from mof_jax.interop.source import Source  # noqa: E402
 from mof_jax.interop.weights import Weights  # noqa: E402
 from mof_jax.models.two_tower import TwoTowerConfig  # noqa: E402

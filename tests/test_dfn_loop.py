@@ -13,7 +13,7 @@ from run_samples import ROOT
 
 from mof_jax import cli, trainer
 from mof_jax import config as configs
-from mof_jax.data.embedded import Emoji5
+from mof_jax.data.worlds.embedded import Emoji5
 
 pytestmark = pytest.mark.slow
 STEPS, WRONG = 300, 0.4

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from mof_jax.data import npy
+from mof_jax.data.files import npy
 from mof_jax.errors import BadExample, UserError, lookup, nearest
 from mof_jax.parsing import Malformed, check_text, decode, is_count, is_number, is_text, one_line, parse_json, parse_object, show
 

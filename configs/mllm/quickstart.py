@@ -4,8 +4,8 @@
     mof generate --checkpoint runs/mllm --image docs/scene.png --prompt "How many cats are there?"
 
 Three stages: a CLIP tower (400 steps) and a masked autoencoder (600) of one size on the same embedded pictures, then 1,800 steps
-of adapters and a language model of 1 M parameters on the questions and captions of `data.scenes`, both towers frozen, their
-tokens interleaved (I-MoF: 16 + 16 a picture). About seven and a half minutes on two idle cores.
+of adapters and a language model of 1 M parameters on the questions and captions of `data.worlds.scenes`, both towers frozen,
+their tokens interleaved (I-MoF: 16 + 16 a picture). About seven and a half minutes on two idle cores.
 
 Expect on `test`, which shows things on grounds where training never showed them (seeds 0, 1, 2, exact match in per cent): colour
 100, count 77 to 79, presence 83 to 88, name 61 to 70, position 46 to 52. A model that only reads (`quickstart.py:blind=True`)

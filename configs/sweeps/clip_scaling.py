@@ -4,7 +4,7 @@
     mof sweep --config configs/sweeps/clip_scaling.py --workdir runs/clip_scaling --workers 2
     mof fit runs/clip_scaling --law chinchilla --columns N=non_embedding_parameters,D=examples,L=loss
 
-Scenes of two things (`data.scenes`) are drawn fresh from two million; none of the 1,024 that the loss is measured on, in
+Scenes of two things (`data.worlds.scenes`) are drawn fresh from two million; none of the 1,024 that the loss is measured on, in
 eight fixed sets of 128 candidates, is among them. The batch is 128 everywhere, because InfoNCE's floor moves with it. The
 lengths of a size are cooldown branches of one run. A law of this world says how this world scales; its exponents say
 nothing of pictures and words at large.

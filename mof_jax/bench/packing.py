@@ -23,10 +23,10 @@ from rich.table import Table
 
 from mof_jax import console
 from mof_jax.config import build
-from mof_jax.data.packing import Packer, Shape, State
-from mof_jax.data.sequence_pipeline import SampleReader, SequenceConfig, texts
-from mof_jax.data.sequences import Sample
-from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, train
+from mof_jax.data.packing.packer import Packer, Shape, State
+from mof_jax.data.packing.sequence_pipeline import SampleReader, SequenceConfig, texts
+from mof_jax.data.packing.sequences import Sample
+from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig, train
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig

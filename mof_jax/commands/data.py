@@ -100,7 +100,7 @@ def patterns(args: argparse.Namespace) -> None:
 
     from rich.progress import track
 
-    from mof_jax.data import pattern_world as world
+    from mof_jax.data.worlds import pattern_world as world
     from mof_jax.evals import mmvp_files
 
     if args.pairs < 1 or args.first < 0 or args.pixels < 8:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import storage
-from mof_jax.data.npy import parse_npy
+from mof_jax.data.files.npy import parse_npy
 from mof_jax.data.record import Record, Source, as_score
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, is_count, is_text, kind, parse_json, parse_object, show

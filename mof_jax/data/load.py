@@ -10,14 +10,16 @@ from jaxtyping import Int
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import augment, captions, images, keyed
 from mof_jax.data import filter as filters
+from mof_jax.data import keyed
+from mof_jax.data.image import augment, images
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.mixture import Located
-from mof_jax.data.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.data.vocabularies import UnreadableText
+from mof_jax.data.text import captions
+from mof_jax.data.text.vocabularies import UnreadableText
 from mof_jax.errors import BadExample, UserError
 from mof_jax.ranges import Count, NotNegative, Whole
 

@@ -1,6 +1,6 @@
 """Paired pictures: two that differ in one fact, a question that asks for it, and a statement for each.
 
-What MMVP and MMVP-VLM hold (arXiv 2401.06209), what `data.pattern_world` draws, and what the paired evaluators read.
+What MMVP and MMVP-VLM hold (arXiv 2401.06209), what `data.worlds.pattern_world` draws, and what the paired evaluators read.
 """
 
 from __future__ import annotations

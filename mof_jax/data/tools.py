@@ -16,8 +16,8 @@ from rich.table import Table
 from mof_jax import config as configs
 from mof_jax import storage
 from mof_jax.console import bar, plain
-from mof_jax.data import images
 from mof_jax.data.filter import record_id, write_scores
+from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.arrayrecord import writer

@@ -19,10 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mof_jax.data import chat
-from mof_jax.data.preprocess import Preprocess
-from mof_jax.data.sequences import Part, Sample, Special, Text, place, tokenize
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.packing.sequences import Part, Sample, Special, Text, place, tokenize
+from mof_jax.data.text import chat
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.decode.generate import Reading, advance, answer_log_probs, read
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import UserError

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from mof_jax.console import bar, plain
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.keyed import hash64
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source

@@ -10,7 +10,8 @@ import functools
 import string
 from typing import Any
 
-from mof_jax.data import images, tables
+from mof_jax.data.files import tables
+from mof_jax.data.image import images
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.files import check_images, field, read_object, rows, unique

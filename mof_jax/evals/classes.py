@@ -11,9 +11,9 @@ from jaxtyping import Int
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data import embedded
 from mof_jax.data.record import Record
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.worlds import embedded
 from mof_jax.errors import UserError, nearest
 from mof_jax.evals.prompts import lines
 from mof_jax.evals.retrieval import same_words

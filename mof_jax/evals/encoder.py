@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.record import Record, Source
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import BadExample, UserError, lookup
 from mof_jax.mesh import batch_sharding, batch_shards, fetch, put_batch, replicated
 from mof_jax.nn.module import Params, Skeleton, flatten

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mof_jax import storage
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.encoder import Encoder, records

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 import numpy as np
 
-from mof_jax.data import documents
+from mof_jax.data.packing import documents
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig

@@ -23,7 +23,7 @@ import re
 from typing import Any, Literal
 
 from mof_jax import storage
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS, Pair, pattern_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.files import unique

@@ -12,7 +12,8 @@ import tempfile
 from typing import Any
 
 from mof_jax import storage
-from mof_jax.data import images, tables
+from mof_jax.data.files import tables
+from mof_jax.data.image import images
 from mof_jax.errors import BadExample, UserError
 
 _PICTURE = re.compile(r"(\d+)\.(?:jpe?g|png)", re.IGNORECASE)

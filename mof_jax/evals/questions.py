@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Bool
 import numpy as np
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig

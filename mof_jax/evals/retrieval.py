@@ -9,11 +9,11 @@ import unicodedata
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mof_jax.data import captions as texts_of
 from mof_jax.data.filter import Subset
 from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.text import captions as texts_of
 from mof_jax.evals.encoder import Encoder, records
 from mof_jax.evals.prompts import ensemble
 from mof_jax.evals.ranking import Hop, positive_ranks

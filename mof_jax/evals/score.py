@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from mof_jax.console import bar
-from mof_jax.data import captions, images
 from mof_jax.data import filter as filters
+from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
+from mof_jax.data.text import captions
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.encoder import Encoder
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mof_jax import config as configs
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig

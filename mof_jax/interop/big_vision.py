@@ -24,7 +24,7 @@ import zlib
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data.npy import parse_npy, read_header
+from mof_jax.data.files.npy import parse_npy, read_header
 from mof_jax.errors import UserError
 from mof_jax.interop.safetensors import Entry
 from mof_jax.interop.weights import Weights

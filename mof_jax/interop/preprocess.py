@@ -13,8 +13,8 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-from mof_jax.data.images import Fill
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.images import Fill
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.errors import UserError
 from mof_jax.interop.values import MOST_PIXELS, Values, triple
 from mof_jax.parsing import is_count

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from mof_jax import storage
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import UserError
 from mof_jax.interop import big_vision, preprocess, sentences, words
 from mof_jax.interop.big_vision import BigVision

@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mof_jax import storage
-from mof_jax.data.tokenizers import Tokenizer, TokenizerConfig, make
-from mof_jax.data.vocabularies import CLIP_PATTERN
+from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig, make
+from mof_jax.data.text.vocabularies import CLIP_PATTERN
 from mof_jax.errors import UserError
 from mof_jax.interop import sentences
 from mof_jax.interop.values import Values

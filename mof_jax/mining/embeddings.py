@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data.npy import read_header
+from mof_jax.data.files.npy import read_header
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, is_count, is_text, kind, parse_object, show
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mof_jax import storage
 from mof_jax.console import plain
-from mof_jax.data.contact import comparison_sheet
+from mof_jax.data.image.contact import comparison_sheet
 from mof_jax.data.record import Source
 from mof_jax.errors import BadExample, UserError, nearest
 from mof_jax.mining.best import best

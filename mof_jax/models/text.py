@@ -14,7 +14,7 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import UserError, lookup
 from mof_jax.mesh import by_rows
 from mof_jax.models.vit import SIZES

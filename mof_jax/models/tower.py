@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.models.efficientnet import EfficientNet, EfficientNetConfig
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.models.vit import ViT, ViTConfig

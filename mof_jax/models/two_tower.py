@@ -9,7 +9,7 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.models.tower import ImageConfig, check_dtype, image_tower, unit
 from mof_jax.models.vit import ViTConfig

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 import numpy as np
 
-from mof_jax.data import tables
+from mof_jax.data.files import tables
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import Malformed, decode, parse_json, show
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from jax.sharding import Mesh
 
 from mof_jax.data.load import DataConfig
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig, SequencePipeline
+from mof_jax.data.packing.sequence_pipeline import texts as sequence_texts
 from mof_jax.data.pipeline import Pipeline, texts
-from mof_jax.data.sequence_pipeline import SequenceConfig, SequencePipeline
-from mof_jax.data.sequence_pipeline import texts as sequence_texts
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.models.dino import DinoConfig
 from mof_jax.models.mae import MaeConfig
 from mof_jax.models.mllm import MllmConfig

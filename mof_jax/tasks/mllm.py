@@ -43,7 +43,7 @@ class MllmObjective:
 
 
 class MllmTask(Task):
-    """A batch as `data.sequence_pipeline` packs it; the loss is a mean over supervised tokens."""
+    """A batch as `data.packing.sequence_pipeline` packs it; the loss is a mean over supervised tokens."""
 
     rules = {"decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|probe|query|scale1|scale2)", 0.0, optional=True)]}
 

@@ -15,8 +15,8 @@ from jaxtyping import Array
 import numpy as np
 
 from mof_jax import console, storage
-from mof_jax.data.preprocess import Preprocess
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import UserError, nearest
 from mof_jax.interop import words
 from mof_jax.interop.families import FAMILIES

@@ -8,9 +8,9 @@ import pytest
 from mof_jax import cli
 from mof_jax.bench import packing
 from mof_jax.config import build
-from mof_jax.data.packing import Shape
-from mof_jax.data.sequence_pipeline import SampleReader, SequenceConfig
-from mof_jax.data.tokenizers import TokenizerConfig, train
+from mof_jax.data.packing.packer import Shape
+from mof_jax.data.packing.sequence_pipeline import SampleReader, SequenceConfig
+from mof_jax.data.text.tokenizers import TokenizerConfig, train
 
 CONTEXT, ROWS, IMAGES = 128, 4, 18
 

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 
 
 def picture(seed: int = 0, height: int = 20, width: int = 30, kind: str = "JPEG") -> bytes:

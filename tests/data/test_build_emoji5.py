@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from mof_jax.data import embedded, pack
+from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError
 
 pytest.importorskip("rich")

@@ -3,11 +3,11 @@
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data.captions import CaptionConfig, choose, kind_of
 from mof_jax.data.keyed import Draws
 from mof_jax.data.load import DataConfig
 from mof_jax.data.load import texts as words
 from mof_jax.data.record import Record
+from mof_jax.data.text.captions import CaptionConfig, choose, kind_of
 from mof_jax.errors import BadExample, UserError
 
 TEXTS = {"alt": ("an alt",), "synthetic": ("one", "two"), "tags": ("red", "blue", "green")}

@@ -3,8 +3,8 @@
 import pytest
 from sequence_samples import tokenizer
 
-from mof_jax.data.chat import TEMPLATES, template
-from mof_jax.data.sequences import Special, Text, tokenize
+from mof_jax.data.packing.sequences import Special, Text, tokenize
+from mof_jax.data.text.chat import TEMPLATES, template
 from mof_jax.errors import BadExample, UserError
 
 ASK = {"role": "user", "content": "what is it?\n<image>"}

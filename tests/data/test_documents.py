@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import documents_embedded, embedded
-from mof_jax.data.captions import CaptionConfig
-from mof_jax.data.documents import Chat, KindConfig, Page, compose, words
 from mof_jax.data.keyed import Draws
+from mof_jax.data.packing.documents import Chat, KindConfig, Page, compose, words
+from mof_jax.data.packing.sequences import Picture, Special, Text
 from mof_jax.data.record import Record, Source
-from mof_jax.data.sequences import Picture, Special, Text
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.text.captions import CaptionConfig
+from mof_jax.data.worlds import documents_embedded, embedded
 from mof_jax.errors import BadExample, UserError
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from mof_jax.data import contact, embedded, families, pack
-from mof_jax.data.embedded import Emoji5, candidates, concepts
+from mof_jax.data.image import contact
 from mof_jax.data.record import Source
+from mof_jax.data.worlds import embedded, families, pack
+from mof_jax.data.worlds.embedded import Emoji5, candidates, concepts
 from mof_jax.errors import UserError
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import augment, images
+from mof_jax.data.image import augment, images
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.keyed import Draws
-from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import BadExample, UserError
 
 

@@ -12,8 +12,8 @@ from data_samples import lengths
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import lines
-from mof_jax.data.lines import JsonLines
+from mof_jax.data.files import lines
+from mof_jax.data.files.lines import JsonLines
 from mof_jax.data.pipeline import DataConfig, Pipeline
 from mof_jax.errors import BadExample, UserError
 

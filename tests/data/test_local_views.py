@@ -5,9 +5,10 @@ from PIL import Image
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import augment, images, keyed
-from mof_jax.data.embedded import Emoji5
+from mof_jax.data import keyed
+from mof_jax.data.image import augment, images
 from mof_jax.data.pipeline import DataConfig, Pipeline
+from mof_jax.data.worlds.embedded import Emoji5
 from mof_jax.errors import UserError
 
 CROP = {"crop": {"scale": (0.1, 0.4)}}

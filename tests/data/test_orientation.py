@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 import pytest
 
-from mof_jax.data import images
-from mof_jax.data.orientation import upright
+from mof_jax.data.image import images
+from mof_jax.data.image.orientation import upright
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken metadata
 

@@ -5,7 +5,7 @@ import pytest
 from sequence_samples import sample
 
 from mof_jax.data import keyed
-from mof_jax.data.packing import Packer, Shape, State, check_cursor
+from mof_jax.data.packing.packer import Packer, Shape, State, check_cursor
 from mof_jax.errors import UserError
 
 K, S = 4, 64

@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from mof_jax.data import images
-from mof_jax.data.embedded import EVAL_VENDORS
+from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.pattern_art import Difficulty
-from mof_jax.data.pattern_world import (
+from mof_jax.data.sources import open_source
+from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.worlds.embedded import EVAL_VENDORS
+from mof_jax.data.worlds.pattern_art import Difficulty
+from mof_jax.data.worlds.pattern_world import (
     _UNCLEAR,
     FACING,
     GROUNDS,
@@ -24,8 +26,6 @@ from mof_jax.data.pattern_world import (
     render,
     scene,
 )
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import images, keyed
+from mof_jax.data import keyed
+from mof_jax.data.image import images
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.load import _REPLACE, Loader
 from mof_jax.data.mixture import Located
 from mof_jax.data.pipeline import Batches, DataConfig, Pipeline, texts
-from mof_jax.data.preprocess import Preprocess
 from mof_jax.errors import BadExample, ExitCode, UserError, WorkerLost
 
 TWO = [

@@ -7,10 +7,11 @@ from PIL import Image
 import pytest
 
 from mof_jax.config import build
-from mof_jax.data import images, scenes
-from mof_jax.data.scenes import COUNTS, KINDS, SIDES, SPLITS, Scenes, may_train, render, scene
+from mof_jax.data.image import images
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.worlds import scenes
+from mof_jax.data.worlds.scenes import COUNTS, KINDS, SIDES, SPLITS, Scenes, may_train, render, scene
 from mof_jax.errors import UserError
 
 

@@ -12,8 +12,8 @@ import pytest
 from sequence_samples import tokenizer
 
 from mof_jax.config import build
-from mof_jax.data import tokenizers
-from mof_jax.data.sequence_pipeline import SequenceConfig, SequencePipeline, texts
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig, SequencePipeline, texts
+from mof_jax.data.text import tokenizers
 from mof_jax.errors import BadExample, UserError
 
 KINDS = {
@@ -135,7 +135,7 @@ def test_shares_sources_and_fill_of_the_embedded_mixture():
 
 def test_pictures_and_answers_are_those_of_the_documents(whole):
     """Every question of the batch carries its own scene's picture and its own answer."""
-    from mof_jax.data import images
+    from mof_jax.data.image import images
     from mof_jax.data.sources import open_source
     from mof_jax.data.sources.config import SourceConfig
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sequence_samples import tokenizer
 
-from mof_jax.data import tokenizers
-from mof_jax.data.sequences import Document, Picture, Special, Text, encode, place, tokenize
+from mof_jax.data.packing.sequences import Document, Picture, Special, Text, encode, place, tokenize
+from mof_jax.data.text import tokenizers
 from mof_jax.errors import BadExample, UserError
 
 K = 3

@@ -8,7 +8,7 @@ from data_samples import picture
 import fsspec
 import pytest
 
-from mof_jax.data import tables
+from mof_jax.data.files import tables
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.errors import BadExample, UserError
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mof_jax.data.tar import members
+from mof_jax.data.files.tar import members
 from mof_jax.parsing import Malformed
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -14,9 +14,9 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 
-from mof_jax.data import vocabularies
-from mof_jax.data.canonical import canonical
-from mof_jax.data.tokenizers import TokenizerConfig, load, make, train
+from mof_jax.data.text import vocabularies
+from mof_jax.data.text.canonical import canonical
+from mof_jax.data.text.tokenizers import TokenizerConfig, load, make, train
 from mof_jax.errors import UserError
 
 FIXTURE = json.loads((pathlib.Path(__file__).parent / "fixtures" / "clip_tokens.json").read_text())

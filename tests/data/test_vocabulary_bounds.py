@@ -11,14 +11,14 @@ import pytest
 import sentencepiece
 
 from mof_jax.config import build
-from mof_jax.data.documents import Document
 from mof_jax.data.load import DataConfig, Loader
 from mof_jax.data.mixture import Located
+from mof_jax.data.packing.documents import Document
+from mof_jax.data.packing.sequences import Text, encode
 from mof_jax.data.record import Record
-from mof_jax.data.sequences import Text, encode
-from mof_jax.data.tokenizers import load, make, train
-from mof_jax.data.vocabularies import UnreadableText
-from mof_jax.data.vocabulary_bounds import check_sentencepiece
+from mof_jax.data.text.tokenizers import load, make, train
+from mof_jax.data.text.vocabularies import UnreadableText
+from mof_jax.data.text.vocabulary_bounds import check_sentencepiece
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed
 

@@ -11,9 +11,9 @@ import pytest
 from sequence_samples import tokenizer
 from small_models import quick_jit, weights
 
-from mof_jax.data import images
-from mof_jax.data.preprocess import Preprocess
-from mof_jax.data.sequences import Text, place, tokenize
+from mof_jax.data.image import images
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.packing.sequences import Text, place, tokenize
 from mof_jax.decode.respond import Responder
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import BadExample

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 
 
 @dataclasses.dataclass(frozen=True)

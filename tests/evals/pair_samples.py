@@ -29,7 +29,7 @@ def vlm_pairs(each: int) -> list[Pair]:
 
 def real_mmvp(folder: pathlib.Path, rows: int = 300) -> pathlib.Path:
     """A folder with the published file's size, header, folder name and JPEG pictures; and what it asks at the four wrong rows."""
-    from mof_jax.data import images
+    from mof_jax.data.image import images
 
     (folder / "MMVP Images").mkdir(parents=True)
     jpeg = images.encode(images.to_array(images.decode(picture(7))), "JPEG")

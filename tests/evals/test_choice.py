@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mof_jax import evals
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.errors import UserError
 from mof_jax.evals.choice import Choice, _likeliest
 from mof_jax.evals.choice_files import mmbench, seed_bench

@@ -11,10 +11,11 @@ import pytest
 import tiny_run
 
 from mof_jax import cli, evals, trainer
-from mof_jax.data import embedded, images
+from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.record import Record
-from mof_jax.data.scenes import Scenes
+from mof_jax.data.worlds import embedded
+from mof_jax.data.worlds.scenes import Scenes
 from mof_jax.errors import UserError
 from mof_jax.evals.gallery import Gallery
 from mof_jax.evals.mmvp_files import write_mmvp_vlm

@@ -14,7 +14,7 @@ from sequence_samples import tokenizer
 from small_models import weights
 
 from mof_jax import cli, evals
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.mmvp import Mmvp, score_answers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pair_samples import cell, edit_csv, mmvp_pairs, real_mmvp, vlm_pairs
 import pytest
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.mmvp_files import read_mmvp, read_mmvp_vlm, write_mmvp, write_mmvp_vlm

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from mof_jax import evals
-from mof_jax.data import scenes
+from mof_jax.data.worlds import scenes
 from mof_jax.errors import UserError
 from mof_jax.evals.questions import matches
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mof_jax import evals
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.classes import Classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import foreign
 import pytest
 
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.errors import UserError
 from mof_jax.interop.preprocess import Processing, read_hf, read_open_clip, write_hf, write_open_clip
 

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from mof_jax import convert
-from mof_jax.data.tokenizers import TokenizerConfig, make, train
+from mof_jax.data.text.tokenizers import TokenizerConfig, make, train
 from mof_jax.errors import UserError
 from mof_jax.interop.families import FAMILIES
 from mof_jax.interop.source import Source

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 import small_models
 
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.encoder import Encoder

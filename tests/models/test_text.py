@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
-from mof_jax.data import tokenizers
+from mof_jax.data.text import tokenizers
 from mof_jax.errors import UserError
 from mof_jax.models.text import TextConfig, TextTower
 from mof_jax.nn.module import Skeleton

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from mof_jax import convert
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.decode.generate import generate
 from mof_jax.interop.source import Source
 from mof_jax.interop.weights import Weights

@@ -10,8 +10,8 @@ import parity_open_clip
 from PIL import Image
 import pytest
 
-from mof_jax.data import tokenizers
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.text import tokenizers
 from mof_jax.interop.preprocess import read_open_clip
 
 pytestmark = pytest.mark.open_clip

@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 import transformers
 
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.errors import UserError
 from mof_jax.interop.preprocess import CLASSES, read_hf, write_hf
 from mof_jax.models.vit import normalise

@@ -13,8 +13,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 import transformers
 
-from mof_jax.data import canonical
-from mof_jax.data import tokenizers as ours
+from mof_jax.data.text import canonical
+from mof_jax.data.text import tokenizers as ours
 from mof_jax.interop.families import FAMILIES
 from mof_jax.interop.words import read_tokenizer, tokenizer_files
 

@@ -12,7 +12,7 @@ import tiny_mllm
 import tiny_run
 
 from mof_jax import run, trainer
-from mof_jax.data.tokenizers import make as make_tokenizer
+from mof_jax.data.text.tokenizers import make as make_tokenizer
 from mof_jax.mesh import batch_shards, make_mesh, put_batch
 from mof_jax.plan import collectives, program
 from mof_jax.plan.program import Memory

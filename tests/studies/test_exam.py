@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.pattern_world import THINGS, scene
+from mof_jax.data.worlds.pattern_world import THINGS, scene
 from mof_jax.studies.blindness import exam
 
 

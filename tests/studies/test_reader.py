@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_models import weights
 
-from mof_jax.data.pattern_world import scene
+from mof_jax.data.worlds.pattern_world import scene
 from mof_jax.models.fusion import FusionConfig
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig

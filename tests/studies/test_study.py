@@ -12,7 +12,7 @@ import pytest
 from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.pattern_world import scene
+from mof_jax.data.worlds.pattern_world import scene
 from mof_jax.errors import UserError
 from mof_jax.studies.blindness import jobs, probes, report, store, towers
 from mof_jax.studies.blindness.plan import ARMS, CONTROLS, SPLITS, Study

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small_models import launch_task
 
-from mof_jax.data.packing import Packer, Shape, State
-from mof_jax.data.sequences import Sample
+from mof_jax.data.packing.packer import Packer, Shape, State
+from mof_jax.data.packing.sequences import Sample
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, check_batch, make_mesh
 from mof_jax.models.connector import ConnectorConfig

@@ -17,7 +17,7 @@ from mof_jax.errors import UserError, lookup
 
 
 def _emoji5(config: SourceConfig) -> Source:
-    from mof_jax.data.embedded import Emoji5
+    from mof_jax.data.worlds.embedded import Emoji5
 
     return Emoji5(split=config.split, locales=config.locales)
 
@@ -77,25 +77,25 @@ def _llava(config: SourceConfig) -> Source:
 
 
 def _pages(config: SourceConfig) -> Source:
-    from mof_jax.data.documents_embedded import PageWorld
+    from mof_jax.data.worlds.documents_embedded import PageWorld
 
     return PageWorld(config.size, config.split, config.locales, config.label)
 
 
 def _glossary(config: SourceConfig) -> Source:
-    from mof_jax.data.documents_embedded import Glossary
+    from mof_jax.data.worlds.documents_embedded import Glossary
 
     return Glossary(config.size, config.locales, config.label)
 
 
 def _scenes(config: SourceConfig) -> Source:
-    from mof_jax.data.scenes import Scenes
+    from mof_jax.data.worlds.scenes import Scenes
 
     return Scenes(config.size, config.split, config.pixels, config.questions, config.label)
 
 
 def _patterns(config: SourceConfig) -> Source:
-    from mof_jax.data.pattern_world import PatternWorld
+    from mof_jax.data.worlds.pattern_world import PatternWorld
 
     return PatternWorld(config.size, config.split, config.pixels, config.questions, config.stated, config.label)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from mof_jax.data.captions import CaptionConfig
 from mof_jax.data.filter import FilterConfig
+from mof_jax.data.text.captions import CaptionConfig
 from mof_jax.ranges import Count, NotNegative, Share, Whole
 
 Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "folder", "synthetic", "obelics", "mmc4", "llava", "pages",

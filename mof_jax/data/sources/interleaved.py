@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
-from mof_jax.data.documents import Page
+from mof_jax.data.packing.documents import Page
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data import tables
-from mof_jax.data.lines import JsonLines
+from mof_jax.data.files import tables
+from mof_jax.data.files.lines import JsonLines
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import is_picture, read_image

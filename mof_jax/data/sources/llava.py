@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from mof_jax import storage
-from mof_jax.data.documents import Chat
+from mof_jax.data.packing.documents import Chat
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines

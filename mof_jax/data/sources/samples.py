@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from mof_jax.data.files.tar import Member
 from mof_jax.data.sources import fields
-from mof_jax.data.tar import Member
 from mof_jax.parsing import Malformed, check_text, decode, parse_object, show
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif")

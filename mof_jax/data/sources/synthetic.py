@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mof_jax.data import images, keyed
+from mof_jax.data import keyed
+from mof_jax.data.image import images
 from mof_jax.data.record import Record
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 210, 50)}

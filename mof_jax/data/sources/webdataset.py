@@ -2,7 +2,7 @@
 
 A tar is scanned once for where each member's bytes lie; that index is kept in the cache folder, and from then on a
 record is one range read, local or remote. Nothing is ever unpacked to disk. A tar may come from anywhere, so links,
-devices, sparse members and names that leave the archive are refused (see `data.tar`).
+devices, sparse members and names that leave the archive are refused (see `data.files.tar`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data import tar
+from mof_jax.data.files import tar
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
 from mof_jax.data.sources.samples import KINDS, MAX_TEXT, Endings, listed, row_of, text_of, texts_of

@@ -19,9 +19,9 @@ import re
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
-from mof_jax.data import pattern_world as world
-from mof_jax.data.pattern_art import COLOURS, NUMBERS
-from mof_jax.data.pattern_world import Scene
+from mof_jax.data.worlds import pattern_world as world
+from mof_jax.data.worlds.pattern_art import COLOURS, NUMBERS
+from mof_jax.data.worlds.pattern_world import Scene
 
 PAD, BOS, EOS = 0, 1, 2
 KINDS = ("fact", "name", "caption")

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.pattern_world import PatternWorld, Scene, render, scene
+from mof_jax.data.worlds.pattern_world import PatternWorld, Scene, render, scene
 from mof_jax.studies.blindness import exam
 from mof_jax.studies.blindness.plan import Study
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 import numpy as np
 from rich.console import Console
 
-from mof_jax.data.pattern_world import THINGS
+from mof_jax.data.worlds.pattern_world import THINGS
 from mof_jax.evals import cider
 from mof_jax.evals.labels import unit
 from mof_jax.evals.paired import group_scores

@@ -16,15 +16,17 @@ from pyarrow import parquet
 from rich.console import Console
 
 from mof_jax import storage
-from mof_jax.data import documents, images, keyed, load, sequences, tools
 from mof_jax.data import filter as filters
-from mof_jax.data.captions import CaptionConfig
-from mof_jax.data.preprocess import Preprocess
+from mof_jax.data import keyed, load, tools
+from mof_jax.data.image import images
+from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.packing import documents, sequences
 from mof_jax.data.record import Record
 from mof_jax.data.sources import arrayrecord, open_source, webdataset
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.jsonl import TableSource
-from mof_jax.data.tokenizers import train
+from mof_jax.data.text.captions import CaptionConfig
+from mof_jax.data.text.tokenizers import train
 from mof_jax.errors import BadExample
 from mof_jax.evals.answers import read_answers
 from mof_jax.mining import report

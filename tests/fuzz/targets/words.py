@@ -12,8 +12,8 @@ import pathlib
 import sentencepiece
 import tokenizers as hf
 
-from mof_jax.data import vocabularies
-from mof_jax.data.tokenizers import CLIP_VOCABULARY, TokenizerConfig, load, make, train
+from mof_jax.data.text import vocabularies
+from mof_jax.data.text.tokenizers import CLIP_VOCABULARY, TokenizerConfig, load, make, train
 
 from ..harness import Seed, Target
 from .samples import dumped

@@ -30,9 +30,9 @@ from jaxtyping import Int32
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax.data import vocabularies
-from mof_jax.data.canonical import canonical, tidy
-from mof_jax.data.vocabulary_bounds import MAX_CONTEXT, MAX_IDS
+from mof_jax.data.text import vocabularies
+from mof_jax.data.text.canonical import canonical, tidy
+from mof_jax.data.text.vocabulary_bounds import MAX_CONTEXT, MAX_IDS
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, reason
 from mof_jax.ranges import Count, Whole

@@ -32,17 +32,19 @@ import jax
 from jaxtyping import Int32
 import numpy as np
 
-from mof_jax.data import documents, images, keyed
 from mof_jax.data import filter as filters
-from mof_jax.data.documents import KindConfig
+from mof_jax.data import keyed
 from mof_jax.data.identity import content
+from mof_jax.data.image import images
+from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.mixture import Located, Stream
-from mof_jax.data.packing import Packed, Packer, Shape, State, check_cursor
+from mof_jax.data.packing import documents
+from mof_jax.data.packing.documents import KindConfig
+from mof_jax.data.packing.packer import Packed, Packer, Shape, State, check_cursor
+from mof_jax.data.packing.sequences import OnLong, Sample, encode
 from mof_jax.data.pipeline import BatchInfo
-from mof_jax.data.preprocess import Preprocess
-from mof_jax.data.sequences import OnLong, Sample, encode
 from mof_jax.data.sources import open_source
-from mof_jax.data.tokenizers import Tokenizer
+from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import BadExample, UserError
 from mof_jax.ranges import Count, Grey, Whole
 

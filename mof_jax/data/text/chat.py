@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import TypeAlias
 
-from mof_jax.data.sequences import IMAGE, Special, Text
+from mof_jax.data.packing.sequences import IMAGE, Special, Text
 from mof_jax.errors import BadExample, lookup
 
 Message: TypeAlias = Mapping[str, str]

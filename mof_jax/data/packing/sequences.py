@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias
 from jaxtyping import Bool, Int32, UInt8
 import numpy as np
 
-from mof_jax.data.tokenizers import Tokenizer
-from mof_jax.data.vocabularies import UnreadableText
+from mof_jax.data.text.tokenizers import Tokenizer
+from mof_jax.data.text.vocabularies import UnreadableText
 from mof_jax.errors import BadExample, UserError
 
 Kind = Literal["caption", "interleaved", "text", "chat"]

@@ -14,7 +14,7 @@ import functools
 from PIL import Image, ImageDraw, ImageFont
 
 from mof_jax.data.keyed import Draws
-from mof_jax.data.scenes import sprite
+from mof_jax.data.worlds.scenes import sprite
 
 Colour = tuple[int, int, int]
 

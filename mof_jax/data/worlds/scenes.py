@@ -26,8 +26,10 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mof_jax.data import embedded, images, keyed, pack
-from mof_jax.data.documents import Chat
+from mof_jax.data import keyed
+from mof_jax.data.image import images
+from mof_jax.data.packing.documents import Chat
+from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError, lookup, nearest
 
 SPLITS = ("train", "test", "twemoji")

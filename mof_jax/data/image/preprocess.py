@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from mof_jax.data import images
+from mof_jax.data.image import images
 from mof_jax.data.keyed import Draws
 from mof_jax.ranges import Grey, NotNegative, Positive, Range, Share, Whole
 

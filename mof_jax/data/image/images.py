@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from mof_jax.data.orientation import upright
+from mof_jax.data.image.orientation import upright
 from mof_jax.errors import BadExample
 from mof_jax.parsing import reason
 

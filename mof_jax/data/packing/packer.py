@@ -25,7 +25,7 @@ import dataclasses
 from jaxtyping import Int32
 import numpy as np
 
-from mof_jax.data.sequences import Sample
+from mof_jax.data.packing.sequences import Sample
 from mof_jax.errors import UserError
 
 _WORD = 2**31  # a counter is two int32: value = high · 2^31 + low

@@ -39,7 +39,7 @@ class Concept:
       hex: its code points, lower-case, FE0F removed (`1f469-200d-1f373`).
       label: the English name, unique.
       tags: English keywords.
-      family: see `mof_jax.data.families`.
+      family: see `mof_jax.data.worlds.families`.
       flag: whether it is a flag.
       held_out: whether its family is kept from training.
     """

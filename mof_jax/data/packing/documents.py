@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import dataclasses
 from typing import get_args
 
-from mof_jax.data import captions, chat
 from mof_jax.data.keyed import Draws
+from mof_jax.data.packing.sequences import Document, Kind, Part, Picture, Special, Text, place
 from mof_jax.data.record import Record
-from mof_jax.data.sequences import Document, Kind, Part, Picture, Special, Text, place
 from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.text import captions, chat
 from mof_jax.errors import BadExample, nearest
 from mof_jax.ranges import Positive
 

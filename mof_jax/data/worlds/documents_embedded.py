@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from mof_jax.data import embedded, pack
-from mof_jax.data.documents import Page
 from mof_jax.data.keyed import Draws
+from mof_jax.data.packing.documents import Page
+from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError
 
 GLOSSES = pathlib.Path(__file__).parent / "wordnet" / "glosses.tsv"

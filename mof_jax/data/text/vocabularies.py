@@ -16,7 +16,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from mof_jax.data.vocabulary_bounds import MAX_IDS, check_file, check_sentencepiece
+from mof_jax.data.text.vocabulary_bounds import MAX_IDS, check_file, check_sentencepiece
 from mof_jax.errors import UserError
 from mof_jax.parsing import Malformed, check_text, kind, parse_object, reason, show
 

@@ -4,7 +4,7 @@ One picture a vendor and concept, 64 px WebP on white; names and keywords in 28 
 `noto-v1`, `fluent`, `fluent-flat`, and `circle-flags` for flags); `twemoji` only evaluates. Who drew them, and under
 which licence: `emoji5/NOTICE`. `scripts/build_emoji5.py` makes the files.
 
-The split, by label *family* so that no held-out concept has a sibling in training (rule: `mof_jax.data.families`):
+The split, by label *family* so that no held-out concept has a sibling in training (rule: `mof_jax.data.worlds.families`):
 
     train     pictures of the training vendors, families that are not held out
     twemoji   an unseen vendor, concepts whose family was trained on
@@ -22,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 import pathlib
 
-from mof_jax.data import pack
 from mof_jax.data.record import Record
+from mof_jax.data.worlds import pack
 from mof_jax.errors import UserError, nearest
 
 ROOT = pathlib.Path(__file__).parent / "emoji5"

@@ -31,11 +31,11 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import embedded, pack
-from mof_jax.data.documents import Chat
 from mof_jax.data.keyed import Draws
+from mof_jax.data.packing.documents import Chat
 from mof_jax.data.pairs import PATTERNS, Pair
-from mof_jax.data.pattern_art import COLOURS, NUMBERS, PAINTERS, Brush, Difficulty, ground
+from mof_jax.data.worlds import embedded, pack
+from mof_jax.data.worlds.pattern_art import COLOURS, NUMBERS, PAINTERS, Brush, Difficulty, ground
 from mof_jax.errors import UserError, lookup, nearest
 
 SPLITS = ("train", "dev", "test", "known")

@@ -1,0 +1,1 @@
+"""Documents of several kinds, packed into rows of a fixed shape."""

@@ -1,0 +1,1 @@
+"""Words: captions, chats, tokenizers and their vocabularies."""

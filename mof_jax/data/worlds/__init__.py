@@ -1,0 +1,1 @@
+"""Embedded pictures and drawn worlds, whose facts are known exactly."""
