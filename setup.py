@@ -59,6 +59,6 @@ setup(
     },
     entry_points={
         "console_scripts": ["mof=mof_jax.cli:main"],
-        "lmms_eval.models": ["mof_jax=mof_jax.evals.lmms:manifest"],
+        "lmms_eval.models": ["mof_jax=mof_jax.commands.lmms:manifest"],
     },
 )

@@ -384,7 +384,7 @@ def check(job: Job, where: str) -> None:
                         "that it is checked before anything is created")
     from mof_jax.mesh import abstract_mesh, check_batch  # JAX is imported for it
     from mof_jax.plan.cost import stages
-    from mof_jax.train import history
+    from mof_jax.train.reliability import history
     from mof_jax.train.schedule import make_schedule
 
     try:

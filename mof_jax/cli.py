@@ -150,7 +150,7 @@ def evaluate(args: argparse.Namespace) -> None:
     section = benchmark(args)
     if args.answers:
         from mof_jax import console
-        from mof_jax.evals import mmvp, mmvp_files
+        from mof_jax.evals.mmvp import mmvp, mmvp_files
 
         labels = args.labels or "original"
         found = mmvp.score_answers(args.answers, mmvp_files.read_mmvp(args.data_dir, labels))

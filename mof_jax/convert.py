@@ -33,8 +33,8 @@ from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
+from mof_jax.train.checkpoint.streamer import Later, Streamer
 from mof_jax.train.start import open_checkpoint
-from mof_jax.train.streamer import Later, Streamer
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 _MODELS: dict[str, type] = {

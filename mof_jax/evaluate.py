@@ -10,12 +10,12 @@ from mof_jax import console, storage
 from mof_jax import evals as evaluators
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.restore import restore
 from mof_jax.tasks import TASKS
-from mof_jax.train import place
-from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.checkpoint import place
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
 from mof_jax.train.metrics import TensorBoard
 
 

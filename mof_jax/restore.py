@@ -9,7 +9,7 @@ from typing import Any
 from mof_jax.data.text.tokenizers import load as load_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.nn.module import Params
 from mof_jax.run import Run, RunConfig, resolve, set_up_jax
 from mof_jax.train.start import open_checkpoint

@@ -18,7 +18,7 @@ from mof_jax import storage
 from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.hardware import HardwareConfig
 from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, make_mesh, on_mesh, param_shardings, replicated
 from mof_jax.nn.module import Skeleton
@@ -26,14 +26,14 @@ from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 from mof_jax.task import Task
 from mof_jax.tasks import TASKS
-from mof_jax.train import rollback
-from mof_jax.train.checkpoint import CheckpointConfig
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig
 from mof_jax.train.optim import Decision, OptimizerConfig, decide, make_optimizer
-from mof_jax.train.spikes import SpikeConfig
+from mof_jax.train.reliability import rollback
+from mof_jax.train.reliability.spikes import SpikeConfig
+from mof_jax.train.reliability.watchdog import WatchdogConfig
 from mof_jax.train.start import InitConfig
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
-from mof_jax.train.watchdog import WatchdogConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mof_jax.data.text.tokenizers import load as load_tokenizer
 from mof_jax.data.text.tokenizers import make as make_tokenizer
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.evaluate import evaluated, logged, run_evaluators
 from mof_jax.interop.source import Source, is_foreign
 from mof_jax.jsonl import JsonLines
@@ -33,23 +33,24 @@ from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import show
 from mof_jax.run import Program, Run, RunConfig, process_rows, resolve, resolve_stages, set_up_jax
 from mof_jax.tasks import TASKS
-from mof_jax.train import goodput, place, rollback
-from mof_jax.train import history as history_of
-from mof_jax.train.checkpoint import Checkpointer
-from mof_jax.train.goodput import Ledger, report
-from mof_jax.train.history import Change
+from mof_jax.train.checkpoint import place
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
 from mof_jax.train.loop import Loop, LoopConfig
 from mof_jax.train.metrics import TensorBoard
 from mof_jax.train.optim import Decision
-from mof_jax.train.preemption import Preemption
-from mof_jax.train.resume import Resume
-from mof_jax.train.rollback import Rollback
+from mof_jax.train.reliability import goodput, rollback
+from mof_jax.train.reliability import history as history_of
+from mof_jax.train.reliability.goodput import Ledger, report
+from mof_jax.train.reliability.history import Change
+from mof_jax.train.reliability.preemption import Preemption
+from mof_jax.train.reliability.resume import Resume
+from mof_jax.train.reliability.rollback import Rollback
+from mof_jax.train.reliability.spikes import Spike, Spiked, Spikes
+from mof_jax.train.reliability.watchdog import Watchdog
 from mof_jax.train.schedule import make_schedule
-from mof_jax.train.spikes import Spike, Spiked, Spikes
 from mof_jax.train.start import came_with, first_state, open_checkpoint, take_params
 from mof_jax.train.state import TrainState
 from mof_jax.train.summary import summarise, write_summary
-from mof_jax.train.watchdog import Watchdog
 
 
 def train(
@@ -62,7 +63,7 @@ def train(
 
     Args:
       allow_change: keys, or sections, that may have another value than the run has been trained with so far, see
-        `train.history`.
+        `train.reliability.history`.
 
     Raises:
       UserError, Preempted: see `mof_jax.errors`.
@@ -202,7 +203,7 @@ class Trainer:
     """A run once everything is there: what stays the same when it rolls back.
 
     Attributes:
-      flops: of one step, by part. meta: of every checkpoint. changes: of the config, see `train.history`.
+      flops: of one step, by part. meta: of every checkpoint. changes: of the config, see `train.reliability.history`.
       measures: evaluators. others: see their classes.
       done: the last step done, once no step is under way.
     """
@@ -284,7 +285,7 @@ class Trainer:
         return results
 
     def _roll_back(self, spike: Spike, history: Sequence[Rollback]) -> list[Rollback]:
-        """Decides where to go back to, and makes it last, see `train.rollback`; returns the rollbacks with this one."""
+        """Decides where to go back to, and makes it last, see `reliability.rollback`; returns the rollbacks with this one."""
         config, log = self.run.config, f"{self.workdir}/metrics.jsonl"
         since = self.changes[-1].step if self.changes else 0  # before it, the config was another
         back = rollback.choose(spike, history, config.spikes, self.checkpointer,

@@ -24,8 +24,8 @@ from PIL import Image
 
 from mof_jax.data.worlds import pattern_world as world
 from mof_jax.data.pairs import PATTERNS, PairPictures
-from mof_jax.evals import correlation
-from mof_jax.evals.mmvp_vlm_table import REFERENCES
+from mof_jax.evals.mmvp import correlation
+from mof_jax.evals.mmvp.mmvp_vlm_table import REFERENCES
 from mof_jax.mining import blind, report
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import Rule

@@ -12,7 +12,7 @@ import tiny_run
 
 from mof_jax import cli, trainer
 from mof_jax.errors import NonFinite, UserError
-from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
 
 CONFIG = str(ROOT / "tiny_run.py")
 
@@ -134,7 +134,7 @@ class TestNonFiniteLoss:
 
 def test_data_patterns_writes_both_layouts_which_read_back(tmp_path, capsys):
     from mof_jax.data.worlds import pattern_world as world
-    from mof_jax.evals.mmvp_files import read_mmvp, read_mmvp_vlm
+    from mof_jax.evals.mmvp.mmvp_files import read_mmvp, read_mmvp_vlm
 
     assert cli.main(["data", "patterns", str(tmp_path / "world"), "--pairs", "2", "--split", "known", "--pixels", "32"]) == 0
     assert "18 pairs" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from tiny_run import losses
 from mof_jax import cli, trainer
 from mof_jax.data.image import images
 from mof_jax.data.worlds import pattern_world as world
-from mof_jax.evals.mmvp_files import write_mmvp
+from mof_jax.evals.mmvp.mmvp_files import write_mmvp
 from mof_jax.restore import restore
 from mof_jax.train.start import InitConfig, open_checkpoint, take_params
 

@@ -101,7 +101,7 @@ def patterns(args: argparse.Namespace) -> None:
     from rich.progress import track
 
     from mof_jax.data.worlds import pattern_world as world
-    from mof_jax.evals import mmvp_files
+    from mof_jax.evals.mmvp import mmvp_files
 
     if args.pairs < 1 or args.first < 0 or args.pixels < 8:
         raise UserError("--pairs: at least 1; --first: not negative; --pixels: at least 8")
@@ -119,7 +119,7 @@ def embed(args: argparse.Namespace) -> None:
     from mof_jax.data.sources import open_source
     from mof_jax.mining import embed as embedding
     from mof_jax.restore import restore
-    from mof_jax.train.preemption import Preemption
+    from mof_jax.train.reliability.preemption import Preemption
 
     source = open_source(_source(args))
     encoder = restore(args.checkpoint).encoder

@@ -39,7 +39,7 @@ def mine(args: argparse.Namespace) -> None:
     from mof_jax.data import tools
     from mof_jax.data.sources import open_source
     from mof_jax.mining import blind, report, rules
-    from mof_jax.train.preemption import Preemption
+    from mof_jax.train.reliability.preemption import Preemption
 
     places = pairs_of(args.features, "--features")
     chosen = rules.pair_up(pairs_of(args.above, "--above"), pairs_of(args.below, "--below"), list(places))

@@ -8,21 +8,21 @@ from typing import Any, Protocol
 from mof_jax import config as configs
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
-from mof_jax.evals.captioning import Captioning
-from mof_jax.evals.choice import Choice
-from mof_jax.evals.encoder import Encoder
-from mof_jax.evals.fewshot import FewShot
-from mof_jax.evals.gallery import Gallery
+from mof_jax.evals.answer.captioning import Captioning
+from mof_jax.evals.answer.choice import Choice
+from mof_jax.evals.answer.pope import Pope
+from mof_jax.evals.answer.questions import Questions
+from mof_jax.evals.answer.vqa import Vqa
+from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.fewshot import FewShot
+from mof_jax.evals.embed.gallery import Gallery
+from mof_jax.evals.embed.knn import Knn
+from mof_jax.evals.embed.probe import Probe
+from mof_jax.evals.embed.retrieval import Retrieval
+from mof_jax.evals.embed.zeroshot import ZeroShot
 from mof_jax.evals.held_out import ContrastiveLoss, TextLoss
-from mof_jax.evals.knn import Knn
-from mof_jax.evals.mmvp import Mmvp
-from mof_jax.evals.mmvp_vlm import MmvpVlm
-from mof_jax.evals.pope import Pope
-from mof_jax.evals.probe import Probe
-from mof_jax.evals.questions import Questions
-from mof_jax.evals.retrieval import Retrieval
-from mof_jax.evals.vqa import Vqa
-from mof_jax.evals.zeroshot import ZeroShot
+from mof_jax.evals.mmvp.mmvp import Mmvp
+from mof_jax.evals.mmvp.mmvp_vlm import MmvpVlm
 from mof_jax.parsing import is_text, show
 
 

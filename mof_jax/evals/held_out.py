@@ -16,8 +16,8 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.encoder import Encoder, records
-from mof_jax.evals.retrieval import kinds_of, same_words
+from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.retrieval import kinds_of, same_words
 from mof_jax.objectives.contrastive import softmax_loss
 from mof_jax.ranges import Range
 

@@ -13,7 +13,7 @@ from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
 from mof_jax.data.text import captions
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 
 LOWEST = -1.0  # of a record that cannot be scored: no threshold keeps it before a readable one
 _BLOCK = 4096

@@ -16,12 +16,12 @@ from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
-from mof_jax.evals import gallery
-from mof_jax.evals.classes import Classes, labels_of
-from mof_jax.evals.encoder import Encoder, records
-from mof_jax.evals.prompts import ensemble, phrases
-from mof_jax.evals.ranking import nearest
-from mof_jax.evals.retrieval import candidates, item_ids
+from mof_jax.evals.embed import gallery
+from mof_jax.evals.embed.classes import Classes, labels_of
+from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.prompts import ensemble, phrases
+from mof_jax.evals.embed.retrieval import candidates, item_ids
+from mof_jax.evals.metrics.ranking import nearest
 from mof_jax.run import restore
 
 _NO_ITEM = -1
@@ -32,7 +32,7 @@ class Browser:
     """A source embedded once, to be asked often.
 
     Attributes:
-      items: its records. ids: what a caption may be matched with, see `evals.retrieval.item_ids`. pixels, words: unit-norm
+      items: its records. ids: what a caption may be matched with, see `evals.embed.retrieval.item_ids`. pixels, words: unit-norm
         embeddings of the pictures and of the captions.
     """
 

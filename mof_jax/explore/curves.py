@@ -93,7 +93,7 @@ def _smoothed(axes: Axes, run: Run, key: str, smoothing: float, colour: str) -> 
 
 
 def _spent(axes: Axes, run: Run) -> None:
-    """Goodput: shares of the wall time as bars, the longest on top; the names are those of `train.goodput.KINDS`."""
+    """Goodput: shares of the wall time as bars, the longest on top; the names are those of `train.reliability.goodput.KINDS`."""
     seconds = {kind: value for kind, value in sorted(run.seconds.items(), key=lambda item: item[1]) if value > 0}
     total = sum(seconds.values()) or 1.0
     colours = {"step": BLUE, "lost": VERMILION}

@@ -19,9 +19,9 @@ from mof_jax.jsonl import read_lines
 from mof_jax.parsing import Malformed, is_count, parse_object, show
 from mof_jax.plan.cost import sketch
 from mof_jax.run import resolve
-from mof_jax.train import goodput, history
-from mof_jax.train.history import Change
-from mof_jax.train.place import last_stage
+from mof_jax.train.checkpoint.place import last_stage
+from mof_jax.train.reliability import goodput, history
+from mof_jax.train.reliability.history import Change
 
 Over = Literal["step", "examples", "flops"]
 ABSENT = "–"  # of a key that a config does not have
@@ -51,7 +51,7 @@ class Run:
 
     Attributes:
       workdir: a path or an address. name: in legends. config: as resolved. lines: of its metrics. results: of its evaluators.
-      changes: what the config was otherwise before, see `train.history`.
+      changes: what the config was otherwise before, see `train.reliability.history`.
     """
 
     workdir: str
@@ -114,7 +114,8 @@ class Run:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall seconds by what they were spent on, over all restarts, see `train.goodput`; empty if nothing was logged."""
+        """Wall seconds by what they were spent on, over all restarts, see `train.reliability.goodput`; empty if none was
+        logged."""
         return next(filter(None, map(goodput.ledger_of, reversed(self.lines))), {})
 
     def parameters(self, depth: int = 1) -> list[Part]:

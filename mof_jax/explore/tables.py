@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mof_jax import console
 from mof_jax.explore.runs import ABSENT, Run, differences
-from mof_jax.train.goodput import report
+from mof_jax.train.reliability.goodput import report
 
 _ALWAYS = ("loss", "examples", "examples_per_s")
 

@@ -29,7 +29,7 @@ from mof_jax.console import bar
 from mof_jax.data.filter import record_id, source_fingerprint
 from mof_jax.data.record import Record, Source
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.encoder import Encoder, picture
+from mof_jax.evals.embed.encoder import Encoder, picture
 from mof_jax.mining.embeddings import DTYPES, KIND, MANIFEST, VALID, Embeddings, names
 from mof_jax.parsing import Malformed, is_count, is_text, parse_object
 

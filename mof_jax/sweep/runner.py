@@ -24,7 +24,7 @@ from mof_jax.sweep.kinds import NO_TRUNK, Kind, kind_of
 from mof_jax.sweep.ledger import Ledger
 from mof_jax.sweep.points import Point, Sweep
 from mof_jax.sweep.progress import Progress
-from mof_jax.train import manifest
+from mof_jax.train.checkpoint import manifest
 
 _POLL_S = 0.1
 _LOG = "log.txt"  # in a point's folder: what its trainer said

@@ -20,7 +20,7 @@ from mof_jax.sweep.ledger import Record
 from mof_jax.sweep.points import Point, Sweep
 from mof_jax.tasks import TASKS
 from mof_jax.train import summary
-from mof_jax.train.place import last_stage
+from mof_jax.train.checkpoint.place import last_stage
 
 NAME = "points.csv"
 _NUMBERS = ("parameters", "trained_parameters", "embedding_parameters", "non_embedding_parameters", "flops", "examples",

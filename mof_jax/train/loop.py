@@ -13,15 +13,15 @@ import jax
 
 from mof_jax.errors import NonFinite, Preempted, UserError, WorkerLost
 from mof_jax.jsonl import JsonLines
-from mof_jax.train import hosts
-from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
 from mof_jax.train.display import Display
-from mof_jax.train.goodput import Ledger
 from mof_jax.train.metrics import Clock, TensorBoard
-from mof_jax.train.preemption import Preemption
-from mof_jax.train.spikes import SpikeConfig, Spiked, Spikes
+from mof_jax.train.reliability import hosts
+from mof_jax.train.reliability.goodput import Ledger
+from mof_jax.train.reliability.preemption import Preemption
+from mof_jax.train.reliability.spikes import SpikeConfig, Spiked, Spikes
+from mof_jax.train.reliability.watchdog import Watchdog
 from mof_jax.train.state import TrainState
-from mof_jax.train.watchdog import Watchdog
 
 # Steps the host may run ahead of the devices: enough to hide the dispatch, few enough for a signal to be heard soon.
 _IN_FLIGHT = 2

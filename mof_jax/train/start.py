@@ -24,8 +24,8 @@ from mof_jax.interop.source import Source, is_foreign, with_words
 from mof_jax.nn.module import Params, Skeleton
 from mof_jax.rules import Rule, user_rules
 from mof_jax.rules import resolve as resolve_rules
-from mof_jax.train import place
-from mof_jax.train.checkpoint import Checkpointer
+from mof_jax.train.checkpoint import place
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
 from mof_jax.train.settings import disagreements, settings
 from mof_jax.train.state import TrainState
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals import asking, files
+from mof_jax.evals import files
+from mof_jax.evals.answer import asking
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10])

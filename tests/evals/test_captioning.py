@@ -9,7 +9,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.captioning import CaptionFiles, Captioning
+from mof_jax.evals.answer.captioning import CaptionFiles, Captioning
 
 NOUNS = "cat dog horse bird boat tree".split()
 

@@ -16,8 +16,8 @@ import pytest
 from mof_jax import evals
 from mof_jax.data.image import images
 from mof_jax.errors import UserError
-from mof_jax.evals.choice import Choice, _likeliest
-from mof_jax.evals.choice_files import mmbench, seed_bench
+from mof_jax.evals.answer.choice import Choice, _likeliest
+from mof_jax.evals.answer.choice_files import mmbench, seed_bench
 
 OPTIONS = ("red", "green", "blue", "yellow")
 HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]

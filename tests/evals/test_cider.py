@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from mof_jax.evals.cider import cider_d, document_frequency, tokenize
+from mof_jax.evals.metrics.cider import cider_d, document_frequency, tokenize
 
 
 def scores(candidates, references):

@@ -7,7 +7,8 @@ import pytest
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.errors import UserError
-from mof_jax.evals import correlation, paired
+from mof_jax.evals.metrics import paired
+from mof_jax.evals.mmvp import correlation
 
 
 def test_the_papers_curve_is_the_mean_of_three_rows():

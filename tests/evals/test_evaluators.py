@@ -17,9 +17,9 @@ from mof_jax.data.record import Record
 from mof_jax.data.worlds import embedded
 from mof_jax.data.worlds.scenes import Scenes
 from mof_jax.errors import UserError
-from mof_jax.evals.gallery import Gallery
-from mof_jax.evals.mmvp_files import write_mmvp_vlm
-from mof_jax.evals.retrieval import Pool, Retrieval, candidates, item_ids
+from mof_jax.evals.embed.gallery import Gallery
+from mof_jax.evals.embed.retrieval import Pool, Retrieval, candidates, item_ids
+from mof_jax.evals.mmvp.mmvp_files import write_mmvp_vlm
 from mof_jax.evaluate import evaluate
 from mof_jax.jsonl import read_lines
 from mof_jax.mesh import make_mesh

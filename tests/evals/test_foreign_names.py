@@ -8,9 +8,9 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.evals import KINDS, build, needs
-from mof_jax.evals.answers import read_answers, write_answers
-from mof_jax.evals.mmvp_files import read_mmvp
-from mof_jax.evals.vqa import VqaFiles
+from mof_jax.evals.answer.answers import read_answers, write_answers
+from mof_jax.evals.answer.vqa import VqaFiles
+from mof_jax.evals.mmvp.mmvp_files import read_mmvp
 
 SOURCE = {"kind": "emoji5"}
 

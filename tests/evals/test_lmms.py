@@ -68,9 +68,9 @@ def lmms(monkeypatch):
         module = types.ModuleType(name)
         module.__dict__.update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
-    sys.modules.pop("mof_jax.evals.lmms", None)
-    yield importlib.import_module("mof_jax.evals.lmms")
-    sys.modules.pop("mof_jax.evals.lmms", None)
+    sys.modules.pop("mof_jax.commands.lmms", None)
+    yield importlib.import_module("mof_jax.commands.lmms")
+    sys.modules.pop("mof_jax.commands.lmms", None)
 
 
 def model(lmms, responder):

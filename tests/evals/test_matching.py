@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from mof_jax.evals import matching, paired
+from mof_jax.evals.metrics import paired
+from mof_jax.evals.mmvp import matching
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,8 +17,8 @@ from mof_jax import cli, evals
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.mmvp import Mmvp, score_answers
-from mof_jax.evals.mmvp_files import read_mmvp, write_mmvp
+from mof_jax.evals.mmvp.mmvp import Mmvp, score_answers
+from mof_jax.evals.mmvp.mmvp_files import read_mmvp, write_mmvp
 from mof_jax.mesh import make_mesh
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, Mllm, MllmConfig

@@ -16,7 +16,7 @@ import pytest
 from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.mmvp_files import read_mmvp, read_mmvp_vlm, write_mmvp, write_mmvp_vlm
+from mof_jax.evals.mmvp.mmvp_files import read_mmvp, read_mmvp_vlm, write_mmvp, write_mmvp_vlm
 
 
 @pytest.fixture(scope="module")

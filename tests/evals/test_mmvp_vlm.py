@@ -9,8 +9,8 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.mmvp_files import write_mmvp_vlm
-from mof_jax.evals.mmvp_vlm import MmvpVlm
+from mof_jax.evals.mmvp.mmvp_files import write_mmvp_vlm
+from mof_jax.evals.mmvp.mmvp_vlm import MmvpVlm
 
 
 class FakeEncoder:

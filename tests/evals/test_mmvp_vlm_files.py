@@ -9,7 +9,7 @@ import pytest
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.mmvp_files import read_mmvp_vlm, write_mmvp_vlm
+from mof_jax.evals.mmvp.mmvp_files import read_mmvp_vlm, write_mmvp_vlm
 
 
 def test_mmvp_vlm_there_and_back(tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mof_jax.data.pairs import PATTERNS, pattern_of
-from mof_jax.evals import paired
-from mof_jax.evals.mmvp_vlm_table import REFERENCES, compare
+from mof_jax.evals.metrics import paired
+from mof_jax.evals.mmvp.mmvp_vlm_table import REFERENCES, compare
 
 OF = [pattern for pattern in PATTERNS for _ in range(15)]
 

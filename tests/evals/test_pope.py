@@ -9,7 +9,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.pope import Pope, confusion, says_yes, unclear
+from mof_jax.evals.answer.pope import Pope, confusion, says_yes, unclear
 
 
 def line(i, label, **changes):

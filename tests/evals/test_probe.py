@@ -6,8 +6,8 @@ from scipy import optimize
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.baselines import accuracies, paired_interval
-from mof_jax.evals.probe import Probe, fit, predict, standardised
+from mof_jax.evals.embed.baselines import accuracies, paired_interval
+from mof_jax.evals.embed.probe import Probe, fit, predict, standardised
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 5)).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 from mof_jax import evals
 from mof_jax.data.worlds import scenes
 from mof_jax.errors import UserError
-from mof_jax.evals.questions import matches
+from mof_jax.evals.answer.questions import matches
 
 SECTION = dict(kind="questions", name="q", source=dict(kind="scenes", split="test", size=100, pixels=16), shown=6)
 

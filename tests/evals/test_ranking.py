@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from mof_jax.evals.fewshot import draw_shots, ridge_predict
-from mof_jax.evals.ranking import nearest, positive_ranks
+from mof_jax.evals.embed.fewshot import draw_shots, ridge_predict
+from mof_jax.evals.metrics.ranking import nearest, positive_ranks
 from mof_jax.mesh import MeshConfig, make_mesh
 
 

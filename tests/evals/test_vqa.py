@@ -9,7 +9,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.vqa import Vqa, VqaFiles, read_questions
+from mof_jax.evals.answer.vqa import Vqa, VqaFiles, read_questions
 
 KINDS = ("yes/no", "number", "other")
 

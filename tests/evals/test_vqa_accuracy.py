@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from mof_jax.evals.vqa_accuracy import accuracy, normalise
+from mof_jax.evals.metrics.vqa_accuracy import accuracy, normalise
 
 
 @pytest.mark.parametrize("text, expected", [

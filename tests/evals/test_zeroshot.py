@@ -11,10 +11,10 @@ from mof_jax import evals
 from mof_jax.data.image import images
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
-from mof_jax.evals.classes import Classes
-from mof_jax.evals.labels import Labels
-from mof_jax.evals.prompts import phrases
-from mof_jax.evals.retrieval import same_words
+from mof_jax.evals.embed.classes import Classes
+from mof_jax.evals.embed.labels import Labels
+from mof_jax.evals.embed.prompts import phrases
+from mof_jax.evals.embed.retrieval import same_words
 from mof_jax.mesh import make_mesh
 
 FOLDERS = ("golden_retriever", "tiger shark", "Crane")

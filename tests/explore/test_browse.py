@@ -10,7 +10,7 @@ import pytest
 
 from mof_jax.data.record import Record
 from mof_jax.errors import UserError
-from mof_jax.evals import gallery
+from mof_jax.evals.embed import gallery
 from mof_jax.explore.browse import Browser, Guesses, worst
 from mof_jax.mesh import make_mesh
 

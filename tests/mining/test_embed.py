@@ -16,7 +16,7 @@ import small_models
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.encoder import Encoder
+from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.mesh import MeshConfig, make_mesh
 from mof_jax.mining.embed import embed
 from mof_jax.mining.embeddings import Embeddings

@@ -17,10 +17,10 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
-from mof_jax.train.fingerprints import fingerprints
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint.fingerprints import fingerprints
+from mof_jax.train.checkpoint.streamer import Later, Streamer
 from mof_jax.train.state import TrainState
-from mof_jax.train.streamer import Later, Streamer
 
 
 def state(seed: int, mesh=None, spec=P()) -> TrainState:

@@ -12,8 +12,8 @@ import pytest
 from test_checkpoint import abstract, equal, state
 
 from mof_jax.errors import UserError
-from mof_jax.train import manifest
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint import manifest
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 from mof_jax.train.start import open_checkpoint
 
 
@@ -170,7 +170,7 @@ def test_what_orbax_has_not_joined_is_not_sealed(copy):
     """A seal means that a restore works."""
     from etils import epath
 
-    from mof_jax.train.checkpoint import _check_merged
+    from mof_jax.train.checkpoint.checkpointer import _check_merged
 
     state = copy / "checkpoints" / "2" / "state"
     _check_merged(epath.Path(state))

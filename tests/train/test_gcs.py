@@ -26,9 +26,9 @@ from tiny_run import losses
 from mof_jax import storage
 from mof_jax.errors import UserError
 from mof_jax.jsonl import read_lines
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint.streamer import Streamer
 from mof_jax.train.start import open_checkpoint
-from mof_jax.train.streamer import Streamer
 
 gcsfs = pytest.importorskip("gcsfs")
 

@@ -16,9 +16,10 @@ from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.jsonl import read_lines
 from mof_jax.restore import restore
-from mof_jax.train import history, place
-from mof_jax.train.history import Change
-from mof_jax.train.rollback import Rollback
+from mof_jax.train.checkpoint import place
+from mof_jax.train.reliability import history
+from mof_jax.train.reliability.history import Change
+from mof_jax.train.reliability.rollback import Rollback
 from mof_jax.train.start import open_checkpoint
 
 CACHE = None  # of compiled programs, for all runs of this file

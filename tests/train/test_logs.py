@@ -8,9 +8,9 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.jsonl import JsonLines, read_lines
-from mof_jax.train import goodput
 from mof_jax.train.metrics import TensorBoard
-from mof_jax.train.watchdog import Watchdog, WatchdogConfig
+from mof_jax.train.reliability import goodput
+from mof_jax.train.reliability.watchdog import Watchdog, WatchdogConfig
 
 LINES = [{"step": n, "loss": float(n), "seconds": {"step": 1.0 * n, "start": 2.0}, "unix_time": 100.0 + n} for n in (1, 2, 3, 4)]
 DAMAGED = ["7", "[]", "null", '"x"', '{"step": "2"}', '{"step": -1}', '{"step": 1.5}', '{"step": 2, "lo', "[" * 50_000,
@@ -114,9 +114,9 @@ def test_a_watchdog_that_stood_still_itself_counts_nothing(monkeypatch, tmp_path
     dog = Watchdog(WatchdogConfig(least_s=1.0, dump=2.0, exit=4.0), str(tmp_path))
     clock = iter([0.0, 500.0, 500.1, 500.1])
     waits = iter([False, True])
-    monkeypatch.setattr("mof_jax.train.watchdog.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mof_jax.train.reliability.watchdog.time.monotonic", lambda: next(clock))
     monkeypatch.setattr(dog._over, "wait", lambda _: next(waits))
-    monkeypatch.setattr("mof_jax.train.watchdog.os._exit", lambda code: pytest.fail("it gave up on a healthy run"))
+    monkeypatch.setattr("mof_jax.train.reliability.watchdog.os._exit", lambda code: pytest.fail("it gave up on a healthy run"))
     dog._since = 0.0
     dog._watch()
     assert 499 <= dog._since <= 500 and not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.train import manifest
+from mof_jax.train.checkpoint import manifest
 
 
 @pytest.mark.parametrize("change", [

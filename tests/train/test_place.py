@@ -7,8 +7,8 @@ import pytest
 
 from mof_jax import run, trainer
 from mof_jax.errors import UserError
-from mof_jax.train import place
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint import place
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "what?", "a[1]/run"])

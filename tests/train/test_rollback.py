@@ -15,12 +15,12 @@ from tiny_run import losses
 from mof_jax import config as configs
 from mof_jax import trainer
 from mof_jax.errors import Diverged, ExitCode, Preempted, UserError
-from mof_jax.train import goodput
-from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
 from mof_jax.train.display import Display
-from mof_jax.train.preemption import Preemption
-from mof_jax.train.rollback import Rollback, behind, check, to_skip
-from mof_jax.train.spikes import SpikeConfig, Spikes
+from mof_jax.train.reliability import goodput
+from mof_jax.train.reliability.preemption import Preemption
+from mof_jax.train.reliability.rollback import Rollback, behind, check, to_skip
+from mof_jax.train.reliability.spikes import SpikeConfig, Spikes
 
 # --- what counts as lasting ---
 

@@ -23,12 +23,13 @@ from mof_jax import cli, storage, trainer
 from mof_jax import config as configs
 from mof_jax.errors import ExitCode, NonFinite, Preempted, UserError
 from mof_jax.jsonl import JsonLines, read_lines
-from mof_jax.train import goodput, hosts, manifest
-from mof_jax.train.checkpoint import Checkpointer
-from mof_jax.train.goodput import KINDS, Ledger
-from mof_jax.train.preemption import Preemption
-from mof_jax.train.spikes import SpikeConfig, Spikes
-from mof_jax.train.watchdog import Watchdog, WatchdogConfig
+from mof_jax.train.checkpoint import manifest
+from mof_jax.train.checkpoint.checkpointer import Checkpointer
+from mof_jax.train.reliability import goodput, hosts
+from mof_jax.train.reliability.goodput import KINDS, Ledger
+from mof_jax.train.reliability.preemption import Preemption
+from mof_jax.train.reliability.spikes import SpikeConfig, Spikes
+from mof_jax.train.reliability.watchdog import Watchdog, WatchdogConfig
 
 # --- exit codes ---
 
@@ -66,7 +67,7 @@ def test_errors_carry_their_code(monkeypatch, error, code):
 
 STUCK = """
 import sys, time
-from mof_jax.train.watchdog import Watchdog, WatchdogConfig
+from mof_jax.train.reliability.watchdog import Watchdog, WatchdogConfig
 def the_step_that_hangs():
     time.sleep(60)
 with Watchdog(WatchdogConfig(dump=4, exit=20, least_s=0.2), sys.argv[1], 3) as dog:

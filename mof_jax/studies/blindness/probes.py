@@ -17,7 +17,7 @@ import optax
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.worlds.pattern_world import Scene, answer
-from mof_jax.evals.probe import fit, standardised
+from mof_jax.evals.embed.probe import fit, standardised
 
 _STRENGTH, _STEPS, _BATCH, _QUERIES = 1e-3, 400, 128, 4
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.errors import UserError
-from mof_jax.evals.correlation import Correlation, correlate
-from mof_jax.evals.paired import bootstrap_interval, mcnemar
+from mof_jax.evals.metrics.paired import bootstrap_interval, mcnemar
+from mof_jax.evals.mmvp.correlation import Correlation, correlate
 from mof_jax.studies.blindness.figure import draw
 from mof_jax.studies.blindness.plan import ARMS, CONTROLS, SPLITS, Study
 from mof_jax.studies.blindness.results import Difference, Results

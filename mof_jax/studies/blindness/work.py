@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 
 from mof_jax.data.worlds.pattern_world import THINGS
-from mof_jax.evals import cider
-from mof_jax.evals.labels import unit
-from mof_jax.evals.paired import group_scores
+from mof_jax.evals.embed.labels import unit
+from mof_jax.evals.metrics import cider
+from mof_jax.evals.metrics.paired import group_scores
 from mof_jax.mining.blind import mine
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import PAPER, Rule

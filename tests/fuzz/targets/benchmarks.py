@@ -10,7 +10,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from mof_jax.data.pairs import PATTERNS, Pair
-from mof_jax.evals import captioning, choice_files, classes, mmvp, mmvp_files, pope, prompts, vqa
+from mof_jax.evals.answer import captioning, choice_files, pope, vqa
+from mof_jax.evals.embed import classes, prompts
+from mof_jax.evals.mmvp import mmvp, mmvp_files
 
 from ..harness import Seed, Target
 from .samples import dumped, lines, picture, written

@@ -8,7 +8,8 @@ import pathlib
 
 from mof_jax.explore.runs import Run
 from mof_jax.jsonl import JsonLines, read_lines
-from mof_jax.train import goodput, history, manifest, place
+from mof_jax.train.checkpoint import manifest, place
+from mof_jax.train.reliability import goodput, history
 
 from ..harness import Seed, Target
 from .jobs import _CONFIG
@@ -84,7 +85,7 @@ def _checkpoint() -> dict[str, bytes]:
     """One step, saved by Orbax and sealed."""
     import jax.numpy as jnp
 
-    from mof_jax.train.checkpoint import CheckpointConfig, Checkpointer
+    from mof_jax.train.checkpoint.checkpointer import CheckpointConfig, Checkpointer
     from mof_jax.train.state import TrainState
 
     state = TrainState(
@@ -105,7 +106,7 @@ def _seeds_of_checkpoints() -> list[Seed]:
 
 def _read_checkpoint(folder: pathlib.Path) -> None:
     """The meta, sealed again after the edit."""
-    from mof_jax.train.checkpoint import Checkpointer
+    from mof_jax.train.checkpoint.checkpointer import Checkpointer
 
     step = folder / "checkpoints" / "1"
     (step / manifest.NAME).unlink()

@@ -1,0 +1,1 @@
+"""Evaluators of answers: questions, choices, captions, and how replies are read."""

@@ -1,0 +1,1 @@
+"""Evaluators of embeddings: retrieval, zero-shot, neighbours, probes."""

@@ -1,0 +1,1 @@
+"""Figures from arrays: accuracies with intervals, ranks, CIDEr."""

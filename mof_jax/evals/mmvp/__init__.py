@@ -1,0 +1,1 @@
+"""MMVP and MMVP-VLM (arXiv 2401.06209): their files, scores and correlations."""

@@ -1,0 +1,1 @@
+"""Checkpoints, and how far one can be trusted."""
