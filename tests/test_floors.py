@@ -1,0 +1,71 @@
+"""The house drawn from its imports: they go down, whether at the top of a file, inside a function, or for types alone."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+GROUND = {"braces", "claim", "config", "console", "errors", "hardware", "jsonl", "parsing", "ranges", "rules", "storage", "style",
+          "supervise"}
+# From the ground up. A room is a package or a module of `mof_jax`; those of one floor do not know each other.
+FLOORS = [GROUND, {"data", "nn"}, {"mesh", "task", "scaling"}, {"models", "objectives"}, {"tasks", "decode", "interop"},
+          {"evals", "train"}, {"run", "mining"}, {"restore", "plan"}, {"evaluate"}, {"trainer"},
+          {"convert", "explore", "studies", "sweep"}, {"bench"}, {"commands"}, {"cli"}]
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """Every file of ours by its dotted name."""
+    found = {}
+    for top in ("mof_jax", "launch"):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: pathlib.Path, known: set[str]) -> set[str]:
+    """Those of `known` that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: an import by dots"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in names}
+    return found & known
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    files = modules()
+    return {name: imports(path, set(files)) - {name} for name, path in files.items()}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if module.startswith("mof_jax.") else module.split(".")[0]
+
+
+def test_every_room_has_its_floor(graph):
+    """The package itself stands on nothing, and `launch` on everything."""
+    assert {room(name) for name in graph} - {"mof_jax", "launch"} == set().union(*FLOORS)
+    assert sum(map(len, FLOORS)) == len(set().union(*FLOORS)) and not graph["mof_jax"]
+
+
+def test_imports_go_down(graph):
+    height = {name: i for i, floor in enumerate(FLOORS) for name in floor} | {"launch": len(FLOORS)}
+    upward = [f"{module} → {target}" for module, targets in graph.items() for target in targets
+              if module != "mof_jax" and room(module) != room(target)
+              and not (room(module) in GROUND and room(target) in GROUND) and height[room(target)] >= height[room(module)]]
+    assert not upward
+
+
+def test_there_is_no_circle(graph):
+    left = dict(graph)
+    while ready := [module for module, targets in left.items() if not targets & left.keys()]:
+        for module in ready:
+            del left[module]
+    assert not left, "these import each other"
