@@ -32,14 +32,6 @@ def dropout(x: Float[Array, "batch *dims"], keys: Keys | None, rate: float) -> F
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
-def patch_dropout(
-    x: Float[Array, "batch patches width"], keys: Keys | None, rate: float
-) -> Float[Array, "batch kept width"]:
-    """Keeps a random subset of patches (FLIP, arXiv 2212.00794), the same number for every example, in their order."""
-    keep = kept_patches(keys, x.shape[1], rate)
-    return x if keep is None else take_patches(x, keep)
-
-
 def kept_patches(keys: Keys | None, patches: int, rate: float) -> Int[Array, "batch kept"] | None:
     """The patches that patch dropout keeps; None, for all of them, without keys (evaluation)."""
     if keys is None or rate == 0.0:

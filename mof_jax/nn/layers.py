@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel, Mask, attention
-from mof_jax.nn.module import Axes, Initializer, Matrix, lecun, normal, ones, param, xavier, zeros
+from mof_jax.nn.module import Axes, Initializer, Matrix, lecun, ones, param, xavier, zeros
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 
@@ -212,11 +212,6 @@ class AttentionPool(nnx.Module):
                       Mask(dense=None if mask is None else mask[:, None]))
         y = self.out(y.reshape(probe.shape))
         return (y + self.mlp(self.norm(y)))[:, 0]
-
-
-def embedding_init(width: int) -> Initializer:
-    """N(0, 1/width): unit-norm rows, so that tied or pooled uses start at the scale of a normalised stream."""
-    return normal(width**-0.5)
 
 
 def shifted(

@@ -204,13 +204,6 @@ def test_saved_reads_the_same(spm, hf_json):
     assert len(json.dumps(make({"kind": "clip"}).save())) < 1000  # its vocabulary ships with the package
 
 
-def test_is_empty(spm, hf_json):
-    for tokenizer in _every_kind(spm, hf_json):
-        assert tokenizer.is_empty("") and tokenizer.is_empty(" \t\n")
-        assert not tokenizer.is_empty("red apple")
-    assert make({"kind": "sentencepiece", "path": str(spm)}).is_empty("?!")
-
-
 def test_threads():
     tokenizer = train(CAPTIONS, vocab_size=300)
     expected, found = tokenizer(CAPTIONS), []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from brute import brute_force
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from mof_jax.errors import Preempted, UserError
 from mof_jax.mining import blind, tiles
-from mof_jax.mining.blind import Mined, brute_force, mine
+from mof_jax.mining.blind import Mined, mine
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import PAPER, Rule
 from mof_jax.mining.sample import quantile_of

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+from brute import brute_force
 import numpy as np
 from PIL import Image
 import pytest
@@ -15,7 +16,7 @@ import tiny_run
 from mof_jax import cli, trainer
 from mof_jax.bench import mine as bench
 from mof_jax.data.worlds.embedded import Emoji5
-from mof_jax.mining.blind import Mined, brute_force
+from mof_jax.mining.blind import Mined
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.mining.rules import Rule
 

@@ -221,10 +221,6 @@ class Tokenizer:
     def _lead_ids(self) -> int:
         return len(self._vocabulary.encode(["<unk>"])[0])
 
-    def is_empty(self, text: str) -> bool:
-        """Whether nothing of the text would reach the model."""
-        return not self.encode([text])[0]
-
     def save(self) -> dict[str, Any]:
         """Config and vocabulary as JSON values; CLIP's own vocabulary by checksum, since it ships with the package."""
         data = self._vocabulary.data

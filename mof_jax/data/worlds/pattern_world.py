@@ -256,15 +256,6 @@ def pair(pattern: str, number: int, split: str = "test", pixels: int = 96, diffi
     return Pair(facts.id, images, facts.question, facts.options, facts.answers, (facts.caption(0), facts.caption(1)), pattern)
 
 
-def oracle(picture: UInt8[np.ndarray, "pixels pixels 3"], facts: Scene, difficulty: Difficulty = Difficulty()) -> int:
-    """The option that is right for a picture, by painting the scene with either fact at the picture's size and comparing.
-
-    It shows that the fact can be read off at that size, whatever noise the picture carries; it is no model.
-    """
-    errors = [np.square(picture.astype(np.float32) - render(facts, i, len(picture), difficulty)).mean() for i in (0, 1)]
-    return facts.answers[int(np.argmin(errors))]
-
-
 class PatternWorld:
     """`size` pictures, one a scene, patterns in turn, as conversations of one question; the caption is text `alt`.
 
