@@ -56,7 +56,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def results(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     """What evaluators found, by their names; counts are integers."""
-    number = lambda value: f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+    number = lambda value: f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
     rows = [(name if i == 0 else "", key, number(value)) for name, values in found.items()
             for i, (key, value) in enumerate(values.items())]
     return table(title, ("evaluator", "metric", "value"), rows)

@@ -19,5 +19,5 @@ def test_a_log_gets_whole_tables_and_whole_lines(capsys):
 def test_figures_that_are_no_numbers_are_shown():
     from mof_jax.console import results
 
-    table = results("t", {"e": {"a": float("nan"), "b": float("inf"), "c": 1234.0, "d": 0.5, "n": 3}})
-    assert list(table.columns[2].cells) == ["nan", "inf", "1,234", "0.50", "3.00"]
+    table = results("t", {"e": {"a": float("nan"), "b": float("inf"), "c": 1234.5, "d": 0.5, "n": 1234}})
+    assert list(table.columns[2].cells) == ["nan", "inf", "1,234.50", "0.50", "1,234"]
