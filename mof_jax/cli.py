@@ -11,7 +11,20 @@ import sys
 import traceback
 
 from mof_jax import supervise
-from mof_jax.commands import add_command, add_processes, bench, convert, data, fit, job_of, join_processes, mine, plan, sweep
+from mof_jax.commands import (
+    add_command,
+    add_processes,
+    bench,
+    convert,
+    data,
+    fit,
+    job_of,
+    join_processes,
+    kinds,
+    mine,
+    plan,
+    sweep,
+)
 from mof_jax.errors import ExitCode, Preempted, UserError, out_of_memory
 from mof_jax.parsing import one_line
 
@@ -94,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
-    for area in (plan, sweep, fit, mine, convert, data, bench):
+    for area in (plan, sweep, fit, mine, convert, data, bench, kinds):
         area.add(commands)
     return parser
 

@@ -10,7 +10,7 @@ from launch.job import Job
 from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.errors import UserError
-from mof_jax.evals import KINDS
+from mof_jax.evals import EVALUATORS
 from mof_jax.ranges import Count, Grey, NotNegative, PartOf, Positive, Range, Share, Whole
 from mof_jax.tasks import TASKS
 
@@ -37,7 +37,7 @@ def sections(*roots: type) -> set[type]:
     return found
 
 
-ALL = sections(run.RunConfig, Job, *KINDS.values(),
+ALL = sections(run.RunConfig, Job, *EVALUATORS.values(),
                *(section for kind in TASKS.values() for section in (kind.model, kind.objective, kind.data)))
 
 

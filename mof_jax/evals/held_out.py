@@ -18,12 +18,13 @@ from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.encoder import Encoder, records
 from mof_jax.evals.embed.retrieval import kinds_of, same_words
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.objectives.contrastive import softmax_loss
 from mof_jax.ranges import Range
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveLoss:
+class ContrastiveLoss(Evaluator):
     """InfoNCE of a source, in fixed sets of candidates: its floor moves with their number, so every model sees the same sets.
 
     Attributes:
@@ -31,6 +32,8 @@ class ContrastiveLoss:
       texts: kinds of text, the first that a record has is its caption; none for the kind that the source has. Pairs with one
         picture or the same words (see `retrieval.same_words`) are positives of each other, and those that are joined by such.
     """
+
+    kind: ClassVar[str] = "contrastive_loss"
 
     source: SourceConfig
     name: str = "held_out"
@@ -85,13 +88,14 @@ def positives(items: Sequence[Record], captions: Sequence[str]) -> Int[np.ndarra
 
 
 @dataclasses.dataclass(frozen=True)
-class TextLoss:
+class TextLoss(Evaluator):
     """How well a language model predicts documents that it has not read, each from its beginning.
 
     Attributes:
       source: of texts. Each text of a record is a document.
     """
 
+    kind: ClassVar[str] = "text_loss"
     needs: ClassVar[str] = "responder"
     version: ClassVar[str] = "plain text behind bos, nats a token"
 

@@ -7,7 +7,7 @@ from pyarrow import parquet
 import pytest
 
 from mof_jax.errors import UserError
-from mof_jax.evals import KINDS, build, needs
+from mof_jax.evals import EVALUATORS, build
 from mof_jax.evals.answer.answers import read_answers, write_answers
 from mof_jax.evals.answer.vqa import VqaFiles
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp
@@ -33,7 +33,7 @@ def test_other_names_are_names(name):
 
 
 def test_default_names_are_names():
-    assert all(needs(cls) and cls.__dataclass_fields__["name"].default.isidentifier() for cls in KINDS.values())
+    assert all(cls.needs and cls.__dataclass_fields__["name"].default.isidentifier() for cls in EVALUATORS.values())
 
 
 @pytest.mark.parametrize("image, name", [("COCO_val2014_{image_id:012d}.jpg", "COCO_val2014_000000000007.jpg"),

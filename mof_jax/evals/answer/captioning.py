@@ -19,6 +19,7 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample
 from mof_jax.evals.answer.answers import write_answers
 from mof_jax.evals.answer.asking import ask, draw_shots, empty, named_prompt
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
 from mof_jax.evals.metrics import cider
 from mof_jax.ranges import Count, Whole
@@ -46,7 +47,7 @@ class Captioned:
 
 
 @dataclasses.dataclass(frozen=True)
-class Captioning:
+class Captioning(Evaluator):
     """CIDEr-D times 100, as papers print it; greedy captions.
 
     Attributes:
@@ -59,6 +60,7 @@ class Captioning:
       max_tokens: of a caption. limit: caption so many pictures, spread evenly over the file; 0 for all. seed: of the shots.
     """
 
+    kind: ClassVar[str] = "captioning"
     needs: ClassVar[str] = "responder"
 
     test: CaptionFiles

@@ -16,6 +16,7 @@ from mof_jax.evals.answer import letters
 from mof_jax.evals.answer.answers import write_answers
 from mof_jax.evals.answer.asking import ask, ask_likelihood, named_prompt
 from mof_jax.evals.answer.choice_files import ChoiceQuestion, mmbench, seed_bench
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.files import spread
 from mof_jax.ranges import Count, Whole
 
@@ -23,7 +24,7 @@ BY_LETTER = "Reply with the letter of the right option and nothing else."
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(Evaluator):
     """Accuracy in percent, over all questions and by category.
 
     Attributes:
@@ -36,6 +37,7 @@ class Choice:
       max_tokens: of a reply. limit: ask so many questions, spread evenly over the file; 0 for all.
     """
 
+    kind: ClassVar[str] = "choice"
     needs: ClassVar[str] = "responder"
 
     path: str

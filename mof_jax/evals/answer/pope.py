@@ -18,6 +18,7 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.answer.answers import write_answers
 from mof_jax.evals.answer.asking import SHORT_ANSWER, ask, named_prompt
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.files import check_images, field, spread, unique
 from mof_jax.ranges import Count, Whole
 
@@ -33,7 +34,7 @@ class PopeQuestion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pope:
+class Pope(Evaluator):
     """Accuracy, precision, recall, F1 and the share of yes, in percent, for each split; greedy answers.
 
     Attributes:
@@ -42,6 +43,7 @@ class Pope:
       max_tokens: of a reply. limit: ask so many questions a split, spread evenly over its file; 0 for all.
     """
 
+    kind: ClassVar[str] = "pope"
     needs: ClassVar[str] = "responder"
 
     splits: dict[str, str]

@@ -26,12 +26,13 @@ from mof_jax.evals.answer.asking import empty
 from mof_jax.evals.embed.baselines import paired_interval
 from mof_jax.evals.embed.encoder import records
 from mof_jax.evals.embed.gallery import draw_answers
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Questions:
+class Questions(Evaluator):
     """Exact match, in percent, over all questions and for each kind; greedy answers.
 
     Attributes:
@@ -41,6 +42,7 @@ class Questions:
       shown: questions on `NAME.png`, evenly over the source; 0 for no picture.
     """
 
+    kind: ClassVar[str] = "questions"
     needs: ClassVar[str] = "responder"
     version: ClassVar[str] = "prompt template/1, greedy, scorer match/1"
 

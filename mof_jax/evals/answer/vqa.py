@@ -20,6 +20,7 @@ from mof_jax.decode.respond import Prompt, Responder
 from mof_jax.errors import BadExample
 from mof_jax.evals.answer.answers import write_answers
 from mof_jax.evals.answer.asking import SHORT_ANSWER, ask, draw_shots, empty, named_prompt
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
 from mof_jax.evals.metrics import vqa_accuracy
 from mof_jax.parsing import show
@@ -65,7 +66,7 @@ class VqaQuestion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Vqa:
+class Vqa(Evaluator):
     """VQA accuracy in percent, over all questions and by type of answer; greedy answers.
 
     Attributes:
@@ -78,6 +79,7 @@ class Vqa:
       max_tokens: of an answer. limit: ask so many questions, spread evenly over the file; 0 for all. seed: of the shots.
     """
 
+    kind: ClassVar[str] = "vqa"
     needs: ClassVar[str] = "responder"
 
     test: VqaFiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,12 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.evals.embed.labels import Labels, unit
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.ranges import Count, Positive, Whole
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShot:
+class FewShot(Evaluator):
     """`shots` training pictures a class, one ridge regression onto ±1 targets, accuracy on `test`.
 
     Attributes:
@@ -26,6 +28,8 @@ class FewShot:
       l2: ridge strengths tried; the best by leave-one-out error on the training pictures is used.
       seed: which pictures are drawn.
     """
+
+    kind: ClassVar[str] = "fewshot"
 
     train: SourceConfig
     test: SourceConfig

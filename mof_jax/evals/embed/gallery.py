@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import io
 import os
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.embed.encoder import Encoder, records
 from mof_jax.evals.embed.retrieval import Pool, kinds_of, pictures_of
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import nearest
 from mof_jax.ranges import Count
 
@@ -26,13 +28,15 @@ _WRONG_INK = (190, 90, 0)  # orange beside blue, likewise
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(Evaluator):
     """Writes `retrieval.png`: caption queries with their top pictures, picture queries with their top captions.
 
     Attributes:
       queries: rows of each half, spread evenly over the source. k: answers shown.
       texts: kinds of text that count as captions, see `Retrieval`.
     """
+
+    kind: ClassVar[str] = "gallery"
 
     source: SourceConfig
     name: str = "retrieval"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Bool
 import numpy as np
@@ -11,12 +12,13 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.embed.baselines import Features, accuracies
 from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.evals.embed.labels import Labels, unit
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import nearest
 from mof_jax.ranges import Count, Positive
 
 
 @dataclasses.dataclass(frozen=True)
-class Knn:
+class Knn(Evaluator):
     """Classes of `test` pictures from the `train` pictures around them.
 
     Attributes:
@@ -24,6 +26,8 @@ class Knn:
       k: neighbours; temperature: a neighbour votes with exp(cosine / temperature).
       baselines: also measure what was there without training, see `evals.embed.baselines`.
     """
+
+    kind: ClassVar[str] = "knn"
 
     train: SourceConfig
     test: SourceConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from mof_jax.errors import UserError
 from mof_jax.evals.embed.baselines import Features, accuracies
 from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.evals.embed.labels import Labels, unit
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.ranges import Count, Positive, Range, Whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(Evaluator):
     """Accuracy on `test` of a linear classifier of `train`'s features.
 
     Attributes:
@@ -30,6 +31,8 @@ class Probe:
       steps: of L-BFGS at most, for each strength.
       baselines: also measure what was there without training, see `evals.embed.baselines`.
     """
+
+    kind: ClassVar[str] = "probe"
 
     train: SourceConfig
     test: SourceConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import ClassVar
 import unicodedata
 
 from jaxtyping import Bool, Float, Int
@@ -16,12 +17,13 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions as texts_of
 from mof_jax.evals.embed.encoder import Encoder, records
 from mof_jax.evals.embed.prompts import ensemble
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import Hop, positive_ranks
 from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Evaluator):
     """Candidates are all texts of the chosen kinds and all pictures of the source, see `Pool`.
 
     Attributes:
@@ -29,6 +31,8 @@ class Retrieval:
       at: the k of R@k.
       templates: a caption's embedding is the mean over these phrases; `("{}",)` is the caption itself.
     """
+
+    kind: ClassVar[str] = "retrieval"
 
     source: SourceConfig
     name: str = "retrieval"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.embed.classes import Classes, labels_of
 from mof_jax.evals.embed.encoder import Encoder, records
 from mof_jax.evals.embed.prompts import ensemble, phrases
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import positive_ranks
 from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(Evaluator):
     """A picture's class is the one whose prompt is closest; of several that are equally close it is another one.
 
     Attributes:
@@ -28,6 +29,8 @@ class ZeroShot:
       names: how labels found in the source are written in prompts: `as_is`, or with `spaces` for their underscores (folders are
         often called `golden_retriever`). Names of a class file are never changed.
     """
+
+    kind: ClassVar[str] = "zeroshot"
 
     source: SourceConfig
     name: str = "zeroshot"

@@ -23,6 +23,7 @@ from mof_jax.evals.answer import letters
 from mof_jax.evals.answer.answers import write_answers
 from mof_jax.evals.answer.choice import BY_LETTER, answer_line, choose, method
 from mof_jax.evals.answer.choice_files import ChoiceQuestion
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.files import field, spread, unique
 from mof_jax.evals.metrics.paired import pair_scores
 from mof_jax.evals.mmvp.mmvp_files import Labels, read_mmvp
@@ -30,7 +31,7 @@ from mof_jax.ranges import Count, Whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Mmvp:
+class Mmvp(Evaluator):
     """Pair accuracy and question accuracy in percent.
 
     Attributes:
@@ -39,6 +40,7 @@ class Mmvp:
       limit: ask about so many pairs, spread evenly over the file; 0 for all.
     """
 
+    kind: ClassVar[str] = "mmvp"
     needs: ClassVar[str] = "responder"
 
     path: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Float
 import numpy as np
@@ -12,6 +13,7 @@ from mof_jax import console
 from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample
 from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.paired import similarity_scores
 from mof_jax.evals.mmvp.matching import scores_on_test_set
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp_vlm
@@ -20,7 +22,7 @@ from mof_jax.ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
-class MmvpVlm:
+class MmvpVlm(Evaluator):
     """Image score, the one of the paper's table, and text score, group score and group match, in percent.
 
     Attributes:
@@ -28,6 +30,8 @@ class MmvpVlm:
       prompt: stands before each statement.
       matching: also what the model gains by knowing the test set's pairing, see `matching`.
     """
+
+    kind: ClassVar[str] = "mmvp_vlm"
 
     path: str
     name: str = "mmvp_vlm"

@@ -1,0 +1,25 @@
+"""`mof list`: the kinds of a room, as a config names them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from mof_jax.commands import add_command
+
+ROOMS = {"evaluators": ("mof_jax.evals", "EVALUATORS")}  # room to where its registry is
+
+
+def add(commands) -> None:
+    """The command and its flags."""
+    p = add_command(commands, "list", show, "List the kinds of a room, as a config names them.", "mof list evaluators")
+    p.add_argument("room", choices=sorted(ROOMS), help="which kinds")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Prints a table."""
+    from mof_jax import console
+
+    module, name = ROOMS[args.room]
+    registry = getattr(importlib.import_module(module), name)
+    console.show(console.table(args.room, ("kind", "what", "module"), registry.rows()))

@@ -1,0 +1,114 @@
+"""The one idiom for "a config names a kind".
+
+A kind is a frozen dataclass with a class attribute `kind`; its fields are the keys of its config section. A room has a base class
+and a registry, which imports the modules of the room once, at the first look-up, and finds them: there is no list to edit.
+
+    EVALUATORS = Registry("mof_jax.evals", Evaluator, "evaluator")
+    EVALUATORS.build({"kind": "knn", "k": 5, ...}, "config.evals.0")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import functools
+import importlib
+import inspect
+import pkgutil
+from typing import Any, Generic, TypeVar
+
+from mof_jax import config as configs
+from mof_jax.errors import UserError, nearest
+from mof_jax.parsing import show
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """The kinds of one room by name, in the order of the alphabet.
+
+    Args:
+      package: dotted name of the room. base: what its kinds derive from. what: one of them, in words.
+    """
+
+    def __init__(self, package: str, base: type[T], what: str):
+        self.package, self.base, self.what = package, base, what
+        self._broken: dict[str, str] = {}
+
+    @functools.cached_property
+    def _kinds(self) -> dict[str, type[T]]:
+        """Every kind; a module whose extra is not installed breaks only itself.
+
+        Raises:
+          UserError: two classes of one kind.
+        """
+        root = importlib.import_module(self.package)
+        for name in sorted(module.name for module in pkgutil.walk_packages(root.__path__, f"{self.package}.")):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] == self.package.partition(".")[0]:
+                    raise
+                self._broken[name] = str(error)
+        found: dict[str, type[T]] = {}
+        for cls in _below(self.base):
+            if "kind" not in vars(cls) or not f"{cls.__module__}.".startswith(f"{self.package}."):
+                continue
+            if (other := found.setdefault(cls.kind, cls)) is not cls:
+                both = f"{inspect.getfile(other)} and {inspect.getfile(cls)}"
+                raise UserError(f"two classes of {self.what} kind {cls.kind!r}: {both}")
+        return dict(sorted(found.items()))
+
+    def __getitem__(self, kind: Any) -> type[T]:
+        if not isinstance(kind, str) or kind not in self._kinds:
+            raise KeyError(kind)
+        return self._kinds[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def find(self, kind: Any, where: str) -> type[T]:
+        """The class of a kind.
+
+        Raises:
+          UserError: naming `where`, and the nearest kind.
+        """
+        if not isinstance(kind, str) or kind not in self._kinds:
+            broken = "".join(f"; {name} cannot be imported: {reason}" for name, reason in self._broken.items())
+            raise UserError(f"{where}: unknown {self.what} kind {show(kind)}{nearest(kind, self)}{broken}")
+        return self._kinds[kind]
+
+    def build(self, section: Mapping[str, Any], where: str) -> T:
+        """The object of a config section: `kind` chooses the class, the other keys are its fields.
+
+        Raises:
+          UserError: no such kind, or a key that this kind does not have.
+        """
+        cls, values = self.parse(section, where)
+        return configs.build(cls, values, where)
+
+    def parse(self, section: Mapping[str, Any], where: str) -> tuple[type[T], dict[str, Any]]:
+        """The class that a section names, and the rest of the section.
+
+        Raises:
+          UserError: it is no section, or has no kind of this room.
+        """
+        if not isinstance(section, Mapping):
+            raise UserError(f"{where}: expected a section with a kind, got {show(section)}")
+        values = dict(section)
+        if "kind" not in values:
+            raise UserError(f"{where}.kind: missing (one of {', '.join(self)})")
+        return self.find(values.pop("kind"), f"{where}.kind"), values
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(kind, first line of its docstring, module) of each, for `mof list`."""
+        return [(kind, (inspect.getdoc(cls) or "").split("\n")[0], cls.__module__) for kind, cls in self.items()]
+
+
+def _below(base: type) -> Iterator[type]:
+    """All classes that derive from one, in the order of their definition."""
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _below(cls)
