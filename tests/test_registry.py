@@ -92,7 +92,7 @@ def test_a_file_whose_extra_is_missing_breaks_only_itself(room):
     (room.folder / "solid.py").write_text("import no_such_library\n")
     shapes = room.registry()
     assert list(shapes) == ["triangle"]
-    with pytest.raises(UserError, match=r"unknown shape kind 'cube'.*solid cannot be imported: No module named 'no_such_library'"):
+    with pytest.raises(UserError, match=r"shape kind 'cube'.*solid cannot be imported: No module named 'no_such_library'"):
         shapes.build({"kind": "cube"}, "config.x")
 
 
