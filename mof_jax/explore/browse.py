@@ -22,7 +22,7 @@ from mof_jax.evals.embed.encoder import Encoder, records
 from mof_jax.evals.embed.prompts import ensemble, phrases
 from mof_jax.evals.embed.retrieval import candidates, item_ids
 from mof_jax.evals.metrics.ranking import nearest
-from mof_jax.run import restore
+from mof_jax.restore import restore
 
 _NO_ITEM = -1
 

@@ -85,7 +85,7 @@ def test_the_command_writes_nothing_that_failed(pool, tmp_path, monkeypatch, cap
     class Restored:
         encoder = FakeEncoder()
 
-    monkeypatch.setattr("mof_jax.run.restore", lambda path: Restored)
+    monkeypatch.setattr("mof_jax.restore.restore", lambda path: Restored)
     pool({"image": "1.png", "caption": "1"}, {"image": "2.png", "caption": "3"})
     command = lambda out, *more: cli.main(["data", "score", str(tmp_path / "pool.jsonl"), "--checkpoint", "x", "--out",
                                            str(tmp_path / out), *more])

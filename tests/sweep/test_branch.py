@@ -13,10 +13,10 @@ from mof_jax import config as configs
 from mof_jax import trainer
 from mof_jax.errors import UserError
 from mof_jax.jsonl import read_lines
-from mof_jax.run import open_checkpoint
 from mof_jax.sweep.branches import KEY, cooldowns
 from mof_jax.sweep.points import expand
 from mof_jax.sweep.sizes import assignments
+from mof_jax.train.start import open_checkpoint
 
 BASE = {"optimizer.ema": 0.9, "log_every": 1}
 
