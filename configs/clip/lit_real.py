@@ -9,7 +9,7 @@ The argument is the converted tower, or `hf:FOLDER` of one. 2.2 M trained and 3.
 on one CPU core. Measured, seeds 0 and 1 (`--config.seed=S`), means of both directions in percent:
 
                                                         R@1           R@5           the quickstart, which learns both towers
-    Twemoji, an unseen artist, 1,734 candidates         41.7, 40.8    67.3, 66.9    19, 45
+    Twemoji, an unseen artist, 1,734 captions           42.2, 41.3    68.0, 67.6    19, 45
     unseen concept families, 179 candidates             12.3, 14.5    27.7, 30.2    R@5 24 to 30: no better
 """
 

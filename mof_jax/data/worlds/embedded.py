@@ -14,7 +14,8 @@ Candidates of a zero-shot run are the English labels of the split's concepts, al
 `emoji5/<split>.tsv`. Every concept says whether it is a flag, so that flags can be reported apart: a flag is read from
 a round badge in training and from a rectangle in Twemoji, and its caption is a name that no other picture explains.
 Twemoji draws some concepts alike (30 families of people with 4 pictures, six flags twice): 1,701 different
-pictures for 1,734 candidates of `twemoji`, so no model finds more than 98.1 % of them; `unseen` has no such twins.
+pictures for 1,734 concepts of `twemoji`. Retrieval takes such a picture as one with several captions; zero-shot, where a
+concept is a class, finds at most 98.1 % of them. `unseen` has no such twins.
 """
 
 from __future__ import annotations
