@@ -208,7 +208,7 @@ def _add_generate(commands) -> None:
     p.add_argument("--max-tokens", type=int, default=64, help="length of the answer at most")
     p.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time")
     p.add_argument("--top-p", type=float, default=1.0, help="draw from the smallest set of tokens that holds this probability")
-    p.add_argument("--top-k", type=int, default=0, help="draw from so many likeliest tokens, 0 for all")
+    p.add_argument("--top-k", type=int, default=0, help="draw from this many of the likeliest tokens, 0 for all")
     p.add_argument("--seed", type=int, default=0, help="of the draws")
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="a text that ends the answer")
     p.add_argument("--score", action="append", default=[], metavar="ANSWER", help="print log p(ANSWER) instead of an answer")

@@ -61,7 +61,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list[jax.Device] | Non
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """`make_mesh` of so many devices, without them.
+    """`make_mesh` of a number of devices that are not here.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.

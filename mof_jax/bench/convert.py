@@ -58,7 +58,7 @@ def run(params: float = 1.1e9, dtype: str = "f32") -> list[dict]:
 
 
 def write(folder: str, params: float, dtype: str) -> int:
-    """A Llama of about so many random parameters, as `transformers` would store it; bytes of its file."""
+    """A Llama of about `params` random parameters, as `transformers` would store it; bytes of its file."""
     os.makedirs(folder)
     # A layer has 12 width² parameters; like published models, it is about a hundredth as deep as it is wide.
     width = next(w for w in range(_HEAD, 1 << 15, _HEAD) if 12 * w * w * depth(w) + 2 * _VOCABULARY * w >= params)

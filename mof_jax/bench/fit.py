@@ -42,7 +42,7 @@ def run(starts: int | None = None, bootstrap: int = 1000) -> list[dict]:
     """Measures every contestant once; ours compiles within its time.
 
     Args:
-      starts: so many of the grid's 4,500, for all contestants. bootstrap: resamples of a last row, ours alone; 0 for none.
+      starts: how many of the grid's 4,500, for all contestants. bootstrap: resamples of a last row, ours alone; 0 for none.
 
     Returns:
       One row each: `name`, `seconds`, `cpu_seconds`, `ratio`, `cpu_ratio` (over ours), `objective`, `reached` (share of starts

@@ -44,7 +44,7 @@ def add(commands) -> None:
     c.add_argument("--params", type=float, default=1.1e9, help="of the random Llama; needs four times its file on the disk")
     c.add_argument("--dtype", default="f32", choices=("f32", "bf16", "f16"), help="of its file and of the checkpoint")
     f = add_command(sub, "fit", run_fit, "Chinchilla's fit from its whole grid of starts against SciPy's.", "mof bench fit")
-    f.add_argument("--starts", type=int, help="so many of the 4,500 instead of all")
+    f.add_argument("--starts", type=int, help="how many of the 4,500 starts, all by default")
     f.add_argument("--bootstrap", type=int, default=1000, help="resamples of the last row, 0 for none")
 
 

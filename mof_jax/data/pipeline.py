@@ -156,8 +156,8 @@ class Pipeline:
         return {"sources": [{"content": content(*row)} for row in rows]}
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
-        """`examples` of so many steps, and `unique_examples` among them: a source gives each record once before it gives one
-        again, and of a mixture what the shares say. (Of `skipped` batches between them it is not asked which come back in a
+        """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it repeats, and a
+        mixture takes of each what its share says. (Of `skipped` batches between them it is not asked which come back in a
         later epoch.)"""
         examples = steps * self.batch_size
         unique = sum(min(round(examples * share), len(kept)) for share, kept in zip(self.stream.shares, self.loader.sources))

@@ -119,7 +119,7 @@ class Responder:
         """One continuation a prompt, up to its end token or one of `stop` and the template's own stop strings.
 
         Args:
-          max_tokens: at most so many new tokens.
+          max_tokens: new tokens at most.
           sample: greedy by default. Prompt i of the call draws from a stream of its own, whatever its neighbours.
         """
         base = jax.random.key(sample.seed, impl="threefry2x32")

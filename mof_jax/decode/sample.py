@@ -16,7 +16,7 @@ class SampleConfig:
     Attributes:
       temperature: of the softmax; 0 takes the likeliest token (greedy).
       top_p: draw from the smallest set of likeliest tokens that holds this probability (nucleus, arXiv 1904.09751).
-      top_k: draw from so many likeliest tokens, 0 for all.
+      top_k: draw from this many of the likeliest tokens, 0 for all.
       seed: of the draws; row r of a batch draws from its own stream.
     """
 

@@ -112,7 +112,7 @@ def mine(
       out: a new `.parquet` file; finished rows lie in `OUT.state` meanwhile, and the same call goes on with them.
       centre: subtract each feature's mean before cosines are taken.
       labels: one a record, "" for none. within: keep only pairs of the `same` label, or of `different` ones.
-      top_k: keep the k blindest pairs of each image. limit: the so many blindest of all.
+      top_k: keep the k blindest pairs of each image. limit: keep this many of the blindest pairs overall.
       skip_bad: leave out rows that are zero or not finite, rather than stop.
       between: called after each panel, alike on all processes; may raise to stop, finished rows are kept.
       devices: by default all. sizes: `tile`, `capacity`, `panel`, `width`, `dtype`, see `plan.make_plan`.

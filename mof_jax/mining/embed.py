@@ -187,7 +187,7 @@ def _text_of(text: str) -> str:
 
 
 def _about(path: str, rows: int) -> dict[str, Any]:
-    """What `_Shard.write` said of a shard of so many rows.
+    """What `_Shard.write` said of a shard of `rows` rows.
 
     Raises:
       UserError: something else.

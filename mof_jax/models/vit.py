@@ -140,7 +140,7 @@ class ViTConfig:
         return self.forward_flops(max(1, round(self.grid**2 * (1 - self.patch_dropout))))
 
     def forward_flops(self, patches: int) -> float:
-        """Forward FLOPs of one picture of which so many patches are seen."""
+        """Forward FLOPs of one image of which `patches` patches are seen."""
         tokens = patches + self.prefix
         embed = 2.0 * patches * self.patch_size**2 * 3 * self.width
         head = attention_pool_flops(self.block, tokens) if self.pool == "map" else 0.0

@@ -123,8 +123,8 @@ def _splash_on_mesh(q: Array, k: Array, v: Array, mask: Mask, *, interpret: bool
 
 
 def at_default_precision(f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f`, positional arguments to an array of floats, whose products know nothing of `jax.default_matmul_precision`, forward and
-    backward; reverse-mode gradients only, as the kernel's own."""
+    """Runs `f`, positional arguments to an array of floats, at default matmul precision, forward and backward; reverse-mode
+    gradients only, as the kernel's own."""
     here = functools.partial(jax.default_matmul_precision, None)
 
     @jax.custom_vjp

@@ -69,7 +69,7 @@ class Collective(NamedTuple):
 
 
 def read(text: str, devices: int, slices: int = 1) -> list[Collective]:
-    """All collectives of `compiled.as_text()` for a program on so many devices, an equal part of them in each slice.
+    """All collectives of `compiled.as_text()` for a program on `devices` devices, an equal part of them in each slice.
 
     Raises:
       ValueError: the text has no entry computation.

@@ -55,7 +55,7 @@ class Published:
 
     @property
     def seconds(self) -> float:
-        """Of a step of so many rows."""
+        """Of a step."""
         return self.tokens * self.rows * Topology.parse(self.topology).chip.devices / self.rate
 
 

@@ -52,7 +52,7 @@ class Roofline:
         return max(("compute", "memory", "ici", "dcn"), key=lambda name: getattr(self, name))
 
     def mfu(self, seconds: float) -> float:
-        """Share of the peak that the model's own FLOPs take in a step of so many seconds."""
+        """Share of the peak that the model's own FLOPs take in a step of `seconds` seconds."""
         return self.model_flops / self.peak / seconds
 
 

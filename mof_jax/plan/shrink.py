@@ -40,7 +40,7 @@ def shrink(config: RunConfig, topology: Topology) -> tuple[RunConfig, Topology]:
 
 
 def small_topology(topology: Topology, devices: int) -> Topology:
-    """As many slices of the same generation, the smallest on offer that have so many devices together; never larger than it."""
+    """As many slices of the same generation, the smallest on offer that have `devices` devices together; never larger than it."""
     chip = topology.chip
     shapes = [tuple(map(int, shape.split("x"))) for shape in chip.shapes]
     enough = [shape for shape in shapes if math.prod(shape) * chip.devices * topology.slices >= devices]

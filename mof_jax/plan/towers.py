@@ -22,8 +22,8 @@ class Tower:
       part: of the model, as `Task.flops` calls it. sequences: a step, on all devices. tokens: of one.
       width, depth, inner: of the residual stream, layers, and channels between the two ends of a layer (queries, keys, values,
         attention's output, the MLP's hidden ones), which the `tensor` axis splits.
-      heads: that queries have in common with keys and values: what `tensor` has to divide. scores: heads whose scores
-        [tokens, tokens] a layer holds, 0 with a kernel that holds none.
+      heads: of keys and values; `tensor` must divide them. scores: heads whose scores [tokens, tokens] a layer holds, 0 with a
+        kernel that holds none.
       attention: forward FLOPs of one sequence that no weights are in.
       remat: see `nn.stack`. trained: its weights are. through: a gradient runs through it.
     """

@@ -19,8 +19,8 @@ def fit(points: Points, law: Law, bootstrap: int = 1000, seed: int = 0, starts: 
     left, over the normal quantile: a resample has errors of the size that was found, not of the size that is.
 
     Args:
-      bootstrap: resamples; 0 for no intervals. starts: so many of the law's grid, all by default. resample: see `law.Problem`; by
-        default what the law holds for right.
+      bootstrap: resamples; 0 for no intervals. starts: how many of the law's grid, all by default. resample: see `law.Problem`;
+        by default what the law holds for right.
 
     Raises:
       UserError: too few points, or none that a law can use.

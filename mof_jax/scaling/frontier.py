@@ -26,7 +26,7 @@ WITH_FRONTIER = ("chinchilla", "isoflop", "envelope")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of so many FLOPs on a topology, by division: what fits and how fast it can be is for `mof plan` to say.
+    """Of a number of FLOPs on a topology, by division: what fits and how fast it can be is for `mof plan` to say.
 
     Attributes:
       mfu: share of the peak that is expected. dollars: None without a price. least: chip-hours at the most that the plan's step

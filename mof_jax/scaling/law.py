@@ -50,7 +50,7 @@ class Problem(Protocol):
     loss: str
 
     def solve(self, starts: int | None) -> tuple[Float[np.ndarray, "params"], float]:
-        """The parameters and the objective, from so many starts (None: all there are)."""
+        """The parameters and the objective, from as many of its starts as `starts` says (None: all)."""
 
     def refit(self, y: Float[np.ndarray, "draws points"], weights: Float[np.ndarray, "draws points"] | None,
               theta: Float[np.ndarray, "params"]) -> Float[np.ndarray, "draws params"]:

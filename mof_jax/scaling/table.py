@@ -126,7 +126,7 @@ def points(source: str, rows: Sequence[Mapping[str, Any]], needed: Sequence[str]
 
     Args:
       needed: symbols that the law reads. optional: those that it reads where there are some.
-      diverged: a run has diverged if its target is more than so many times that of a run that is no larger in anything.
+      diverged: a run has diverged if its target is more than this many times that of a run that is no larger in anything.
       names: see `Points`.
 
     Raises:

@@ -31,7 +31,7 @@ class Progress:
             self._bar.start()
 
     def show(self, records: Mapping[str, Record], running: int) -> None:
-        """Moves the bar; so many trainers are under way."""
+        """Moves the bar, and says how many trainers are under way."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done(records),
                              note=f"{self.standing(records)}, {running} running{self._left(records)}")

@@ -36,8 +36,8 @@ class TaskKind:
       decides: keys of the data section that a model config decides (the size of the pictures).
       suggests: keys that it decides where the config says nothing.
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
-      texts: the words of a data section (of so many records a source), to train a vocabulary on; None for a task that reads
-        none.
+      texts: `(section, records)` to the texts of that many records of each source, to train a vocabulary on; None for a task
+        that reads none.
       face: what evaluators find: an `encoder` of pictures and texts, or a `responder` that answers.
     """
 

@@ -31,8 +31,7 @@ class MllmObjective:
     """Next-token prediction.
 
     Attributes:
-      chunk: room for logits, as much as all those of so many tokens of every row take; the whole [batch, context, vocab] never
-        exists.
+      chunk: logits held at once, in tokens per row; the whole [batch, context, vocab] never exists.
       z_loss: weight of (log Σ exp logits)², which keeps logits from drifting (PaLM uses 1e-4).
       microbatches: gradient accumulation; losses are sums, so the gradient is that of the whole batch.
     """

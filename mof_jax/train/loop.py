@@ -173,7 +173,7 @@ class Loop:
         line = {"step": step, "examples": self.seen(step), "lr": self.schedule(step - 1), **values,
                 **self.clock.read(), "skipped_examples": self.skipped, **self.ledger.line()}
         slow = hosts.slow(line)
-        if self._logged(step):  # the first step after a restart is shown, but no line that the whole run would not have
+        if self._logged(step):  # else shown after a restart, not written: metrics.jsonl equals an uninterrupted run's
             self.lines.write(line)
         self.board.write(step, line)
         self.display.log(line)

@@ -241,7 +241,7 @@ def _same_settings(given: Given, skeleton: Skeleton, theirs: Mapping[str, str], 
 
 
 def _more_words(x: Array, shape: tuple[int, ...], axes: Sequence[str | None]) -> Array:
-    """A vocabulary filled up to a larger one with the mean of its rows: padding to a size that a mesh divides."""
+    """Pads a vocabulary with its mean row, to a size that a mesh divides."""
     if "vocab" not in axes or len(x.shape) != len(shape):
         return x
     axis = axes.index("vocab")

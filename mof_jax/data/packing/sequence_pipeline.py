@@ -374,7 +374,7 @@ class SequencePipeline:
         return {name: n / max(1, sum(tokens)) for name, n in zip(self.kinds, tokens)}
 
     def seen(self, steps: int, cursor: Int32[np.ndarray, "streams state"], skipped: int = 0) -> dict[str, int]:
-        """`examples` (rows) of so many steps, the `documents` drawn for them, their `tokens` (supervised and pictures'), and
+        """`examples` (rows) of `steps` steps, the `documents` drawn for them, their `tokens` (supervised and pictures'), and
         `unique_tokens`, those of documents drawn for the first time (once a kind repeats itself, its mean document's).
 
         `skipped` batches between them were made too, and are taken to be like the others.

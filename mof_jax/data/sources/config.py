@@ -33,7 +33,7 @@ class SourceConfig:
       image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
         folder of the file.
       size, pixels: number and side of synthetic pictures, scenes and patterns; number of pages.
-      skip: leave out so many records at the beginning, so that what is trained on (`size=90`) and what a loss is measured on
+      skip: records left out at the beginning, so that what is trained on (`size=90`) and what a loss is measured on
         (`size=100, skip=90`) have nothing in common.
       questions: which questions `scenes` asks, which patterns `patterns` shows; all by default.
       stated: share of the captions of `patterns` that state the fact a question would ask for.

@@ -35,7 +35,7 @@ class Difficulty:
     Attributes:
       size: of the thing that carries the fact, as a share of the picture's side (low, high).
       jitter: shift of everything at random, likewise.
-      clutter: at most so many specks that mean nothing.
+      clutter: specks that mean nothing, at most.
       hue: how far a named ground strays from its colour, in turns of the colour circle.
     """
 

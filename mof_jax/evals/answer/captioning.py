@@ -57,7 +57,7 @@ class Captioning(Evaluator):
       train: where shots come from.
       plain: ask in plain text without shots, too: for a model that was only pretrained.
       instruction: the question in the chat.
-      max_tokens: of a caption. limit: caption so many pictures, spread evenly over the file; 0 for all. seed: of the shots.
+      max_tokens: of a caption. limit: images to caption, spread evenly over the file; 0 for all. seed: of the shots.
     """
 
     kind: ClassVar[str] = "captioning"

@@ -34,7 +34,7 @@ class Choice(Evaluator):
       length: whether a likelihood is the `sum` over an option's tokens or their `mean`.
       circular: a question counts if it is answered rightly under every rotation of its options (MMBench, arXiv 2307.06281).
       instruction: follows the options.
-      max_tokens: of a reply. limit: ask so many questions, spread evenly over the file; 0 for all.
+      max_tokens: of a reply. limit: questions to ask, spread evenly over the file; 0 for all.
     """
 
     kind: ClassVar[str] = "choice"

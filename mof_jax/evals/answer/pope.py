@@ -40,7 +40,7 @@ class Pope(Evaluator):
     Attributes:
       splits: name -> file, e.g. `random`, `popular` and `adversarial`. images: folder of the pictures of all splits.
       instruction: follows a question.
-      max_tokens: of a reply. limit: ask so many questions a split, spread evenly over its file; 0 for all.
+      max_tokens: of a reply. limit: questions to ask of each split, spread evenly over its file; 0 for all.
     """
 
     kind: ClassVar[str] = "pope"

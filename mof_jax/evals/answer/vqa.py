@@ -37,7 +37,7 @@ class VqaFiles:
 
     Attributes:
       questions, annotations: the two JSON files. images: folder of the pictures.
-      image: file name of a picture, with `{image_id}` in it, or `{image_id:012d}` for so many digits (at most 64).
+      image: file name of a picture, with `{image_id}` in it, or `{image_id:012d}` for 12 digits (at most 64).
     """
 
     questions: str
@@ -76,7 +76,7 @@ class Vqa(Evaluator):
       train: where shots come from.
       plain: ask in plain text without shots, too: for a model that was only pretrained.
       instruction: follows a question in the chat.
-      max_tokens: of an answer. limit: ask so many questions, spread evenly over the file; 0 for all. seed: of the shots.
+      max_tokens: of an answer. limit: questions to ask, spread evenly over the file; 0 for all. seed: of the shots.
     """
 
     kind: ClassVar[str] = "vqa"

@@ -61,7 +61,7 @@ class FewShot(Evaluator):
 
 
 def draw_shots(labels: Int[np.ndarray, "records"], shots: int, seed: int) -> Int[np.ndarray, "drawn"]:
-    """Indices of `shots` records of every class that has so many, in order."""
+    """Indices of `shots` records of every class that has that many, in order."""
     order = np.random.default_rng(seed).permutation(len(labels))
     drawn: list[int] = []
     for label in np.unique(labels):

@@ -37,7 +37,7 @@ class Mmvp(Evaluator):
     Attributes:
       path, labels, patterns: see `mmvp_files.read_mmvp`. pairs: how many the file must hold, 150 of the published one.
       by, length, instruction, max_tokens: see `choice.Choice`.
-      limit: ask about so many pairs, spread evenly over the file; 0 for all.
+      limit: pairs to ask about, spread evenly over the file; 0 for all.
     """
 
     kind: ClassVar[str] = "mmvp"

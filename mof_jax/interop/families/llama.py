@@ -1,6 +1,6 @@
 """Llama and what shares its names: Vicuna, Mistral, Qwen2 (biases on query, key and value), Qwen3 (a norm on each head).
 
-Mistral, Qwen2 and Qwen3 may look back over a window of so many tokens (arXiv 2310.06825); all layers alike are built here.
+Mistral, Qwen2 and Qwen3 may look back over a window of some thousand tokens (arXiv 2310.06825); all layers alike are built here.
 """
 
 from __future__ import annotations

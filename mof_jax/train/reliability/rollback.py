@@ -45,7 +45,7 @@ _FIELDS = {field.name for field in dataclasses.fields(Rollback)}
 
 
 def behind(history: Sequence[Rollback], step: int) -> int:
-    """How many batches of the data's order lie behind a run after `step` steps, before any are skipped there.
+    """Batches consumed by `step` steps, those skipped on the way included, before any are skipped there.
 
     Args:
       history: its rollbacks, in the order in which they happened.

@@ -25,10 +25,10 @@ class SpikeConfig:
       deviations: say so where a loss lies above median + deviations · MAD of the steps before it, 0 for never. (MAD: median of
         the absolute deviations from the median, at least a thousandth of it; 1.48 MAD is a normal standard deviation.)
       window: how many steps before.
-      rollback_after: a loss that stays above that limit, as it was when the loss jumped, for so many steps in a row has the run
-        roll back, see `train.reliability.rollback`. 0 for never: a jump is reported, and nothing else.
-      back: steps before the jump at or before which a checkpoint is gone back to. past: batches that are skipped beyond those
-        that the run has seen by then. (PaLM: about 100 steps back, 200 to 500 batches skipped.)
+      rollback_after: roll back once the loss has stayed above that limit, as it was when the loss jumped, for this many steps
+        in a row, see `train.reliability.rollback`. 0 for never: a jump is reported, and nothing else.
+      back: restore a checkpoint at least this many steps older than the spike. past: batches to skip beyond those that the
+        run has seen by then. (PaLM: about 100 steps back, 200 to 500 batches skipped.)
       max_rollbacks: the next one ends the run instead, with `ExitCode.NON_FINITE`.
     """
 

@@ -24,9 +24,9 @@ class WatchdogConfig:
     """When a run counts as hanging.
 
     Attributes:
-      dump: a step that takes so many times the median step has all stacks written to `WORKDIR/stacks-PROCESS-N.txt`.
-      exit: one that takes so many ends the process with `ExitCode.HANG`. 0 for never, both.
-      least_s: but no step counts as slow before so many seconds.
+      dump: a step that takes this many times the median step has all stacks written to `WORKDIR/stacks-PROCESS-N.txt`.
+      exit: one that takes this many ends the process with `ExitCode.HANG`. 0 for never, both.
+      least_s: but no step counts as slow before this many seconds.
       elsewhere_s: seconds for anything that is no step (compiling, an evaluation, a save): stacks after half of it.
     """
 
