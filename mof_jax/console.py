@@ -44,11 +44,11 @@ def plain(words: Any, style: str = "") -> Text:
     return Text("".join(shown), style=style)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """A rich table; the first column is text, the others align right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], texts: int = 1) -> Table:
+    """A rich table; the first `texts` columns are text, the others align right."""
     result = Table(title=cell(title), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        result.add_column(cell(column), justify="left" if i == 0 else "right")
+        result.add_column(cell(column), justify="left" if i < texts else "right")
     for row in rows:
         result.add_row(*(cell(f"{x:,.4g}" if isinstance(x, float) else x) for x in row))
     return result

@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 from typing import Any, Generic, TypeVar
 
 from mof_jax import config as configs
@@ -103,8 +104,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return self.find(values.pop("kind"), f"{where}.kind"), values
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(kind, first line of its docstring, module) of each, for `mof list`."""
-        return [(kind, (inspect.getdoc(cls) or "").split("\n")[0], cls.__module__) for kind, cls in self.items()]
+        """(kind, first sentence of its docstring, module) of each, for `mof list`."""
+        return [(kind, _first_sentence(cls), cls.__module__) for kind, cls in self.items()]
+
+
+def _first_sentence(cls: type) -> str:
+    words = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+    return re.match(r".*?(?=[.;:] |$)", words)[0].rstrip(".")
 
 
 def _below(base: type) -> Iterator[type]:

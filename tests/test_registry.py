@@ -61,7 +61,7 @@ def test_kinds_are_found_in_files_and_folders_in_order(room):
     shapes = room.registry()
     assert list(shapes) == ["circle", "triangle"] and "square" not in shapes and len(shapes) == 2
     assert shapes.build({"kind": "triangle", "sides": 4}, "config.x").sides == 4
-    assert shapes.rows()[0] == ("circle", "A circle.", f"{room.name}.round.circle")
+    assert shapes.rows()[0] == ("circle", "A circle", f"{room.name}.round.circle")
 
 
 @pytest.mark.parametrize("section, line", [

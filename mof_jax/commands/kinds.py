@@ -22,4 +22,4 @@ def show(args: argparse.Namespace) -> None:
 
     module, name = ROOMS[args.room]
     registry = getattr(importlib.import_module(module), name)
-    console.show(console.table(args.room, ("kind", "what", "module"), registry.rows()))
+    console.show(console.table(args.room, ("kind", "what", "module"), registry.rows(), texts=3))
