@@ -25,7 +25,7 @@ test: $(VENV)/.dev  ## the suite
 test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
 	$(PYTEST) tests -m slow
 
-fuzz: $(VENV)/.dev  ## 10^5 mutated inputs of all readers (some twenty minutes); writes runs/fuzz.md and runs/fuzz.json
+fuzz: $(VENV)/.dev  ## 10^5 mutated inputs of all readers (two to six minutes); writes runs/fuzz.md and runs/fuzz.json
 	$(BIN)/python -m tests.fuzz --cases 100000 --out runs/fuzz
 
 test-plan: $(VENV)-plan/.installed  ## compile for a TPU slice, without one

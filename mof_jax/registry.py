@@ -76,10 +76,16 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         Raises:
           UserError: naming `where`, and the nearest kind.
         """
-        if not isinstance(kind, str) or kind not in self._kinds:
-            broken = "".join(f"; {name} cannot be imported: {reason}" for name, reason in self._broken.items())
-            raise UserError(f"{where}: unknown {self.what} kind {show(kind)}{nearest(kind, self)}{broken}")
-        return self._kinds[kind]
+        try:
+            return self[kind]
+        except KeyError:
+            broken = "".join(f"; {line}" for line in self.broken())
+            raise UserError(f"{where}: unknown {self.what} kind {show(kind)}{nearest(kind, self)}{broken}") from None
+
+    def broken(self) -> list[str]:
+        """A line for each module of the room whose kinds are not here, because an extra is missing."""
+        len(self)  # looks for them
+        return [f"{name} cannot be imported: {reason}" for name, reason in self._broken.items()]
 
     def build(self, section: Mapping[str, Any], where: str) -> T:
         """The object of a config section: `kind` chooses the class, the other keys are its fields.

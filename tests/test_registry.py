@@ -91,6 +91,7 @@ def test_a_file_whose_extra_is_missing_breaks_only_itself(room):
     room("triangle")
     (room.folder / "solid.py").write_text("import no_such_library\n")
     shapes = room.registry()
+    assert shapes.broken() == [f"{room.name}.solid cannot be imported: No module named 'no_such_library'"]
     assert list(shapes) == ["triangle"]
     with pytest.raises(UserError, match=r"shape kind 'cube'.*solid cannot be imported: No module named 'no_such_library'"):
         shapes.build({"kind": "cube"}, "config.x")

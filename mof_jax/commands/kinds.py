@@ -17,9 +17,11 @@ def add(commands) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Prints a table."""
+    """Prints a table, and a line for each module that is left out of it."""
     from mof_jax import console
 
     module, name = ROOMS[args.room]
     registry = getattr(importlib.import_module(module), name)
     console.show(console.table(args.room, ("kind", "what", "module"), registry.rows(), texts=3))
+    for line in registry.broken():
+        console.show(line)

@@ -337,3 +337,10 @@ def test_examples_are_the_sum_over_the_history(stretches, last):
         changes.append(Change(step, history.examples(changes, step, batch), history.flops(changes, step, 2.0 * batch), {}))
         assert (changes[-1].examples, changes[-1].flops) == (total, 2.0 * total)
     assert history.examples(changes, step + 3, last) == total + 3 * last
+
+
+@pytest.mark.parametrize("key, advised", [
+    ("model.text.width", True), ("optimizer.ema", True), ("optimizer.lr", False), ("seed", False)])
+def test_the_advice_says_where_a_change_may_not_fit_the_saved_arrays(key, advised):
+    said = history._refusal({key: (8, 16)}, 6, "W")
+    assert f"--allow-change {key}" in said and said.endswith("if the saved arrays keep their shapes") == advised
