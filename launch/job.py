@@ -391,7 +391,7 @@ def check(job: Job, where: str) -> None:
         runs = stages(configs.override(configs.load(f"{here}{colon}{arg}"), assignments(job.train.overrides))).values()
         for run in runs:
             mesh = abstract_mesh(run.mesh, job.slices.devices)
-            check_batch(mesh, run.batch_size, getattr(run.objective, "microbatches", 1))
+            check_batch(mesh, run.batch_size, run.microbatches)
             try:
                 make_schedule(run.optimizer.schedule, run.steps)
             except ValueError as error:

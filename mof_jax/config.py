@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from mof_jax import renames
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import reason, show
 from mof_jax.ranges import Range
@@ -115,21 +116,25 @@ def call(path: str, function: Callable[..., Any], *arguments: Any) -> Any:
 def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> ml_collections.ConfigDict:
     """A copy of `config` with `key.sub.key=value` assignments applied.
 
-    A value is read as a Python literal and otherwise kept as a string. Keys that the file did not set are allowed here:
-    `build` decides whether they exist. A list is indexed by number (`data.sources.0.weight=2`). A section that the file has set
-    is changed key by key; one that it has not may be given as a whole.
+    A key that was called otherwise once is translated (`renames`), and a line says so. A value is read as a Python literal and
+    otherwise kept as a string. Keys that the file did not set are allowed here: `build` decides whether they exist. A list is
+    indexed by number (`data.sources.0.weight=2`). A section that the file has set is changed key by key; one that it has not
+    may be given as a whole.
 
     Raises:
       UserError: naming the assignment.
     """
     values = copy.deepcopy(config.to_dict())  # `to_dict` shares the lists, and what is in them, with the original
+    values = renames.translate(values, renames.told)
     for assignment in assignments:
         key, eq, text = assignment.partition("=")
         if not eq:
             raise UserError(f"override {show(assignment)}: write --config.key=value")
+        if (now := renames.key(key)) != key:
+            renames.told(f"config.{key} is called config.{now} now")
         with _of_override(key):
-            _assign(values, key, _plain(literal(text)))
-    return ml_collections.ConfigDict(values)
+            _assign(values, now, _plain(literal(text)))
+    return ml_collections.ConfigDict(renames.translate(values, renames.told))
 
 
 @contextlib.contextmanager
@@ -337,7 +342,8 @@ def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
 def to_dict(value: Any) -> Any:
     """A built config as plain JSON-able values (the resolved `config.json`)."""
     if dataclasses.is_dataclass(value):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        kind = {"kind": value.kind} if isinstance(getattr(type(value), "kind", None), str) else {}
+        return kind | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
         return {k: to_dict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

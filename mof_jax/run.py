@@ -14,14 +14,15 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import evals as evaluators
-from mof_jax import storage
+from mof_jax import objectives, renames, storage
 from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError, lookup
 from mof_jax.evals.embed.encoder import Encoder
 from mof_jax.hardware import HardwareConfig
-from mof_jax.mesh import MeshConfig, batch_sharding, batch_shards, make_mesh, on_mesh, param_shardings, replicated
+from mof_jax.mesh import MeshConfig, batch_sharding, make_mesh, on_mesh, param_shardings, replicated
 from mof_jax.nn.module import Skeleton
+from mof_jax.objectives.objective import Objective
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 from mof_jax.task import Task
@@ -42,6 +43,7 @@ class RunConfig:
 
     Attributes:
       steps: of the whole run; 0 for weights that were converted, and not trained.
+      microbatches: exact gradient accumulation: rows go through the model in so many parts, see `train.step`.
       seed: of initial values, data order, augmentation and dropout.
       evals: sections with a `kind`, see `mof_jax.evals`.
       eval_ema: evaluate the moving average where one is kept.
@@ -58,6 +60,7 @@ class RunConfig:
     task: str = "contrastive"
     seed: Whole = 0
     batch_size: Count = 256
+    microbatches: Count = 1
     objective: Any = dataclasses.field(default_factory=dict)
     data: Any = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -88,7 +91,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     Raises:
       UserError: naming the key.
     """
-    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    values = renames.translate(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
     kind = lookup(TASKS, values.get("task", "contrastive"), "task at config.task")
     model = configs.build(kind.model, configs.section(values, "model"), "config.model")
     data = kind.suggests(model) | configs.section(values, "data")
@@ -99,13 +102,24 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         given = values["init_from"]
         values["init_from"] = [_source(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
     run = configs.build(RunConfig, values)
-    objective = configs.build(kind.objective, configs.section(values, "objective"), "config.objective")
+    objective = _objective(run.task, kind.objective, configs.section(values, "objective"))
     names: list[str] = []
     for i, section in enumerate(run.evals):
         names.append(evaluators.build(section, f"config.evals.{i}", kind.face).name)
         if names[-1] in names[:-1]:
             raise UserError(f"config.evals.{i}.name: another evaluator is called {names[-1]!r}, and would lose its results")
     return dataclasses.replace(run, model=model, objective=objective, data=configs.build(kind.data, data, "config.data"))
+
+
+def _objective(task: str, default: str | None, section: Mapping[str, Any]) -> Objective | dict[str, Objective]:
+    """The terms of a task's loss, none for one that is not trained."""
+    if default is not None:
+        found = objectives.build(section, default, "config.objective")
+        objectives.check(found)
+        return found
+    if section:
+        raise UserError(f"config.objective: task {task!r} has none; take the section out")
+    return {}
 
 
 def _source(section: Any) -> Any:
@@ -152,10 +166,16 @@ class Run:
         self.mesh = make_mesh(config.mesh) if mesh is None else mesh
         kind = TASKS[config.task]
         self.task = kind.make(config, self.mesh, tokenizer)
+        self.task.check(kind.pipeline.shapes(config.data, config.batch_size, getattr(tokenizer, "context_length", 0)))
         self.skeleton = Skeleton.of(self.task.build)
-        self.decisions = decide(config.optimizer, self.skeleton, self.task.rules)
+        self.decisions = decide(config.optimizer, self.skeleton)
         self.shardings = param_shardings(self.mesh, self.skeleton, config.mesh.rules)
         self.preprocess = config.data.preprocess
+
+    def adapt(self, path: str, value: jax.Array) -> jax.Array:
+        """A parameter of another run as this model needs it, e.g. position embeddings resampled."""
+        resample = self.skeleton.resample.get(path)
+        return self.task.adapt(path, value if resample is None else resample(value))
 
     def flops(self) -> dict[str, float]:
         """Of one training step, by part of the model."""
@@ -220,7 +240,9 @@ class Program(NamedTuple):
         init = init_fn(run.task.build, trained, tx, config.optimizer.ema is not None, cursor, config.spikes.nonfinite == "skip")
         state = jax.eval_shape(init, jax.random.key(0))
         shardings = state_shardings(run.mesh, state, run.shardings)
-        step = on_mesh(run.mesh, make_step(run.task, run.skeleton, tx, config.seed, config.optimizer.ema, batch_shards(run.mesh)))
+        step = on_mesh(run.mesh, make_step(
+            run.task, run.skeleton, tx, config.seed, steps=config.steps, ema_decay=config.optimizer.ema,
+            microbatches=config.microbatches, mesh=run.mesh))
         return cls(init, state, shardings, jax.jit(
             step, donate_argnums=0, in_shardings=(shardings, batch_sharding(run.mesh)),
             out_shardings=(shardings, replicated(run.mesh))))

@@ -168,13 +168,13 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     if kind.texts is not None:
         tokenizer = first_tokenizer(config) if resume.tokenizer is None else load_tokenizer(resume.tokenizer)
     run = Run(config, tokenizer, workdir)
-    check_batch(run.mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
+    check_batch(run.mesh, config.batch_size, config.microbatches, run.task.rows)
     pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
     content = pipeline.content()
     resume.compare(content)
     program = Program.of(run, pipeline.cursor)
     state = first_state(resume.origin, program.init, program.state, program.shardings, config.seed,
-                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.task.adapt),
+                        lambda: take_params(config.init_from, run.skeleton, run.shardings, run.adapt),
                         resume.step if resume.branches else None)
     start, flops = int(state.step), run.flops()
     if resume.step and start != resume.step:

@@ -7,21 +7,25 @@ import dataclasses
 import functools
 from typing import Any
 
+from flax import nnx
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from mof_jax.mesh import MeshConfig, batch_shards, make_mesh, on_mesh, param_shardings, put_batch
+from mof_jax.mesh import MeshConfig, make_mesh, on_mesh, param_shardings, put_batch
 from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Params, Skeleton
-from mof_jax.task import Task
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.objectives.loss import Context, Loss
+from mof_jax.objectives.objective import Objective
+from mof_jax.task import Task, evaluate, taught
+from mof_jax.tasks.contrastive import ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import TrainState, init_fn, state_shardings
 from mof_jax.train.step import make_step
 
+STEPS = 100  # of a run
 # Compiling is most of what these tests do: less well optimised code is ready in half the time.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
@@ -70,24 +74,38 @@ class Run:
     put: Callable
 
 
-def launch(model: TwoTowerConfig, objective: ContrastiveConfig, optimizer: OptimizerConfig, mesh: MeshConfig,
+def launch(model: TwoTowerConfig, objective: Objective, optimizer: OptimizerConfig, mesh: MeshConfig,
            devices: int) -> Run:
     """The tiny two-tower task on a mesh."""
-    return launch_task(lambda grid: ContrastiveTask(model, objective, grid), optimizer, mesh, devices)
+    return launch_task(lambda grid: ContrastiveTask(model, objective), optimizer, mesh, devices)
 
 
-def launch_task(make: Callable[[Mesh], Task], optimizer: OptimizerConfig, mesh: MeshConfig, devices: int) -> Run:
+def loss_of(
+    task: Task, model: nnx.Module, rows: Any, key: Any = None, *, step: Any = 0, mesh: Mesh | None = None, microbatches: int = 1
+) -> Loss:
+    """The loss of a task of one term over a whole batch; without a key as in evaluation."""
+    keys = None if key is None else task.keys(rows, key)
+    context = Context(step, STEPS, mesh, microbatches, key, keys)
+    losses, moved = evaluate(task, model, taught(task, model, rows, context), context)
+    (loss,) = losses.values()
+    assert not moved
+    return loss
+
+
+def launch_task(
+    make: Callable[[Mesh], Task], optimizer: OptimizerConfig, mesh: MeshConfig, devices: int, microbatches: int = 1
+) -> Run:
     """What `run.py` does, in small: a state with given weights, every leaf where it belongs."""
     grid = make_mesh(mesh, jax.devices()[:devices])
     task = make(grid)
     skeleton = Skeleton.of(task.build)
-    decisions = decide(optimizer, skeleton, task.rules)
-    tx = make_optimizer(optimizer, 100, decisions, skeleton.matrices)
+    decisions = decide(optimizer, skeleton)
+    tx = make_optimizer(optimizer, STEPS, decisions, skeleton.matrices)
     values, trained = weights(skeleton), {path: d.trained for path, d in decisions.items()}
     build = lambda rngs: skeleton.merge(values)
     init = init_fn(build, trained, tx, optimizer.ema is not None)
     shardings = state_shardings(grid, jax.eval_shape(init, jax.random.key(0)), param_shardings(grid, skeleton, mesh.rules))
     state = quick_jit(init, out_shardings=shardings)(jax.random.key(0))
-    step = make_step(task, skeleton, tx, 0, optimizer.ema, batch_shards(grid))
+    step = make_step(task, skeleton, tx, 0, steps=STEPS, ema_decay=optimizer.ema, microbatches=microbatches, mesh=grid)
     step = quick_jit(on_mesh(grid, step), out_shardings=(shardings, None))
     return Run(task, skeleton, state, step, lambda rows: put_batch(grid, rows))

@@ -110,7 +110,7 @@ class TestNonFiniteLoss:
         c = tiny_run.get_config()
         c.steps, c.checkpoint.every, c.log_every, c.spikes = 6, 2, 1, spikes
         c.optimizer.lr, c.optimizer.lr_factors = 1e10, [("logit_scale", 1e38)]  # each a number, their product none in float32
-        c.objective.max_logit_scale = None
+        c.model.max_logit_scale = None
         return c
 
     def test_stops_at_the_step_and_names_its_data(self, tmp_path):

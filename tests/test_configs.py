@@ -180,7 +180,7 @@ def test_a_step_on_the_embedded_data_traces(spec):
         assert all((part in kept) == (part in " ".join(state.params)) for part in ("encoders/", "adapters/", "llm/")), name
         shards = batch_shards(p.mesh)
         wide = {key: jax.ShapeDtypeStruct((x.shape[0] * shards, *x.shape[1:]), x.dtype) for key, x in batch.items()}
-        new, metrics = jax.eval_shape(make_step(p.task, p.skeleton, tx, 0), state, wide)
+        new, metrics = jax.eval_shape(make_step(p.task, p.skeleton, tx, 0, steps=p.config.steps), state, wide)
         assert metrics["loss"].shape == () and new.params.keys() == state.params.keys()
 
 

@@ -90,7 +90,7 @@ def test_each_stage_moves_what_it_should(whole):
 def test_both_adapters_go_from_stage_to_stage_under_their_own_names(whole):
     """The released I-MoF code starts its second stage with one adapter's weights in both (tsb0601/MMVP's mm_projector)."""
     tune, align = restore(f"{whole}/tune").run, restore(f"{whole}/align").params
-    taken = take_params([InitConfig(f"{whole}/align")], tune.skeleton, tune.shardings, tune.task.adapt)
+    taken = take_params([InitConfig(f"{whole}/align")], tune.skeleton, tune.shardings, tune.adapt)
     for layer in ("fc1/kernel", "fc2/kernel"):
         clip, ssl = (f"adapters/{name}/{layer}" for name in ("clip", "ssl"))
         assert np.array_equal(taken[clip], align[clip]) and np.array_equal(taken[ssl], align[ssl])
@@ -139,7 +139,7 @@ def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
 
 def test_a_model_of_text_alone_trains_and_answers(tmp_path, capsys):
     config = tiny_mllm.get_config("words")
-    config.batch_size, config.objective = 32, dict(microbatches=2)
+    config.batch_size, config.microbatches = 32, 2
     trainer.train(config, str(tmp_path / "w"))
     found = lines(tmp_path / "w" / "metrics.jsonl")
     assert [line["step"] for line in found] == list(range(1, 7)) and "fill_images" not in found[-1]

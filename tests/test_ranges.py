@@ -11,6 +11,7 @@ from mof_jax import config as configs
 from mof_jax import run
 from mof_jax.errors import UserError
 from mof_jax.evals import EVALUATORS
+from mof_jax.objectives import OBJECTIVES
 from mof_jax.ranges import Count, Grey, NotNegative, PartOf, Positive, Range, Share, Whole
 from mof_jax.tasks import TASKS
 
@@ -37,8 +38,8 @@ def sections(*roots: type) -> set[type]:
     return found
 
 
-ALL = sections(run.RunConfig, Job, *EVALUATORS.values(),
-               *(section for kind in TASKS.values() for section in (kind.model, kind.objective, kind.data)))
+ALL = sections(run.RunConfig, Job, *EVALUATORS.values(), *OBJECTIVES.values(),
+               *(section for kind in TASKS.values() for section in (kind.model, kind.data)))
 
 
 def bare(kind: typing.Any) -> bool:
@@ -78,8 +79,8 @@ def test_ranges(kind, good, bad):
     "optimizer.schedule.warmup=-10", "optimizer.schedule.cooldown=-1", "optimizer.schedule.timescale=0",
     "optimizer.schedule.final=2", "checkpoint.keep=0", "checkpoint.every=-1", "checkpoint.at=[0]",
     "checkpoint.keep_every=0", "watchdog.dump=-1", "spikes.window=7", "spikes.back=0", "mesh.data=-2",
-    "hardware.mfu=0", "hardware.price=-1", "objective.label_smoothing=1", "objective.strip=0",
-    "objective.microbatches=0", "objective.max_logit_scale=0.5", "data.threads=-1", "data.prefetch=0", "data.chunk=0",
+    "hardware.mfu=0", "hardware.price=-1", "objective.label_smoothing=1", "objective.block_size=0",
+    "microbatches=0", "model.max_logit_scale=0.5", "data.threads=-1", "data.prefetch=0", "data.chunk=0",
     "data.image_size=0", "data.cache_gb=-1", "data.augment.flip=1.5", "data.augment.fill=300",
     "data.sources.0.weight=-1", "data.sources.0.skip=-1", "tokenizer.vocab_size=0", "tokenizer.context_length=0",
     "model.image.width=-8", "model.image.dropout=1", "model.image.norm_eps=-1", "model.text.dropout=-0.1",

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 import pytest
 
-from mof_jax.mesh import AXES, batch_sharding, batch_shards, on_mesh, param_shardings, replicated
+from mof_jax.mesh import AXES, batch_sharding, on_mesh, param_shardings, replicated
 from mof_jax.models.connector import ConnectorConfig
 from mof_jax.models.fusion import FusionConfig
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.objectives.next_token import NextToken
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn, state_shardings
 from mof_jax.train.step import make_step
@@ -49,10 +50,10 @@ def lowered(mesh, with_mesh: bool = True):
     llm = LLMConfig(vocab_size=VOCAB, width=512, depth=2, heads=4, kv_heads=2, mlp_dim=768, kernel="splash", remat="full")
     model = MllmConfig((EncoderConfig("clip", vit, layer=-2), EncoderConfig("dino", vit)), llm, FusionConfig("interleaved"),
                        ConnectorConfig("mlp"), dtype="bfloat16")
-    task = MllmTask(model, MllmObjective(chunk=CHUNK), mesh, context=CONTEXT, rows=ROWS, images=PICTURES)
+    task = MllmTask(model, NextToken(block_size=CHUNK), mesh, context=CONTEXT, rows=ROWS, images=PICTURES)
     skeleton = Skeleton.of(task.build)
     config = OptimizerConfig(freeze=(("encoders/.*", True),))
-    decisions = decide(config, skeleton, task.rules)
+    decisions = decide(config, skeleton)
     tx = make_optimizer(config, 100, decisions, skeleton.matrices)
     init = init_fn(task.build, {path: d.trained for path, d in decisions.items()}, tx, False)
     abstract = jax.eval_shape(init, jax.random.key(0))
@@ -62,7 +63,7 @@ def lowered(mesh, with_mesh: bool = True):
     batch = {name: grid for name in ("tokens", "segment_ids", "positions", "image_index")} | {
         "loss_weight": jax.ShapeDtypeStruct(grid.shape, jnp.float32, sharding=rows),
         "images": jax.ShapeDtypeStruct((STREAMS * PICTURES, 224, 224, 3), jnp.uint8, sharding=rows)}
-    step = make_step(task, skeleton, tx, 0, shards=batch_shards(mesh))
+    step = make_step(task, skeleton, tx, 0, mesh=mesh)
     jitted = jax.jit(on_mesh(mesh, step) if with_mesh else step, donate_argnums=0, in_shardings=(shardings, rows),
                      out_shardings=(shardings, replicated(mesh)))
     return jitted.lower(jax.tree.map(place, abstract, shardings), batch)

@@ -11,7 +11,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.model = dict(
         encoder=dict(width=16, depth=2, heads=2, patch_size=8, image_size=16, pool="gap", cls_token=False, patch_dropout=0.25),
         hidden=16, bottleneck=8, prototypes=32)
-    c.objective = dict(momentum=0.9, teacher_temperature=(0.04, 0.1), warmup=8, frozen_prototypes=4, microbatches=2)
+    c.objective = dict(momentum=0.9, teacher_temperature=(0.04, 0.1), warmup=8, frozen_prototypes=4)
+    c.microbatches = 2
     crop = dict(crop=dict(scale=(0.3, 1.0)))
     c.data = dict(sources=[dict(kind="emoji5")], views=2, threads=2, augment=crop,
                   local=dict(views=2, image_size=8, augment=crop))

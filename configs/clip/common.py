@@ -27,7 +27,7 @@ def clip(image: dict, text: dict, embed_dim: int, samples: float, batch_size: in
     c.model = dict(dtype="bfloat16", embed_dim=embed_dim,
                    image=dict(pool="cls", pre_norm=True, patch_bias=False, **tower, **image),
                    text=dict(causal=True, pool="eos", **tower, **text))
-    c.objective = dict(loss="softmax", max_logit_scale=100.0)
+    c.objective = dict(kind="softmax")
     c.optimizer = dict(name="adamw", lr=lr, b2=0.98, eps=1e-6, weight_decay=wd, schedule=dict(warmup=2000))
     return c
 
@@ -37,9 +37,9 @@ def siglip(image: dict, text: dict, samples: float, batch_size: int, vocabulary:
     c = base(int(samples / batch_size), batch_size)
     c.tokenizer = dict(kind="sentencepiece", path=vocabulary, context_length=64)
     half = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    c.model = dict(dtype="bfloat16", logit_scale_init=10.0, logit_bias_init=-10.0,
+    c.model = dict(dtype="bfloat16", logit_scale_init=10.0, logit_bias_init=-10.0, max_logit_scale=None,
                    image=dict(pool="map", cls_token=False, activation="gelu_tanh", remat="full", **half, **image),
                    text=dict(causal=False, pool="last", activation="gelu_tanh", remat="full", embed_bias=True, **text))
-    c.objective = dict(loss="sigmoid", max_logit_scale=None)
+    c.objective = dict(kind="sigmoid")
     c.optimizer = dict(name="adamw", lr=1e-3, b1=0.9, b2=0.95, weight_decay=1e-4, schedule=dict(warmup=20_000))
     return c

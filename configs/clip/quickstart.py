@@ -20,7 +20,7 @@ def get_config():
                    activation="gelu_tanh", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), unroll=3),
         text=dict(width=128, depth=1, heads=4, causal=False, mask_padding=True, pool="gap", activation="gelu_tanh"))
     # Pictures of one concept by several artists share their caption: all of them are positives of each other.
-    c.objective = dict(loss="softmax", multi_positive=True)
+    c.objective = dict(kind="softmax", multi_positive=True)
     c.tokenizer = dict(kind="bpe", vocab_size=4096, context_length=16)
     c.data = dict(sources=[dict(kind="emoji5", captions=dict(probabilities=dict(alt=1.0), tags=3))],
                   cache="decoded", threads=1, augment=dict(affine=dict(zoom=0.2, shift=0.1)))

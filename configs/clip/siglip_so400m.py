@@ -19,5 +19,5 @@ def get_config(arg=None):
     c = common.siglip(image=dict(patch_size=14, kernel="splash", **tower), text=tower | dict(embed_dim=1152), samples=40e9,
                       batch_size=32_768, vocabulary=arg or "c4_en.model")
     c.mesh, c.hardware = dict(fsdp=8), dict(topology="v5e:8x8")
-    c.objective.microbatches = 4
+    c.microbatches = 4
     return c

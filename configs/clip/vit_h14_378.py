@@ -19,7 +19,7 @@ def get_config(arg=None):
     c = common.clip(image=dict(variant="H/14", image_size=378, activation="quick_gelu", kernel="splash"),
                     text=dict(width=1024, depth=24, heads=16, mlp_dim=4096, activation="quick_gelu"), embed_dim=1024,
                     samples=5e9, batch_size=79_872, lr=1e-4)
-    c.mesh, c.objective.microbatches = dict(fsdp=16), 12
+    c.mesh, c.microbatches = dict(fsdp=16), 12
     c.hardware = dict(topology="v5e:16x16")
     if arg:
         c.init_from = dict(path=arg)

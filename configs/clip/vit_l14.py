@@ -26,6 +26,6 @@ def get_config(arg=None):
     c.optimizer.b2 = 0.95
     c.optimizer.schedule.warmup = min(10_000, c.steps // 10)
     # With whole parameters on every device and all rows at once, the step wants 21 GiB of 15.75.
-    c.mesh, c.objective.microbatches = dict(fsdp=16), o.microbatches
+    c.mesh, c.microbatches = dict(fsdp=16), o.microbatches
     c.hardware = dict(topology="v5e:16x16")
     return c

@@ -25,7 +25,7 @@ def get_config(arg=None):
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "mllm", int(TOKENS / (BATCH * CONTEXT)), BATCH
     c.model = dict(dtype="bfloat16", encoders=[], llm=dict(variant=o.size, kernel="splash", remat="full"))
-    c.objective = dict(chunk=1024, z_loss=1e-4)
+    c.objective = dict(block_size=1024, z_loss=1e-4)
     c.tokenizer = dict(kind="bpe", lowercase=False)
     if o.tokenizer:
         c.tokenizer = dict(kind="sentencepiece", path=o.tokenizer, lowercase=False, strip_punctuation=False)

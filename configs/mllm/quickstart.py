@@ -31,7 +31,7 @@ def get_config(arg=None):
 def clip(seed: int) -> dict:
     """A contrastive tower, from captions that state the facts."""
     text = dict(width=128, depth=1, heads=4, causal=False, mask_padding=True, pool="gap", activation="gelu_tanh")
-    return dict(name="clip", task="contrastive", steps=400, objective=dict(loss="softmax", multi_positive=True),
+    return dict(name="clip", task="contrastive", steps=400, objective=dict(kind="softmax", multi_positive=True),
                 tokenizer=dict(kind="bpe", vocab_size=2048, records=3000, context_length=24),
                 model=dict(embed_dim=128, image=CLIP, text=text), **pictures(seed))
 

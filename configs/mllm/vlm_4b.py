@@ -32,5 +32,5 @@ def get_config(arg=None):
     c.batch_size, c.data.rows_per_stream, c.data.images_per_stream = 64, 1, 16
     c.model.encoders = [dict(name="clip", vit=TOWER)]
     c.model.llm = dict(variant="qwen3-4b", kernel="splash", remat="full")
-    c.objective.chunk = 512  # of a vocabulary three times as large as MM1's
+    c.objective.block_size = 512  # of a vocabulary three times as large as MM1's
     return c

@@ -81,7 +81,7 @@ def pretrain(size: str, lr: float, options, vit: dict = H14_378, topology: str |
     c = ConfigDict()
     c.task, c.steps, c.batch_size = "mllm", STEPS, BATCH
     c.model = model(size, vit)
-    c.objective = dict(chunk=1024, z_loss=1e-4, microbatches=microbatches)
+    c.objective, c.microbatches = dict(block_size=1024, z_loss=1e-4), microbatches
     c.tokenizer = dict(kind="bpe", lowercase=False)
     if options.tokenizer:
         c.tokenizer = dict(kind="sentencepiece", path=options.tokenizer, lowercase=False, strip_punctuation=False)

@@ -92,7 +92,7 @@ def stage(name: str, model: dict, template: str, positions: int, longest: int, o
     steps = examples * epochs // batch
     source = dict(kind="llava", path=f"{options.data}/{path}", image_root=f"{options.data}/{root}") if options.data else SCENES
     return dict(
-        name=name, task="mllm", steps=steps, batch_size=STREAMS * count, model=model, objective=dict(chunk=1024),
+        name=name, task="mllm", steps=steps, batch_size=STREAMS * count, model=model, objective=dict(block_size=1024),
         data=dict(kinds=dict(chat=dict(template=template, sources=[source])), context_length=context, rows_per_stream=count,
                   images_per_stream=batch // STREAMS, max_images=batch // STREAMS, resize=resize, fill=122, on_long="truncate",
                   on_error="skip", threads=16, prefetch=4),

@@ -27,7 +27,7 @@ def get_config():
 def clip(stated: float) -> dict:
     """A contrastive tower; its captions name what is to be seen and state the fact for a share `stated` of the pictures."""
     text = dict(width=128, depth=1, heads=4, causal=False, mask_padding=True, pool="gap", activation="gelu_tanh")
-    return dict(task="contrastive", objective=dict(loss="softmax", multi_positive=True),
+    return dict(task="contrastive", objective=dict(kind="softmax", multi_positive=True),
                 tokenizer=dict(kind="bpe", vocab_size=512, records=3000, context_length=20),
                 model=dict(embed_dim=128, image=TOWER, text=text), **learning(stated))
 

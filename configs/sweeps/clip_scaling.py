@@ -39,7 +39,7 @@ def get_config(arg=None):
         image=dict(patch_size=8, image_size=PIXELS, cls_token=False, pool="gap", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
                    **tower),
         text=dict(causal=False, mask_padding=True, pool="gap", **tower))
-    c.objective = dict(loss="softmax")
+    c.objective = dict(kind="softmax")
     c.tokenizer = dict(kind="bpe", vocab_size=512, records=2000, context_length=20)
     scenes = dict(kind="scenes", questions=["position"], pixels=PIXELS)
     c.data = dict(sources=[dict(size=FRESH, **scenes)], threads=1)

@@ -31,7 +31,8 @@ from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.objectives.next_token import NextToken
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn
 from mof_jax.train.step import make_step
@@ -128,9 +129,9 @@ def training_step(
     vit = ViTConfig(width=width, depth=2, heads=4, patch_size=PATCH, image_size=SIDE, unroll=2)
     llm = LLMConfig(vocab_size=words, width=width, depth=depth, heads=4, unroll=depth)
     model = MllmConfig((EncoderConfig("encoder", vit),), llm)
-    task = MllmTask(model, MllmObjective(), None, context=context, rows=rows, images=images)
+    task = MllmTask(model, NextToken(), context=context, rows=rows, images=images)
     skeleton, config = Skeleton.of(task.build), OptimizerConfig(lr=1e-4)
-    decisions = decide(config, skeleton, task.rules)
+    decisions = decide(config, skeleton)
     tx = make_optimizer(config, 10_000, decisions, skeleton.matrices)
     holder = [jax.jit(init_fn(task.build, dict.fromkeys(decisions, True), tx, ema=False))(jax.random.key(0))]
     step = jax.jit(make_step(task, skeleton, tx, seed=0), donate_argnums=0)

@@ -22,7 +22,8 @@ from mof_jax.models.text import TextConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import SIZES, ViTConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
 from mof_jax.train.metrics import peak_flops
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import init_fn
@@ -47,7 +48,7 @@ def run(model: str = "S/16", image_size: int = 112, batch: int = 32, repeats: in
       `mfu`; then one a library for its matrix product alone, on the shapes of the text tower's MLP: what either can hope for.
     """
     config = two_tower(model, image_size, dtype)
-    task = ContrastiveTask(config, ContrastiveConfig(max_logit_scale=100.0))
+    task = ContrastiveTask(config, Softmax())
     contestants = {"mof_jax": ours(task, batch)} | open_clip_contestants(config, batch, dtype)
     for step in contestants.values():
         step()  # compiles
@@ -141,7 +142,7 @@ def ours(task: ContrastiveTask, batch: int) -> Contestant:
     """One step of this package's trainer: towers, streamed loss, AdamW."""
     config = OptimizerConfig(lr=1e-4, grad_clip=None)
     skeleton = Skeleton.of(task.build)
-    decisions = decide(config, skeleton, task.rules)
+    decisions = decide(config, skeleton)
     tx = make_optimizer(config, 10_000, decisions, skeleton.matrices)
     state = jax.jit(init_fn(task.build, {path: True for path in decisions}, tx, ema=False))(jax.random.key(0))
     step = jax.jit(make_step(task, skeleton, tx, seed=0), donate_argnums=0)

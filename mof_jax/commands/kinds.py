@@ -7,7 +7,8 @@ import importlib
 
 from mof_jax.commands import add_command
 
-ROOMS = {"evaluators": ("mof_jax.evals", "EVALUATORS")}  # room to where its registry is
+# Room to where its registry is.
+ROOMS = {"evaluators": ("mof_jax.evals", "EVALUATORS"), "objectives": ("mof_jax.objectives", "OBJECTIVES")}
 
 
 def add(commands) -> None:

@@ -24,7 +24,7 @@ ACTIVATION_NAMES = {name: ours for ours, names in ACTIVATIONS.items() for name i
 # Fields that change how a model trains or starts, not what its weights compute; the tokenizer and the preprocessing have
 # files of their own.
 _FREE = {"variant", "dropout", "patch_dropout", "kernel", "remat", "unroll", "pos_init", "dtype", "pad_id", "mean", "std",
-         "name", "pos_antialias"}
+         "name", "pos_antialias", "max_logit_scale"}
 _INITIAL = {"logit_scale_init", "logit_bias_init", "layer_scale"}  # only whether there is such a parameter
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from mof_jax.models.vit import Grid
 from mof_jax.nn.attention import attention
 from mof_jax.nn.flops import training_factor
 from mof_jax.nn.layers import ACTIVATIONS, LayerNorm, Linear, Mlp, shifted
@@ -102,7 +103,7 @@ class AttentionConnector(nnx.Module):
         if width % config.heads:
             raise ValueError(f"connector: width {width} is not divisible by {config.heads} heads")
         self.config, self.grid, self.inputs, self.width, self.outputs = config, grid, inputs, width, outputs
-        self.query = param(rngs, normal(0.02), (config.tokens, width), (None, "embed"))
+        self.query = param(rngs, normal(0.02), (config.tokens, width), (None, "embed"), decay=False)
         self.project = None if width == inputs else Linear(rngs, inputs, width, (None, "embed"))
         self.norm = LayerNorm(rngs, width)
         self.blocks = nnx.List([CrossBlock(rngs, width, config.heads, config.depth > 1) for _ in range(config.depth)])
@@ -153,7 +154,8 @@ class CAbstractor(nnx.Module):
     def __init__(self, config: ConnectorConfig, rngs: nnx.Rngs, grid: int, inputs: int, outputs: int):
         width, depth = config.width, config.depth
         self.grid, self.side, self.width, self.outputs = grid, math.isqrt(config.tokens), width, outputs
-        self.pos_embed = param(rngs, nnx.initializers.truncated_normal(0.02), (grid * grid, inputs), (None, "embed"))
+        self.pos_embed = param(rngs, nnx.initializers.truncated_normal(0.02), (grid * grid, inputs), (None, "embed"), decay=False,
+                               resample=Grid(grid))
         self.before = nnx.List([Bottleneck(rngs, inputs if i == 0 else width, width) for i in range(depth)])
         self.after = nnx.List([Bottleneck(rngs, width, width) for _ in range(depth)])
         self.fc1 = Linear(rngs, width, outputs, (None, "embed"), init=normal(0.02))

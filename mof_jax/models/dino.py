@@ -3,7 +3,7 @@
     crops [N, H, W, 3] ─ ViT ─▶ pooled [N, width] ─ MLP of three layers ─▶ [N, bottleneck] ─ unit norm ─▶
         cosines with the prototypes [N, prototypes]
 
-The teacher lives in the model under `teacher/`, is frozen by the task's rules and moved by the task after each update.
+The teacher lives in the model under `teacher/`; no gradient trains it, and after each update it follows (`models.teacher`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
+from mof_jax.models.teacher import follower
 from mof_jax.models.vit import ViT, ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import ACTIVATIONS, Linear, project
-from mof_jax.nn.module import Matrix, lecun, normal, param, zeros
+from mof_jax.nn.module import Matrix, lecun, normal, param
 from mof_jax.ranges import Count
 
 
@@ -94,15 +95,12 @@ class Network(nnx.Module):
 
 
 class Dino(nnx.Module):
-    """Student, teacher, and how many updates the student has seen (schedules of the loss read it)."""
+    """Student and teacher."""
 
     def __init__(self, config: DinoConfig, rngs: nnx.Rngs):
         self.config = config
         self.student = Network(config, rngs)
-        graphdef, state = nnx.split(self.student)
-        # Copies: two leaves of one buffer could not both be donated to the step.
-        self.teacher = nnx.merge(graphdef, jax.tree.map(jnp.copy, state))
-        self.updates = param(rngs, zeros, (), ())
+        self.teacher = follower(self.student)
 
 
 def unit(x: Float[Array, "*dims"], axis: int) -> Float[Array, "*dims"]:

@@ -22,7 +22,7 @@ from mof_jax.errors import lookup
 from mof_jax.models.vit import ViTOutput, normalise
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import Linear, project, shifted
-from mof_jax.nn.module import Axes, Matrix, lecun, normal, ones, param, zeros
+from mof_jax.nn.module import Axes, Matrix, lecun, moving, normal, ones, param, zeros
 from mof_jax.ranges import Count, NotNegative, Positive, Share, Whole
 
 # width factor, depth factor, image size: the published sizes.
@@ -123,8 +123,9 @@ class BatchNorm(nnx.Module):
     """x·factor + shift a channel, of statistics that no gradient and no batch changes."""
 
     def __init__(self, rngs: nnx.Rngs, channels: int, axis: str, eps: float):
-        vector = lambda init: param(rngs, init, (channels,), (axis,))
-        self.scale, self.bias, self.mean, self.var = vector(ones), vector(zeros), vector(zeros), vector(ones)
+        vector = lambda init: param(rngs, init, (channels,), (axis,), decay=False)
+        running = lambda init: moving(init(rngs.params(), (channels,), jnp.float32), (axis,))
+        self.scale, self.bias, self.mean, self.var = vector(ones), vector(zeros), running(zeros), running(ones)
         self.eps = eps
 
     def affine(self) -> tuple[Float[Array, "channels"], Float[Array, "channels"]]:

@@ -84,7 +84,7 @@ class Decoder(nnx.Module):
         c, e = config, config.encoder
         self.grid, self.prefix = e.grid, int(e.cls_token) + e.registers
         self.entry = Linear(rngs, e.width, c.decoder_width, ("embed", None), init=xavier())
-        self.mask_token = param(rngs, normal(0.02), (c.decoder_width,), ("embed",))
+        self.mask_token = param(rngs, normal(0.02), (c.decoder_width,), ("embed",), decay=False)
         self.blocks = Stack(lambda r: Block(c.decoder, r), c.decoder_depth, rngs, remat=e.remat, unroll=e.unroll)
         self.norm = LayerNorm(rngs, c.decoder_width, e.norm_eps)
         self.pixels = Linear(rngs, c.decoder_width, e.patch_size**2 * 3, ("embed", None), init=xavier())

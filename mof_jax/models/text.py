@@ -126,8 +126,9 @@ class TextTower(nnx.Module):
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         c = self.config = config
         self.embed = param(rngs, normal(0.02), (c.vocab_size, c.width), ("vocab", "embed"))
-        self.pos_embed = param(rngs, normal(0.01), (c.context_length, c.width), (None, "embed"))
-        self.type_embed = param(rngs, normal(0.02), (c.token_types, c.width), (None, "embed")) if c.token_types else None
+        self.pos_embed = param(rngs, normal(0.01), (c.context_length, c.width), (None, "embed"), decay=False)
+        self.type_embed = None if not c.token_types else param(
+            rngs, normal(0.02), (c.token_types, c.width), (None, "embed"), decay=False)
         self.embed_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.post_norm else None
         self.blocks = Stack(lambda r: Block(c.block, r), c.depth, rngs, remat=c.remat, unroll=c.unroll)
         self.final_norm = None if c.post_norm else LayerNorm(rngs, c.width, c.norm_eps)

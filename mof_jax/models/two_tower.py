@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 from flax import nnx
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from mof_jax.models.tower import ImageConfig, check_dtype, image_tower, unit
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import param
-from mof_jax.ranges import Count, Positive
+from mof_jax.ranges import Count, Positive, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TwoTowerConfig:
       embed_dim: of the shared space; a tower whose width differs gets a projection. None: both towers end in this width.
       logit_scale_init: initial multiplier of the cosines (CLIP 1/0.07, SigLIP 10); stored as its logarithm.
       logit_bias_init: initial bias (SigLIP -10), None for no bias parameter.
+      max_logit_scale: upper bound of the multiplier, applied after each update (CLIP: 100); None leaves it free.
       dtype: of both towers' computation; parameters are float32.
     """
 
@@ -34,6 +36,7 @@ class TwoTowerConfig:
     embed_dim: Count | None = None
     logit_scale_init: Positive = 1 / 0.07
     logit_bias_init: float | None = None
+    max_logit_scale: Annotated[float, Range(1)] | None = 100.0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -64,8 +67,10 @@ class TwoTower(nnx.Module):
         self.image = image_tower(c.image, rngs)
         self.text = TextTower(c.text, rngs)
         constant = nnx.initializers.constant
-        self.logit_scale = param(rngs, constant(math.log(c.logit_scale_init)), (), ())
-        self.logit_bias = None if c.logit_bias_init is None else param(rngs, constant(c.logit_bias_init), (), ())
+        bounds = None if c.max_logit_scale is None else (0.0, math.log(c.max_logit_scale))
+        self.logit_scale = param(rngs, constant(math.log(c.logit_scale_init)), (), (), decay=False, bounds=bounds)
+        self.logit_bias = None if c.logit_bias_init is None else param(
+            rngs, constant(c.logit_bias_init), (), (), decay=False)
 
     def embed_image(
         self, images: UInt8[Array, "batch height width 3"], *, keys: drop.Keys | None = None

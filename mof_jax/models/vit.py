@@ -154,6 +154,24 @@ class ViTOutput(NamedTuple):
     tokens: Float[Array, "batch tokens width"]
 
 
+class Grid(NamedTuple):
+    """A square grid of learned positions, behind `prefix` that are no patch's: resamples another model's to its own."""
+
+    side: int
+    prefix: int = 0
+    antialias: bool = True
+
+    @classmethod
+    def of(cls, config: ViTConfig) -> Grid:
+        """That of a tower."""
+        return cls(config.grid, int(config.cls_token), config.pos_antialias)
+
+    def __call__(self, pos: Float[Array, "positions width"]) -> Float[Array, "resampled width"]:
+        if pos.shape[0] == self.side**2 + self.prefix:
+            return pos
+        return resample_pos_embed(pos, (self.side, self.side), self.prefix, self.antialias)
+
+
 class ViT(nnx.Module):
     """The tower; see the module's docstring for its shape diagram."""
 
@@ -164,9 +182,10 @@ class ViT(nnx.Module):
         positions = c.grid**2 + int(c.cls_token)
         init = normal(c.width**-0.5) if c.pos_init == "normal" else lambda key, shape, dtype: jnp.asarray(
             sincos_positions(c.grid, c.width, positions - c.grid**2), dtype)
-        self.pos_embed = param(rngs, init, (positions, c.width), (None, "embed"))
-        self.cls = param(rngs, zeros, (c.width,), ("embed",)) if c.cls_token else None
-        self.registers = param(rngs, normal(0.02), (c.registers, c.width), (None, "embed")) if c.registers else None
+        self.pos_embed = param(rngs, init, (positions, c.width), (None, "embed"), decay=False, resample=Grid.of(c))
+        self.cls = param(rngs, zeros, (c.width,), ("embed",), decay=False) if c.cls_token else None
+        self.registers = None if not c.registers else param(
+            rngs, normal(0.02), (c.registers, c.width), (None, "embed"), decay=False)
         self.pre_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.pre_norm else None
         self.blocks = Stack(lambda r: Block(c.block, r), c.depth, rngs, remat=c.remat, unroll=c.unroll)
         self.final_norm = LayerNorm(rngs, c.width, c.norm_eps) if c.final_norm else None
@@ -285,14 +304,6 @@ def _cubic(size: int, wanted: int) -> Float[np.ndarray, "wanted size"]:
             near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
             matrix[i, min(max(k, 0), size - 1)] += near if x <= 1 else far
     return matrix
-
-
-def fit_positions(config: ViTConfig, pos: Float[Array, "positions width"]) -> Float[Array, "resampled width"]:
-    """Position embeddings of another run for the grid of `config`, resampled if they differ."""
-    prefix = int(config.cls_token)
-    if pos.shape[0] == config.grid**2 + prefix:
-        return pos
-    return resample_pos_embed(pos, (config.grid, config.grid), prefix, config.pos_antialias)
 
 
 def sincos_positions(grid: int, width: int, prefix: int = 0) -> Float[np.ndarray, "positions width"]:

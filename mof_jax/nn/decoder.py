@@ -52,7 +52,7 @@ class RMSNorm(nnx.Module):
     """x / rms(x) · scale over the last dimension, in float32 (arXiv 1910.07467)."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, eps: float):
-        self.scale = param(rngs, ones, (width,), (None,))
+        self.scale = param(rngs, ones, (width,), (None,), decay=False)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*dims width"]) -> Float[Array, "*dims width"]:

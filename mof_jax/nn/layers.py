@@ -92,7 +92,7 @@ class Linear(nnx.Module):
         self, rngs: nnx.Rngs, inputs: int, outputs: int, axes: Axes, *, bias: bool = True, init: Initializer | None = None
     ):
         self.kernel = param(rngs, init or lecun(), (inputs, outputs), axes, matrix=Matrix())
-        self.bias = param(rngs, zeros, (outputs,), axes[1:]) if bias else None
+        self.bias = param(rngs, zeros, (outputs,), axes[1:], decay=False) if bias else None
 
     def __call__(self, x: Float[Array, "*dims inputs"]) -> Float[Array, "*dims outputs"]:
         y = project(x, self.kernel[...])
@@ -103,8 +103,8 @@ class LayerNorm(nnx.Module):
     """Layer normalisation over the last dimension, in float32."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, eps: float = 1e-6):
-        self.scale = param(rngs, ones, (width,), ("embed",))
-        self.bias = param(rngs, zeros, (width,), ("embed",))
+        self.scale = param(rngs, ones, (width,), ("embed",), decay=False)
+        self.bias = param(rngs, zeros, (width,), ("embed",), decay=False)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*dims width"]) -> Float[Array, "*dims width"]:
@@ -141,10 +141,10 @@ class SelfAttention(nnx.Module):
         init = lambda key, shape, dtype: xavier()(key, (3, width, width), dtype).swapaxes(0, 1).reshape(shape)
         # Query, key and value are three matrices, so "3" is a batch dimension of the parameter.
         self.qkv = param(rngs, init, shape, ("embed", None, "heads", None), matrix=Matrix((-4,), (-2, -1)))
-        self.qkv_bias = param(rngs, zeros, shape[1:], (None, "heads", None))
+        self.qkv_bias = param(rngs, zeros, shape[1:], (None, "heads", None), decay=False)
         self.out = param(rngs, lambda k, s, d: xavier()(k, (width, width), d).reshape(s), shape[2:] + (width,),
                          ("heads", None, "embed"), matrix=Matrix((-3, -2), (-1,)))
-        self.out_bias = param(rngs, zeros, (width,), ("embed",))
+        self.out_bias = param(rngs, zeros, (width,), ("embed",), decay=False)
 
     def __call__(
         self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch #tokens tokens"] | None = None
@@ -169,7 +169,7 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(rngs, c.width, c.norm_eps)
         self.mlp = Mlp(rngs, c.width, c.mlp_dim, c.activation, c.swiglu)
         scale = lambda: None if c.layer_scale is None else param(
-            rngs, nnx.initializers.constant(c.layer_scale), (c.width,), ("embed",))
+            rngs, nnx.initializers.constant(c.layer_scale), (c.width,), ("embed",), decay=False)
         self.scale1, self.scale2 = scale(), scale()
 
     def __call__(
@@ -195,7 +195,7 @@ class AttentionPool(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: BlockConfig):
         width, heads = config.width, config.heads
         self.heads = heads
-        self.probe = param(rngs, xavier(), (1, width), (None, "embed"))
+        self.probe = param(rngs, xavier(), (1, width), (None, "embed"), decay=False)
         self.q = Linear(rngs, width, width, ("embed", "heads"), init=xavier())
         self.k = Linear(rngs, width, width, ("embed", "heads"), init=xavier())
         self.v = Linear(rngs, width, width, ("embed", "heads"), init=xavier())

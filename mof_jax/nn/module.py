@@ -1,6 +1,7 @@
-"""Parameters that know their logical axes, and models as flat dictionaries of arrays.
+"""Parameters that know what they are, and models as flat dictionaries of arrays.
 
-A parameter is declared with the names of its dimensions (`("embed", "mlp")`); `mof_jax.mesh` maps names to mesh axes.
+A parameter is declared with the names of its dimensions (`("embed", "mlp")`), which `mof_jax.mesh` maps to mesh axes, and with
+what an optimizer and another run's parameters have to know of it. What changes without a gradient is `moving`.
 Training sees a model as `dict[path, array]`: rules match the paths, optimizers map over the values, and a checkpoint is
 readable without the code that wrote it.
 """
@@ -37,12 +38,39 @@ class Matrix(NamedTuple):
 
 
 def param(
-    rngs: nnx.Rngs, init: Initializer, shape: Sequence[int], axes: Axes, *, matrix: Matrix | None = None
+    rngs: nnx.Rngs, init: Initializer, shape: Sequence[int], axes: Axes, *, matrix: Matrix | None = None, decay: bool = True,
+    bounds: tuple[float, float] | None = None, resample: Callable[[Array], Array] | None = None,
 ) -> nnx.Param:
-    """A float32 parameter of `shape` whose dimensions are called `axes`; `matrix` if it acts as a linear map."""
+    """A float32 parameter of `shape` whose dimensions are called `axes`.
+
+    Args:
+      matrix: if it acts as a linear map.
+      decay: whether weight decay pulls it to 0 where no rule of the config says otherwise; biases, scales and learned positions
+        are left alone.
+      bounds: (low, high) in which it is kept after each update, unless a rule says otherwise.
+      resample: from the parameter of a model of another size to this one's, e.g. positions of another grid; hashable.
+    """
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names for shape {tuple(shape)}")
-    return nnx.Param(init(rngs.params(), tuple(shape), jnp.float32), axes=axes, matrix=matrix)
+    return nnx.Param(init(rngs.params(), tuple(shape), jnp.float32), axes=axes, matrix=matrix, decay=decay, bounds=bounds,
+                     resample=resample)
+
+
+class Moving(nnx.Param):
+    """What changes without a gradient: see `moving`. A parameter, because NNX's filters would lose anything else."""
+
+
+def moving(value: Array, axes: Axes) -> Moving:
+    """A variable that a step sets and no gradient trains: a queue, a centre, running statistics.
+
+    It has a path, axes and a place in checkpoints as a parameter has, a dtype of its own, and never an optimizer state.
+
+    Args:
+      value: of the first step.
+    """
+    if len(axes) != value.ndim:
+        raise ValueError(f"{len(axes)} axis names for shape {value.shape}")
+    return Moving(value, axes=axes, matrix=None, decay=False, bounds=None, resample=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +81,18 @@ class Skeleton:
       shapes: abstract value of each parameter, by path, in a fixed order.
       axes: logical axis names of each parameter; leading dimensions beyond the names belong to a layer stack.
       matrices: the parameters that act as linear maps.
+      undecayed, bounds, resample: what `param` was told of some of them.
+      moving: those that change without a gradient.
       build: what makes the model.
     """
 
     shapes: Mapping[str, jax.ShapeDtypeStruct]
     axes: Mapping[str, Axes]
     matrices: Mapping[str, Matrix]
+    undecayed: frozenset[str]
+    bounds: Mapping[str, tuple[float, float]]
+    resample: Mapping[str, Callable[[Array], Array]]
+    moving: frozenset[str]
     build: Callable[[nnx.Rngs], nnx.Module]
     _graphdef: Any
     _treedef: Any
@@ -69,12 +103,14 @@ class Skeleton:
         model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, state = nnx.split(model, nnx.Param)
         # Metadata lives on the Param, so it has to be read before the state turns into leaves.
-        meta = {"/".join(map(str, path)): p.get_metadata() for path, p in nnx.to_flat_state(state)}
+        variables = {"/".join(map(str, path)): p for path, p in nnx.to_flat_state(state)}
+        meta = {path: p.get_metadata() for path, p in variables.items()}
         leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
         shapes = {_path(keys): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for keys, leaf in leaves}
-        axes = {path: meta[path]["axes"] for path in shapes}
-        matrices = {path: meta[path]["matrix"] for path in shapes if meta[path]["matrix"] is not None}
-        return cls(shapes, axes, matrices, build, graphdef, treedef)
+        said = lambda what: {path: meta[path][what] for path in shapes if meta[path][what] is not None}
+        still = frozenset(path for path, kept in said("decay").items() if not kept)
+        moves = frozenset(path for path in shapes if isinstance(variables[path], Moving))
+        return cls(shapes, said("axes"), said("matrix"), still, said("bounds"), said("resample"), moves, build, graphdef, treedef)
 
     def merge(self, params: Mapping[str, Array]) -> nnx.Module:
         """The module holding `params`; every path of `shapes` must be there."""

@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mof_jax.objectives.loss import Loss, Mean
 from mof_jax.objectives.streamed import Statistic, score_statistics, score_total
-from mof_jax.task import Loss
 
 
 class Reduced(NamedTuple):
@@ -159,8 +159,9 @@ def positive_counts(group: Int[Array, "pairs"]) -> Float[Array, "pairs"]:
 
 def _loss(total: Float[Array, ""], image, text, **metrics: Float[Array, "pairs"]) -> Loss:
     metrics["positive_cosine"] = pair_scores(image, text, 1.0)
-    sums = {name: jax.lax.stop_gradient(values).sum() for name, values in metrics.items()}
-    return Loss(total, jnp.float32(image.shape[0]), sums)
+    pairs = jnp.float32(image.shape[0])
+    means = {name: Mean(jax.lax.stop_gradient(values).sum(), pairs) for name, values in metrics.items()}
+    return Loss(total, pairs, means)
 
 
 def _at_least_f32(x):

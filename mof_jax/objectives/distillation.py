@@ -54,8 +54,3 @@ def teacher_temperature(
 ) -> Float[Array, ""]:
     """Rises linearly from `start` to `end` over `warmup` steps: sharper targets keep the beginning from collapsing."""
     return start + (end - start) * jnp.clip(step / max(1, warmup), 0.0, 1.0) if warmup else jnp.float32(end)
-
-
-def teacher_momentum(step: Float[Array, ""], start: float, steps: int) -> Float[Array, ""]:
-    """From `start` to 1 over the run along a half cosine (BYOL, arXiv 2006.07733; DINO): the teacher settles at the end."""
-    return 1.0 - (1.0 - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mof_jax.mesh import split_rows
-from mof_jax.task import Loss
+from mof_jax.objectives.loss import Loss, Mean
 
 _NEVER = -1e30  # the logit of a column that pads a part
 
@@ -35,39 +35,40 @@ def cross_entropy(
     labels: Int[Array, "batch tokens"],
     weight: Float[Array, "batch tokens"],
     *,
-    chunk: int = 1024,
+    block_size: int = 1024,
     z_loss: float = 0.0,
 ) -> Loss:
     """Σ weight · (log Σ exp(logits) - logits[label] + z_loss · (log Σ exp(logits))²), logits = hidden · head in float32.
 
     Args:
       labels: what each position is to predict (shifted by the caller).
-      chunk: how much room logits take: as much as all those of `chunk` positions of every row.
+      block_size: how much room logits take: as much as all those of `block_size` positions of every row.
       z_loss: PaLM's penalty on the normaliser (arXiv 2204.02311, §5).
 
     Returns:
       The sum over positions, the sum of weights, and `accuracy` of the weighted positions (`z_loss` too where it counts).
     """
-    scores = _scores(hidden, head, labels, chunk)
+    scores = _scores(hidden, head, labels, block_size)
     total = (weight * (scores.normaliser - scores.picked)).sum()
     sums = {"accuracy": (weight * scores.right).sum()}
     if z_loss:
         sums["z_loss"] = (weight * jnp.square(scores.normaliser)).sum()
         total += z_loss * sums["z_loss"]
-    return Loss(total, weight.sum(), sums)
+    count = weight.sum()
+    return Loss(total, count, {name: Mean(x, count) for name, x in sums.items()})
 
 
 def token_log_probs(
     hidden: Float[Array, "batch tokens width"], head: Float[Array, "width vocab"], labels: Int[Array, "batch tokens"],
-    *, chunk: int = 1024,
+    *, block_size: int = 1024,
 ) -> Float[Array, "batch tokens"]:
     """log p(label) at each position."""
-    scores = _scores(hidden, head, labels, chunk)
+    scores = _scores(hidden, head, labels, block_size)
     return scores.picked - scores.normaliser
 
 
-def _scores(hidden: Array, head: Array, labels: Array, chunk: int) -> _Scores:
-    parts, columns = _parts(head.astype(hidden.dtype), -(-hidden.shape[1] // chunk))
+def _scores(hidden: Array, head: Array, labels: Array, block_size: int) -> _Scores:
+    parts, columns = _parts(head.astype(hidden.dtype), -(-hidden.shape[1] // block_size))
     wide = hidden.astype(jnp.float32)  # so that its gradient, a sum over the parts, is added up in float32
 
     @functools.partial(jax.checkpoint, prevent_cse=False)

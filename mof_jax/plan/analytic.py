@@ -84,4 +84,4 @@ def _gathers(run: Run, tower: Tower | None, trained: bool) -> int:
 
 def _twice(run: Run) -> bool:
     """Whether a step runs its towers once without keeping anything but embeddings."""
-    return run.config.task == "contrastive" and microbatches(run) > 1
+    return run.task.couples_rows and microbatches(run) > 1

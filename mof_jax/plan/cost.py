@@ -74,9 +74,9 @@ def sketch(config: RunConfig) -> Sketch:
     mesh = smallest_mesh(config.mesh)
     task = TASKS[config.task].make(config, mesh, vocabulary(config))
     skeleton = Skeleton.of(task.build)
-    decisions = decide(config.optimizer, skeleton, task.rules)
+    decisions = decide(config.optimizer, skeleton)
     param_shardings(mesh, skeleton, config.mesh.rules)
-    check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), task.rows)
+    check_batch(mesh, config.batch_size, config.microbatches, task.rows)
     return Sketch(config, task, skeleton, decisions, mesh)
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from mof_jax.hardware import Topology
 from mof_jax.mesh import abstract_mesh, batch_shards, check_batch
+from mof_jax.objectives.next_token import NextToken
 from mof_jax.plan.cost import vocabulary
 from mof_jax.plan.program import state_bytes
 from mof_jax.plan.towers import Tower, microbatches, towers
@@ -119,8 +120,9 @@ def _gathered(run: Run, found: Iterable[Tower], item: int) -> float:
 
 
 def _logits(run: Run, parallel: int, tensor: int) -> float:
-    """Of a strip, in float32, with their gradient."""
-    if run.config.task != "mllm":
+    """Of a block, in float32, with their gradient."""
+    blocks = [term.block_size for term in run.task.terms.values() if isinstance(term, NextToken)]
+    if not blocks:
         return 0.0
     rows = run.config.batch_size / parallel / microbatches(run)
-    return rows * min(run.config.objective.chunk, run.config.data.context_length) * run.task.model.llm.vocab_size / tensor * 8
+    return rows * min(max(blocks), run.config.data.context_length) * run.task.model.llm.vocab_size / tensor * 8

@@ -105,7 +105,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     """
     words = vocabulary(config)
     run = Run(config, words, mesh=mesh)
-    check_batch(mesh, config.batch_size, getattr(config.objective, "microbatches", 1), run.task.rows)
+    check_batch(mesh, config.batch_size, config.microbatches, run.task.rows)
     shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)
     cursor = shapes.get("cursor")
     program = Program.of(run, None if cursor is None else jnp.zeros(cursor.shape, cursor.dtype))

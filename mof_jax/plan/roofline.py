@@ -87,7 +87,7 @@ def recomputed(run: Run, flops: Mapping[str, float]) -> float:
     keep their matrices' results, attention alone), and of the towers of a contrastive loss in micro-batches, which keeps their
     embeddings alone."""
     again, counted = 0.0, set()
-    micro = run.config.task == "contrastive" and microbatches(run) > 1
+    micro = run.task.couples_rows and microbatches(run) > 1
     for tower in towers(run):
         if not tower.through:
             continue

@@ -119,8 +119,7 @@ def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[C
 
     keys = remat_keys(run)
     mine = {"mesh." + axis: size for axis, size in run.mesh.shape.items()} | {key: value_at(config, key) for key in keys}
-    micro = MICROBATCHES if hasattr(config.objective, "microbatches") else ()
-    mine |= {"objective.microbatches": config.objective.microbatches} if micro else {}
+    mine |= {"microbatches": config.microbatches}
     written, found, pruned = weigh(run, program, mine), [], Counter()
     for mesh in meshes(topology.devices, topology.slices):
         try:
@@ -128,9 +127,9 @@ def candidates(config: RunConfig, topology: Topology) -> tuple[Candidate, list[C
         except UserError:
             pruned["the mesh does not divide the model"] += 1
             continue
-        for parts, *policies in itertools.product(micro or (1,), *[REMATS] * len(keys)):
+        for parts, *policies in itertools.product(MICROBATCHES, *[REMATS] * len(keys)):
             changes = {"mesh." + axis: mesh[axis] for axis in AXES} | dict(zip(keys, policies))
-            changes |= {"objective.microbatches": parts} if micro else {}
+            changes |= {"microbatches": parts}
             if changes == mine:
                 continue
             try:

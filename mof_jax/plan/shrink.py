@@ -33,7 +33,7 @@ def shrink(config: RunConfig, topology: Topology) -> tuple[RunConfig, Topology]:
     shards = lambda sizes: math.prod(sizes[a] for a in BATCH_AXES)
     rows, data = config.batch_size // shards(full), config.data
     if config.task == "mllm":  # long rows and many pictures fill the memory: a compiler that has to make room takes minutes
-        rows, pictures = min(rows, config.objective.microbatches), min(data.images_per_stream, 1)
+        rows, pictures = min(rows, config.microbatches), min(data.images_per_stream, 1)
         data = dataclasses.replace(data, rows_per_stream=1, images_per_stream=pictures, max_images=pictures)
     return dataclasses.replace(config, model=shallow(config.model), data=data, batch_size=rows * shards(mesh),
                                mesh=dataclasses.replace(config.mesh, **mesh)), small

@@ -61,7 +61,7 @@ def towers(run: Run) -> list[Tower]:
 
 def microbatches(run: Run) -> int:
     """Into how many parts a step splits its rows."""
-    return getattr(run.config.objective, "microbatches", 1)
+    return run.config.microbatches
 
 
 def _trained(run: Run, prefix: str) -> bool:

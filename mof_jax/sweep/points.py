@@ -187,8 +187,9 @@ def _check_branch(trunk: Point, branch: Point) -> None:
     if len(trunk.runs) > 1 or len(branch.runs) > 1:
         raise UserError("a staged config has no trunk to branch off from")
     ours, theirs, at = branch.run, trunk.run, branch.at
-    if ours.task == "dino":
-        raise UserError("task 'dino' has no branches: its teacher's momentum follows the number of steps from the first one on")
+    if bound := [name for name, term in terms(ours.objective).items() if term.follows_steps]:
+        raise UserError(f"config.objective: {bound[0]!r} follows the number of steps from the first one on, so that a run has no "
+                        "branches")
     if not 0 < at <= theirs.steps or at >= ours.steps or at not in theirs.checkpoint.at:
         kept = ", ".join(map(str, theirs.checkpoint.at)) or "none"
         raise UserError(f"a branch of {ours.steps} steps cannot begin after step {at} of a trunk of {theirs.steps} steps that "

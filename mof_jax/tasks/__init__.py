@@ -19,11 +19,11 @@ from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.task import Task
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
-from mof_jax.tasks.dino import DinoObjective, DinoTask
-from mof_jax.tasks.mae import MaeObjective, MaeTask
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
-from mof_jax.tasks.tower import TowerObjective, TowerTask, WordsTask
+from mof_jax.tasks.contrastive import ContrastiveTask
+from mof_jax.tasks.dino import DinoTask
+from mof_jax.tasks.mae import MaeTask
+from mof_jax.tasks.mllm import MllmTask
+from mof_jax.tasks.tower import TowerTask, WordsTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class TaskKind:
 
     Attributes:
       make: `(config, mesh, tokenizer) -> Task`, the config a `run.RunConfig`; the tokenizer is None where `texts` is.
-      model, objective, data: types of the config sections.
+      model, data: types of the config sections.
+      objective: kind of the term that a config means which names none; None for a task that is not trained.
       decides: keys of the data section that a model config decides (the size of the pictures).
       suggests: keys that it decides where the config says nothing.
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
@@ -43,7 +44,7 @@ class TaskKind:
 
     make: Callable[[Any, Mesh, Tokenizer | None], Task]
     model: type
-    objective: type
+    objective: str | None
     decides: Callable[[Any], dict[str, int]]
     data: type = DataConfig
     pipeline: type = Pipeline
@@ -59,27 +60,27 @@ def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]
 
 TASKS: dict[str, TaskKind] = {
     "contrastive": TaskKind(
-        lambda config, mesh, tokenizer: ContrastiveTask(config.model.with_tokenizer(tokenizer), config.objective, mesh),
-        TwoTowerConfig, ContrastiveConfig, lambda model: {"image_size": model.image.image_size}),
+        lambda config, mesh, tokenizer: ContrastiveTask(config.model.with_tokenizer(tokenizer), config.objective),
+        TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size}),
     "mllm": TaskKind(
         lambda config, mesh, tokenizer: MllmTask(
             config.model.with_vocabulary(tokenizer.vocab_size), config.objective, mesh, context=config.data.context_length,
             rows=config.data.rows_per_stream, images=config.data.images_per_stream),
-        MllmConfig, MllmObjective,
+        MllmConfig, "next_token",
         lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image} | (
             {} if model.encoders else {"images_per_stream": 0, "max_images": 0}),
         SequenceConfig, SequencePipeline, sequence_texts, face="responder"),
     "mae": TaskKind(
-        lambda config, mesh, _: MaeTask(config.model, config.objective, mesh, views=config.data.views),
-        MaeConfig, MaeObjective, pictures_only, texts=None),
+        lambda config, mesh, _: MaeTask(config.model, config.objective, views=config.data.views),
+        MaeConfig, "pixels", pictures_only, texts=None),
     "dino": TaskKind(
-        lambda config, mesh, _: DinoTask(config.model, config.objective, mesh, steps=config.steps, views=config.data.views,
+        lambda config, mesh, _: DinoTask(config.model, config.objective, steps=config.steps, views=config.data.views,
                                          local=config.data.local),
-        DinoConfig, DinoObjective, pictures_only, texts=None),
+        DinoConfig, "dino", pictures_only, texts=None),
     # Its positions are resampled to what pictures it is shown: DINOv2 came with those of 518 pixels, and is shown 224.
     "tower": TaskKind(
-        lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, lambda model: {"captions": 0}, texts=None,
+        lambda config, mesh, _: TowerTask(config.model), TowerConfig, None, lambda model: {"captions": 0}, texts=None,
         suggests=lambda model: {"image_size": model.encoder.image_size}),
     "words": TaskKind(lambda config, mesh, tokenizer: WordsTask(config.model.with_tokenizer(tokenizer)), WordsConfig,
-                      TowerObjective, lambda model: {"views": 0}),
+                      None, lambda model: {"views": 0}),
 }

@@ -1,81 +1,67 @@
-"""Masked autoencoding (arXiv 2111.06377): the mean squared error of the patches that the encoder did not see."""
+"""Masked autoencoding (arXiv 2111.06377): patches that the encoder did not see, painted from those that it did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import dataclasses
+from collections.abc import Callable, Collection, Mapping
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from mof_jax.models.mae import Mae, MaeConfig
 from mof_jax.models.tower import embedding, patch_features
-from mof_jax.models.vit import fit_positions
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
-from mof_jax.ranges import Count
-from mof_jax.rules import Rule
-from mof_jax.task import Batch, Loss, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class MaeObjective:
-    """Reconstruction.
-
-    Attributes:
-      microbatches: gradient accumulation; the loss is a sum over patches, so the gradient is that of the whole batch.
-    """
-
-    microbatches: Count = 1
+from mof_jax.objectives import terms
+from mof_jax.objectives.loss import Context, Features
+from mof_jax.objectives.objective import Objective
+from mof_jax.task import Batch, Task
 
 
 class MaeTask(Task):
     """A batch holds `image` uint8 [batch, views, height, width, 3]; every view is masked on its own.
 
-    The loss is summed over masked patches, and its weight is their number.
+    Features: the masked patches, `painted` and as they are, `pixels`, both [batch, views, masked, values of a patch], float32.
     """
 
     predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
                "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
-    rules = {"decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|mask_token|scale1|scale2)", 0.0, optional=True)]}
 
-    def __init__(self, model: MaeConfig, objective: MaeObjective, mesh: Mesh | None = None, *, views: int = 1):
-        """`views` of a picture are in every example."""
-        self.model, self.objective, self.mesh, self.views = model, objective, mesh, views
-        self.accumulate = objective.microbatches
+    def __init__(self, model: MaeConfig, objective: Objective | Mapping[str, Objective], *, views: int = 1):
+        """`views` of an image are in every example."""
+        self.model, self.terms, self.views = model, terms(objective), views
 
-    def build(self, rngs: nnx.Rngs) -> Mae:
+    def make(self, rngs: nnx.Rngs) -> Mae:
         return Mae(self.model, rngs)
 
-    def keyed(self, batch: Batch, key: Key[Array, ""] | None) -> Batch:
-        return batch if key is None else {**batch, "keys": drop.example_keys(key, batch["image"].shape[0])}
+    @property
+    def dims(self) -> Mapping[str, int]:
+        return dict.fromkeys(("painted", "pixels"), 3 * self.model.encoder.patch_size**2)
 
-    def loss(self, model: Mae, batch: Batch, key: Key[Array, ""] | None) -> Loss:
-        """Without any key (evaluation) there is no dropout, and the masks are the same every time."""
-        batch = self.keyed(batch, key)
-        keys = batch.get("keys")
-        fixed = jax.random.key(0, impl="threefry2x32")
-        masks = drop.example_keys(fixed, batch["image"].shape[0]) if keys is None else keys
-        views = [self._view(model, batch["image"][:, i], drop.fold(masks, i), drop.fold(keys, i))
-                 for i in range(batch["image"].shape[1])]
-        return jax.tree.map(lambda *parts: sum(parts), *views)
+    def teach(self, model: Mae, batch: Batch, context: Context) -> Features:
+        """Which patches of each view are `seen` and `masked` [batch, views, …]; without keys (evaluation) the same every time."""
+        rows, views = batch["image"].shape[:2]
+        keys = context.keys if context.keys is not None else drop.example_keys(jax.random.key(0, impl="threefry2x32"), rows)
+        pick = lambda i: drop.split_patches(drop.fold(drop.fold(keys, i), 0), self.model.encoder.grid**2, self.model.kept)
+        seen, masked = (jnp.stack(parts, axis=1) for parts in zip(*map(pick, range(views))))
+        return {"seen": seen, "masked": masked}
 
-    def _view(self, model: Mae, images: Array, masks: drop.Keys, keys: drop.Keys | None) -> Loss:
-        seen, masked = drop.split_patches(drop.fold(masks, 0), self.model.encoder.grid**2, self.model.kept)
-        painted = model.reconstruct(images, seen, masked, keys=drop.fold(keys, 1)).astype(jnp.float32)
-        errors = jnp.square(painted - model.targets(images, masked)).mean(-1)
-        return Loss(errors.sum(), jnp.float32(errors.size), {})
-
-    def adapt(self, path: str, value: Array) -> Array:
-        """Position embeddings of the encoder, resampled to this model's grid."""
-        return fit_positions(self.model.encoder, value) if path == "encoder/pos_embed" else value
+    def forward(
+        self, model: Mae, batch: Batch, wanted: Collection[str], context: Context
+    ) -> tuple[Features, Mapping[str, Array]]:
+        """Without keys (evaluation) there is no dropout."""
+        painted, pixels = [], []
+        for i in range(batch["image"].shape[1]):
+            images, seen, masked = (batch[name][:, i] for name in ("image", "seen", "masked"))
+            keys = drop.fold(drop.fold(context.keys, i), 1)
+            painted.append(model.reconstruct(images, seen, masked, keys=keys).astype(jnp.float32))
+            pixels.append(model.targets(images, masked))
+        return {"painted": jnp.stack(painted, axis=1), "pixels": jnp.stack(pixels, axis=1)}, {}
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """The encoder on what it sees, and the decoder on everything."""
-        pictures = batch_size * self.views
-        encoder = pictures * self.model.encoder.forward_flops(self.model.kept) * training_factor(trained("encoder/"))
-        decoder = pictures * self.model.decoder_flops * training_factor(trained("decoder/"), upstream=trained("encoder/"))
+        images = batch_size * self.views
+        encoder = images * self.model.encoder.forward_flops(self.model.kept) * training_factor(trained("encoder/"))
+        decoder = images * self.model.decoder_flops * training_factor(trained("decoder/"), upstream=trained("encoder/"))
         return {"encoder": encoder, "decoder": decoder}

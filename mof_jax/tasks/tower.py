@@ -2,63 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import NoReturn
 
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from mof_jax.errors import UserError
 from mof_jax.models.tower import Tower, TowerConfig, Words, WordsConfig, embedding, patch_features
-from mof_jax.models.vit import fit_positions
-from mof_jax.task import Batch, Loss, Task
+from mof_jax.objectives.loss import Context
+from mof_jax.task import Batch, Task
 
 
-@dataclasses.dataclass(frozen=True)
-class TowerObjective:
-    """There is none."""
+class Untrained(Task):
+    """A task without a loss: every question about training is refused."""
+
+    name: str
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        return {}
+
+    def forward(self, model: nnx.Module, batch: Batch, wanted: Collection[str], context: Context) -> NoReturn:
+        self._refuse()
+
+    def weights(self, batch: Batch, context: Context) -> NoReturn:
+        self._refuse()
+
+    def flops(self, batch_size: int, trained: Callable[[str], bool]) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(f"task {self.name!r} has no objective; train it inside another task, with init_from")
 
 
-class TowerTask(Task):
-    """What `mof convert` makes of an encoder without words."""
+class TowerTask(Untrained):
+    """What `mof convert` makes of an encoder without text."""
 
+    name = "tower"
     predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
                "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
 
     def __init__(self, model: TowerConfig):
         self.model = model
 
-    def build(self, rngs: nnx.Rngs) -> Tower:
+    def make(self, rngs: nnx.Rngs) -> Tower:
         return Tower(self.model, rngs)
 
-    def loss(self, model: Tower, batch: Batch, key: Key[Array, ""] | None) -> Loss:
-        raise _untrained("tower")
 
-    def adapt(self, path: str, value: Array) -> Array:
-        """Position embeddings, resampled to this model's grid."""
-        return fit_positions(self.model.encoder, value) if path == "encoder/pos_embed" else value
+class WordsTask(Untrained):
+    """What `mof convert` makes of an encoder of text alone."""
 
-    def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
-        raise _untrained("tower")
-
-
-class WordsTask(Task):
-    """What `mof convert` makes of an encoder of words alone."""
-
-    predict = {"text": lambda model, x: model.embed_text(x)}
+    name = "words"
+    predict: Mapping[str, Callable[[nnx.Module, Array], Array]] = {"text": lambda model, x: model.embed_text(x)}
 
     def __init__(self, model: WordsConfig):
         self.model = model
 
-    def build(self, rngs: nnx.Rngs) -> Words:
+    def make(self, rngs: nnx.Rngs) -> Words:
         return Words(self.model, rngs)
-
-    def loss(self, model: Words, batch: Batch, key: Key[Array, ""] | None) -> Loss:
-        raise _untrained("words")
-
-    def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
-        raise _untrained("words")
-
-
-def _untrained(task: str) -> UserError:
-    return UserError(f"task {task!r} has no objective; train it inside another task, with init_from")

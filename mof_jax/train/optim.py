@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from mof_jax.rules import Rule, resolve, user_rules
 from mof_jax.train.schedule import ScheduleConfig, make_schedule
 
 EVERYTHING = ".*"
+_UNSAID = object()  # by no rule of the config
 
 
 def _is_factor(value: Any) -> bool:
@@ -89,25 +91,32 @@ class Decision:
     bounds: tuple[float, float] | None
 
 
-def decide(
-    config: OptimizerConfig, skeleton: Skeleton, defaults: Mapping[str, Sequence[Rule]] | None = None
-) -> dict[str, Decision]:
-    """Resolves the config's rules, then the task's defaults, on every parameter path."""
-    defaults = defaults or {}
-    fallback = {"freeze": False, "lr_factors": 1.0, "decay": 1.0, "bounds": None}
+def decide(config: OptimizerConfig, skeleton: Skeleton) -> dict[str, Decision]:
+    """Resolves the config's rules, then what the parameters themselves say, on every path. What moves is never trained.
+
+    Raises:
+      UserError: a rule that matches nothing, or would train what only moves.
+    """
     tables = {}
-    for name, value in fallback.items():
-        rules = user_rules(getattr(config, name), f"config.optimizer.{name}")
-        rules += [*defaults.get(name, ()), Rule(EVERYTHING, value, optional=True)]
-        tables[name] = resolve(rules, skeleton.shapes, f"config.optimizer.{name}")
+    for name in ("freeze", "lr_factors", "decay", "bounds"):
+        where = f"config.optimizer.{name}"
+        rules = [*user_rules(getattr(config, name), where), Rule(EVERYTHING, _UNSAID, optional=True)]
+        tables[name] = resolve(rules, skeleton.shapes, where)
+    for regex, value in config.freeze:
+        touched = [path for path in skeleton.shapes if re.fullmatch(regex, path)]
+        if value is False and skeleton.moving.issuperset(touched):
+            raise UserError(f"config.optimizer.freeze: {regex!r} would train {touched[0]}, which moves without a gradient")
+    said = lambda name, path, default: default if tables[name][path] is _UNSAID else tables[name][path]
     decisions = {}
     for path, shape in skeleton.shapes.items():
-        factor = tables["lr_factors"][path]
+        factor = said("lr_factors", path, 1.0)
         if isinstance(factor, (list, tuple)) and shape.shape[:1] != (len(factor),):
             raise UserError(
                 f"config.optimizer.lr_factors: {path} has shape {shape.shape}, {len(factor)} factors were given "
                 "(one a layer of a scanned stack)")
-        decisions[path] = Decision(not tables["freeze"][path], factor, tables["decay"][path], tables["bounds"][path])
+        decisions[path] = Decision(
+            not said("freeze", path, False) and path not in skeleton.moving, factor,
+            said("decay", path, 0.0 if path in skeleton.undecayed else 1.0), said("bounds", path, skeleton.bounds.get(path)))
     if not any(d.trained for d in decisions.values()):
         raise UserError("config.optimizer.freeze: every parameter is frozen")
     return decisions

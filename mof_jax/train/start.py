@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 import numpy as np
 
-from mof_jax import console, storage
+from mof_jax import console, renames, storage
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import UserError, nearest
@@ -211,7 +211,8 @@ def came_with(
 def _checkpoint(source: InitConfig) -> Given:
     """Another run's parameters."""
     reader, meta, step = open_checkpoint(source.path)
-    paths = {name.partition(":")[2] for name in meta["leaves"] if name.split(":")[0] in ("params", "frozen")}
+    paths = {renames.parameter(name.partition(":")[2]) for name in meta["leaves"] if name.split(":")[0] in ("params", "frozen")}
+    paths.discard(None)
     return Given(paths, lambda wanted: reader.restore_params(step, wanted, ema=source.ema, only=set(wanted)), {})
 
 

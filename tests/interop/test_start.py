@@ -19,8 +19,10 @@ from mof_jax.models.fusion import FusionConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import resample_pos_embed
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.objectives.next_token import NextToken
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.start import InitConfig, take_params
 
 LIT = pathlib.Path(__file__).parents[2] / "configs" / "clip" / "lit.py"
@@ -40,12 +42,16 @@ def source(folders, kind):
 
 def take(task, *sources, mesh=MeshConfig()):
     grid, skeleton = make_mesh(mesh), Skeleton.of(task.build)
-    return take_params(sources, skeleton, param_shardings(grid, skeleton, mesh.rules), task.adapt), skeleton
+
+    def adapt(path, value):
+        return task.adapt(path, skeleton.resample[path](value) if path in skeleton.resample else value)
+
+    return take_params(sources, skeleton, param_shardings(grid, skeleton, mesh.rules), adapt), skeleton
 
 
 def two_tower(folders, **image) -> ContrastiveTask:
     config = source(folders, "clip").config
-    return ContrastiveTask(dataclasses.replace(config, image=dataclasses.replace(config.image, **image)), ContrastiveConfig())
+    return ContrastiveTask(dataclasses.replace(config, image=dataclasses.replace(config.image, **image)), Softmax())
 
 
 def mllm(folders, **llm) -> MllmTask:
@@ -54,7 +60,7 @@ def mllm(folders, **llm) -> MllmTask:
     config = MllmConfig(
         (EncoderConfig("clip", clip.image, layer=-2), EncoderConfig("dino", dinov2.encoder)), dataclasses.replace(words, **llm),
         FusionConfig("interleaved"), ConnectorConfig("mlp"))
-    return MllmTask(config, MllmObjective(), None, context=64, rows=1, images=1)
+    return MllmTask(config, NextToken(), context=64, rows=1, images=1)
 
 
 def test_one_tower_alone(folders, capsys):
@@ -136,7 +142,7 @@ def test_lit_on_a_foreign_tower(folders):
         c.tokenizer = dict(kind="run", path=f"hf:{folders}/clip")
         resolved = run.resolve(c)
         assert resolved.data.image_size == foreign.IMAGE and trainer.first_tokenizer(resolved).vocab_size == foreign.VOCAB
-        task = ContrastiveTask(resolved.model.with_tokenizer(trainer.first_tokenizer(resolved)), ContrastiveConfig())
+        task = ContrastiveTask(resolved.model.with_tokenizer(trainer.first_tokenizer(resolved)), Softmax())
         params, skeleton = take(task, *resolved.init_from)
         assert set(params) == {name for name in skeleton.shapes if name.startswith("image/")}
 

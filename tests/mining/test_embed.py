@@ -21,7 +21,8 @@ from mof_jax.mesh import MeshConfig, make_mesh
 from mof_jax.mining.embed import embed
 from mof_jax.mining.embeddings import Embeddings
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
 
 QUIET = Console(quiet=True)
 
@@ -56,7 +57,7 @@ class Pictures:
 def encoder(devices: int, seed: int = 0) -> Encoder:
     """A tiny image tower, and raw pixels as patches."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    task = ContrastiveTask(small_models.two_tower(), ContrastiveConfig(), mesh)
+    task = ContrastiveTask(small_models.two_tower(), Softmax())
     skeleton = Skeleton.of(task.build)
     predict = {"image": lambda model, x: model.embed_image(x), "patches": lambda model, x: x.reshape(len(x), 8, 96) / 255.0}
     return Encoder(predict, skeleton, mesh, Preprocess(16), None, batch_size=8).bind(small_models.weights(skeleton, seed))

@@ -20,7 +20,8 @@ from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.layers import shifted
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide
 
 SMALL = EfficientNetConfig(width_factor=0.1, depth_factor=0.3, image_size=40)
@@ -75,9 +76,9 @@ def test_features_of_any_size_and_dtype(size):
 
 
 def test_statistics_are_frozen_in_a_two_tower_model_and_nothing_is_split_by_default():
-    task = ContrastiveTask(TWO, ContrastiveConfig())
+    task = ContrastiveTask(TWO, Softmax())
     skeleton = Skeleton.of(task.build)
-    decisions = decide(OptimizerConfig(), skeleton, task.rules)
+    decisions = decide(OptimizerConfig(), skeleton)
     frozen = {path for path, d in decisions.items() if not d.trained}
     assert frozen == {path for path in skeleton.shapes if path.endswith(("norm/mean", "norm/var"))} and len(frozen) > 10
     shardings = param_shardings(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)), skeleton)

@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from small_models import quick_jit, weights
+from small_models import loss_of, quick_jit, weights
 
 from mof_jax.models.connector import ConnectorConfig
 from mof_jax.models.fusion import FusionConfig
@@ -15,20 +15,21 @@ from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.objectives.next_token import NextToken
+from mof_jax.tasks.mllm import MllmTask
 
 VIT = ViTConfig(width=16, depth=2, heads=2, mlp_dim=16, patch_size=4, image_size=8, pool="none")
 CONTEXT = 16
 
 
 @functools.cache
-def task(fusion="interleaved", ratio=0.5, encoders=("clip", "ssl"), accumulate=1):
+def task(fusion="interleaved", ratio=0.5, encoders=("clip", "ssl")):
     towers = tuple(EncoderConfig(name, VIT) for name in encoders)
     k = 4 * (len(encoders) if fusion == "interleaved" else 1)
     model = MllmConfig(towers, LLMConfig(vocab_size=24, width=16, depth=2, heads=4, mlp_dim=24),
                        FusionConfig(fusion, ratio), ConnectorConfig("mlp"))
     assert model.tokens_per_image == k
-    return MllmTask(model, MllmObjective(chunk=5, microbatches=accumulate), None, context=CONTEXT, rows=1, images=2)
+    return MllmTask(model, NextToken(block_size=5), context=CONTEXT, rows=1, images=2)
 
 
 def batch(k=8, seed=0):
@@ -53,7 +54,7 @@ def model_params(fusion="interleaved"):
 
 def test_no_token_or_pixel_reaches_another_document():
     skeleton, params = model_params()
-    run = quick_jit(lambda b: task().hidden(skeleton.merge(params), b))
+    run = quick_jit(lambda b: task().hidden(skeleton.merge(params), b, {}))
     base = batch()
     want = np.asarray(run(base))
 
@@ -78,7 +79,7 @@ def test_gradients_reach_both_adapters():
     assert frozen
 
     def loss(trained):
-        out = task().loss(skeleton.merge({**frozen, **trained}), batch(), None)
+        out = loss_of(task(), skeleton.merge({**frozen, **trained}), batch())
         return out.sum / out.weight
 
     gradients = quick_jit(jax.grad(loss))(trained)
@@ -111,6 +112,6 @@ def test_a_feature_layer_below_the_last_is_not_built_and_its_weights_are_cut():
     encoder = EncoderConfig("clip", VIT, layer=-2)
     assert encoder.tower.depth == 1 and not encoder.tower.final_norm
     config = MllmConfig((encoder,), LLMConfig(vocab_size=8, width=16, depth=1, heads=2))
-    cut = MllmTask(config, MllmObjective(), None, context=8, rows=1, images=1)
+    cut = MllmTask(config, NextToken(), context=8, rows=1, images=1)
     stacked = np.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(cut.adapt("encoders/clip/blocks/layers/norm1/scale", stacked), stacked[:1])

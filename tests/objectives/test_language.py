@@ -39,7 +39,7 @@ def test_value_and_gradients(inputs, chunk, z_loss):
     hidden, head, labels, weight = inputs
     with jax.default_matmul_precision("highest"):
         want, wanted = jax.value_and_grad(plain, (0, 1))(hidden, head, labels, weight, z_loss)
-        run = lambda h, w: cross_entropy(h, w, labels, weight, chunk=chunk, z_loss=z_loss).sum
+        run = lambda h, w: cross_entropy(h, w, labels, weight, block_size=chunk, z_loss=z_loss).sum
         got, gradients = quick_jit(jax.value_and_grad(run, (0, 1)))(hidden, head)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     for g, w in zip(gradients, wanted):
@@ -48,7 +48,7 @@ def test_value_and_gradients(inputs, chunk, z_loss):
 
 def test_weight_and_accuracy(inputs):
     hidden, head, labels, weight = inputs
-    loss = cross_entropy(hidden, head, labels, weight, chunk=5)
+    loss = cross_entropy(hidden, head, labels, weight, block_size=5)
     assert float(loss.weight) == pytest.approx(weight.sum())
     right = (hidden @ head).argmax(-1) == labels
     np.testing.assert_allclose(loss.metrics["accuracy"], (weight * right).sum(), rtol=1e-5)
@@ -59,14 +59,14 @@ def test_weight_and_accuracy(inputs):
 def test_log_probs_are_the_log_softmax(inputs):
     hidden, head, labels, _ = inputs
     want = np.take_along_axis(np.asarray(jax.nn.log_softmax(hidden @ head)), labels[..., None], -1)[..., 0]
-    np.testing.assert_allclose(token_log_probs(hidden, head, labels, chunk=5), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(token_log_probs(hidden, head, labels, block_size=5), want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_sharded_batch_and_vocabulary_give_the_same(inputs):
     hidden, head, labels, weight = inputs
     mesh = make_mesh(MeshConfig(2, 2, 2))
     rows, columns = NamedSharding(mesh, P(BATCH_AXES)), NamedSharding(mesh, P("fsdp", "tensor"))
-    run = jax.value_and_grad(lambda h, w: cross_entropy(h, w, labels, weight, chunk=4, z_loss=0.1).sum, (0, 1))
+    run = jax.value_and_grad(lambda h, w: cross_entropy(h, w, labels, weight, block_size=4, z_loss=0.1).sum, (0, 1))
     with jax.default_matmul_precision("highest"):
         want, wanted = quick_jit(run)(hidden, head)
         step = quick_jit(on_mesh(mesh, run), in_shardings=(rows, columns), out_shardings=(None, (rows, columns)))
@@ -79,7 +79,7 @@ def test_a_sharded_batch_and_vocabulary_give_the_same(inputs):
 def test_a_padded_part_changes_nothing(inputs):
     """20 words in 3 parts of 7: one column is padding."""
     hidden, head, labels, weight = inputs
-    run = jax.value_and_grad(lambda h, w, chunk: cross_entropy(h, w, labels, weight, chunk=chunk).sum, (0, 1))
+    run = jax.value_and_grad(lambda h, w, chunk: cross_entropy(h, w, labels, weight, block_size=chunk).sum, (0, 1))
     with jax.default_matmul_precision("highest"):
         want, wanted = run(hidden, head, TOKENS)
         got, gradients = run(hidden, head, 5)
@@ -95,7 +95,7 @@ def test_bfloat16_gradients_do_not_lose_by_the_parts(inputs):
     wanted = jax.grad(plain, (0, 1))(hidden.astype(jnp.float32), head.astype(jnp.float32), labels, weight, 0.0)
 
     def error(chunk: int) -> list[float]:
-        found = jax.grad(lambda h, w: cross_entropy(h, w, labels, weight, chunk=chunk).sum, (0, 1))(hidden, head)
+        found = jax.grad(lambda h, w: cross_entropy(h, w, labels, weight, block_size=chunk).sum, (0, 1))(hidden, head)
         return [float(jnp.linalg.norm(g.astype(jnp.float32) - w) / jnp.linalg.norm(w)) for g, w in zip(found, wanted)]
 
     for one, many in zip(error(TOKENS), error(1)):
@@ -107,7 +107,7 @@ def test_memory_is_a_part_not_the_logits():
     rows, tokens, width, vocab = 8, 2048, 16, 4096
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
     labels = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
-    run = jax.grad(lambda h, w, y, q: cross_entropy(h, w, y, q, chunk=64).sum, (0, 1))
+    run = jax.grad(lambda h, w, y, q: cross_entropy(h, w, y, q, block_size=64).sum, (0, 1))
     args = shape(rows, tokens, width), shape(width, vocab), labels, shape(rows, tokens)
     memory = jax.jit(run).lower(*args).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 48 * 2**20, memory.temp_size_in_bytes / 2**20

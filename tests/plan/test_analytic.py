@@ -23,7 +23,7 @@ SLICE = Topology.parse("v5e:2x4")
 
 def laid_out(topology: Topology = SLICE, microbatches: int = 1, remat: str = "none", **mesh: int):
     c = tiny_run.get_config()
-    c.batch_size, c.mesh, c.objective.microbatches = 64, mesh, microbatches
+    c.batch_size, c.mesh, c.microbatches = 64, mesh, microbatches
     c.model.image.remat = c.model.text.remat = remat
     return abstract(run.resolve(c), topology)
 

@@ -63,7 +63,7 @@ def test_what_is_done_again():
     """A rematerialised tower's forward pass once more, both towers' under micro-batches; nothing for a frozen one."""
     def again(freeze=(), **model):
         c = tiny_run.get_config()
-        c.model.image.remat, c.objective.microbatches = model.get("remat", "none"), model.get("microbatches", 1)
+        c.model.image.remat, c.microbatches = model.get("remat", "none"), model.get("microbatches", 1)
         c.optimizer.freeze = list(freeze)
         planned_run = program.lower(run.resolve(c), make_mesh())[0]
         return recomputed(planned_run, planned_run.flops()), planned_run.flops()

@@ -92,7 +92,7 @@ def test_keys_that_a_command_takes():
     config = resolved(tiny_mllm)
     keys = remat_keys(abstract(config, SLICE)[0])
     assert keys[-1] == "model.llm.remat"
-    changes = {key: "dots" for key in keys} | {"mesh.data": 2, "mesh.fsdp": 4, "objective.microbatches": 1}
+    changes = {key: "dots" for key in keys} | {"mesh.data": 2, "mesh.fsdp": 4, "microbatches": 1}
     c = tiny_mllm.get_config()
     c.mesh = dict(data=8)
     written = run.resolve(configs.override(c, [f"{k}={v}" for k, v in changes.items()]))

@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import weights
+from small_models import loss_of, weights
 
 from mof_jax.data.worlds.pattern_world import scene
 from mof_jax.models.fusion import FusionConfig
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
+from mof_jax.objectives.next_token import NextToken
 from mof_jax.studies.blindness import exam
 from mof_jax.studies.blindness.pictures import Size, examination, training
 from mof_jax.studies.blindness.reader import Reader, choose
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.optim import OptimizerConfig
 from mof_jax.train.schedule import ScheduleConfig
 
@@ -40,15 +41,15 @@ def test_features_give_the_loss_and_gradients_of_pixels(words, kind):
     images = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     texts = exam.stack([exam.texts(words, scene("orientation", n), 0, True) for n in range(6)])[:, 2]
     rows = exam.rows(texts, reader.slots)
-    pixels = MllmTask(reader.model, MllmObjective(), None, context=rows["tokens"].shape[1], rows=1, images=1)
+    pixels = MllmTask(reader.model, NextToken(), context=rows["tokens"].shape[1], rows=1, images=1)
     names = [e.name for e in reader.model.encoders]
 
     def from_pixels(params):
-        loss = pixels.loss(reader.skeleton.merge(params), {**rows, "images": images}, None)
+        loss = loss_of(pixels, reader.skeleton.merge(params), {**rows, "images": images})
         return loss.sum / loss.weight
 
     def from_features(params, features):
-        loss = reader.task.loss(reader.skeleton.merge(params), reader.batch(features, texts, np.arange(6)), None)
+        loss = loss_of(reader.task, reader.skeleton.merge(params), reader.batch(features, texts, np.arange(6)))
         return loss.sum / loss.weight
 
     with jax.default_matmul_precision("highest"):

@@ -6,12 +6,15 @@ import functools
 import jax
 import numpy as np
 import pytest
-from small_models import batch, launch, quick_jit, two_tower, weights
+from small_models import batch, launch, loss_of, quick_jit, two_tower, weights
 
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, check_batch, make_mesh, param_shardings, put_batch
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask, microbatched
+from mof_jax.objectives.loss import Context
+from mof_jax.objectives.sigmoid import Sigmoid
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
 from mof_jax.train.optim import OptimizerConfig, decide
 
 NOISY = two_tower(dropout=0.3, patch_dropout=0.5)
@@ -22,14 +25,15 @@ ROWS = 16
 def gradients(loss, microbatches, devices=0):
     """(mean loss, gradient of every parameter) with dropout and patch dropout on; `devices` > 0 lays it on a mesh."""
     mesh = make_mesh(MeshConfig(data=-1, fsdp=2), jax.devices()[:devices]) if devices else None
-    task = ContrastiveTask(NOISY, ContrastiveConfig(loss, microbatches=microbatches), mesh)
+    task = ContrastiveTask(NOISY, {"softmax": Softmax(), "sigmoid": Sigmoid()}[loss])
     skeleton = Skeleton.of(task.build)
     params, rows = weights(skeleton), batch(ROWS)
     if mesh is not None:
         params, rows = jax.device_put(params, param_shardings(mesh, skeleton)), put_batch(mesh, rows)
 
     def mean(params, rows):
-        out = task.loss(skeleton.merge(params), rows, jax.random.key(7, impl="threefry2x32"))
+        key = jax.random.key(7, impl="threefry2x32")
+        out = loss_of(task, skeleton.merge(params), rows, key, mesh=mesh, microbatches=microbatches)
         return out.sum / out.weight
 
     with jax.default_matmul_precision("highest"):
@@ -62,25 +66,34 @@ def test_accumulation_is_exact(loss, microbatches, devices):
 def test_microbatches_come_back_in_order_and_move_no_row_between_shards():
     x = np.arange(24)
     seen = []
-    out = microbatched(lambda part: jax.debug.callback(lambda p: seen.append(p.tolist()), part) or part * 10, x, 3, shards=2)
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+
+    def watched(part):
+        jax.debug.callback(lambda p: seen.append(p.tolist()), part)
+        return part * 10, part.sum()
+
+    out, total = Context(mesh=mesh, microbatches=3).in_parts(watched, x)
     np.testing.assert_array_equal(out, x * 10)
+    assert total == x.sum()
     jax.effects_barrier()
     # Micro-batch 0 holds the first third of each shard's own twelve rows.
     assert sorted(seen)[0] == [0, 1, 2, 3, 12, 13, 14, 15]
 
 
 def test_views_and_captions_make_every_pair():
-    task = ContrastiveTask(two_tower(), ContrastiveConfig(strip=5))
+    task = ContrastiveTask(two_tower(), Softmax(block_size=5))
     skeleton = Skeleton.of(task.build)
     rows = batch(6, views=2, captions=2)
 
     @quick_jit
     def run(params):
         model = skeleton.merge(params)
-        return task.loss(model, rows, None), task.embed(model, rows, None), task.predict["text"](model, rows["text"][:, 1])
+        features, _ = task.forward(model, rows, {"image", "text"}, Context())
+        return loss_of(task, model, rows), features, task.predict["text"](model, rows["text"][:, 1])
 
-    loss, (images, texts), second = run(weights(skeleton))
-    assert len(images) == 2 and len(texts) == 2
+    loss, features, second = run(weights(skeleton))
+    images, texts = ([features[name][:, i] for i in range(2)] for name in ("image", "text"))
+    assert features["image"].shape == features["text"].shape == (6, 2, 8)
     np.testing.assert_allclose(texts[1], second, atol=1e-6)
 
     def infonce(image, text):
@@ -90,7 +103,8 @@ def test_views_and_captions_make_every_pair():
 
     np.testing.assert_allclose(loss.sum, sum(infonce(i, t) for i in images for t in texts), rtol=1e-5)
     assert loss.weight == 4 * 6
-    np.testing.assert_allclose(loss.metrics["logit_scale"] / loss.weight, np.exp(2.0), rtol=1e-5)
+    scale = loss.metrics["logit_scale"]
+    np.testing.assert_allclose(scale.sum / scale.weight, np.exp(2.0), rtol=1e-5)
 
 
 # The large eps keeps Adam from turning rounding noise (a key bias has gradient 0) into steps of full size.
@@ -101,7 +115,7 @@ OPTIMIZER = OptimizerConfig("adamw", lr=0.01, eps=1e-3, ema=0.9, weight_decay=0.
 def three_steps(devices):
     """Losses and states of a run on one device, or on data 2 x fsdp 2 x tensor 2."""
     sizes = {1: MeshConfig(), 8: MeshConfig(2, 2, 2)}[devices]
-    run = launch(two_tower(), ContrastiveConfig(), OPTIMIZER, sizes, devices)
+    run = launch(two_tower(), Softmax(), OPTIMIZER, sizes, devices)
     state, losses = run.state, []
     with jax.default_matmul_precision("highest"):
         for i in range(3):
@@ -129,7 +143,7 @@ def test_a_sharded_run_equals_one_device():
 def test_a_frozen_tower_stands_still_and_costs_no_state():
     """LiT (arXiv 2111.07991)."""
     frozen = dataclasses.replace(OPTIMIZER, freeze=((r"image/(?!project).*", True),))
-    run = launch(two_tower(), ContrastiveConfig(), frozen, MeshConfig(), 1)
+    run = launch(two_tower(), Softmax(), frozen, MeshConfig(), 1)
     start = jax.tree.map(np.asarray, run.state)
     state = run.state
     for i in range(2):
@@ -146,15 +160,15 @@ def test_a_frozen_tower_stands_still_and_costs_no_state():
 
 def test_heads_that_tensor_does_not_divide_are_named():
     with pytest.raises(UserError, match=r"image/blocks/layers/attn/out has 2 heads.*tensor=8"):
-        launch(two_tower(), ContrastiveConfig(), OPTIMIZER, MeshConfig(1, 1, 8), 8)
+        launch(two_tower(), Softmax(), OPTIMIZER, MeshConfig(1, 1, 8), 8)
     with pytest.raises(UserError, match="18 is not divisible by 4 batch shards.* × 2 micro-batches"):
         check_batch(make_mesh(MeshConfig(2, 2, 2)), 18, 2)
 
 
 def test_rules_of_the_task_find_their_parameters():
-    task = ContrastiveTask(two_tower(registers=1, pool="map", layer_scale=0.1), ContrastiveConfig("sigmoid"))
+    task = ContrastiveTask(two_tower(registers=1, pool="map", layer_scale=0.1), Sigmoid())
     skeleton = Skeleton.of(task.build)
-    decisions = decide(OptimizerConfig(), skeleton, task.rules)
+    decisions = decide(OptimizerConfig(), skeleton)
     decayed = {path for path, d in decisions.items() if d.decay}
     matrices = set(skeleton.matrices) | {"text/embed"}
     assert decayed == matrices, decayed ^ matrices
@@ -174,7 +188,7 @@ def test_flops_formula_is_what_xla_counts(part, pool):
     image = dataclasses.replace(config.image, width=128, heads=4, mlp_dim=512, unroll=2, **(pool if part == "image" else {}))
     text = dataclasses.replace(config.text, width=128, heads=4, mlp_dim=512, context_length=16, unroll=2,
                                **(pool if part == "text" else {}))
-    task = ContrastiveTask(dataclasses.replace(config, image=image, text=text), ContrastiveConfig())
+    task = ContrastiveTask(dataclasses.replace(config, image=image, text=text), Softmax())
     skeleton = Skeleton.of(task.build)
     rows = {"image": np.zeros((4, 16, 16, 3), np.uint8), "text": np.ones((4, 16), np.int32)}[part]
     frozen = task.flops(4, lambda prefix: False)[part]
@@ -190,6 +204,6 @@ def test_flops_formula_is_what_xla_counts(part, pool):
 
 
 def test_flops_of_patch_dropout():
-    whole, half = (ContrastiveTask(two_tower(patch_dropout=rate), ContrastiveConfig()).flops(1, lambda p: True)["image"]
+    whole, half = (ContrastiveTask(two_tower(patch_dropout=rate), Softmax()).flops(1, lambda p: True)["image"]
                    for rate in (0.0, 0.5))
     assert 0.4 < half / whole < 0.65

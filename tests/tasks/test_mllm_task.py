@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from small_models import launch_task
+from small_models import launch_task, loss_of
 
 from mof_jax.data.packing.packer import Packer, Shape, State
 from mof_jax.data.packing.sequences import Sample
@@ -20,7 +20,8 @@ from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
 from mof_jax.nn.module import Skeleton
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.objectives.next_token import NextToken
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.optim import OptimizerConfig, decide
 from mof_jax.train.schedule import ScheduleConfig
 
@@ -29,11 +30,11 @@ VIT = ViTConfig(width=16, depth=2, heads=2, mlp_dim=16, patch_size=4, image_size
 LANGUAGE = LLMConfig(vocab_size=VOCAB, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24, dropout=0.1)
 
 
-def task(mesh=None, microbatches=1, z_loss=1e-2, **layers):
+def task(mesh=None, z_loss=1e-2, **layers):
     """I-MoF of two encoders; `layers` are settings of every stack."""
     vit, llm = dataclasses.replace(VIT, **layers), dataclasses.replace(LANGUAGE, **layers)
     model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit, layer=-2)), llm, FusionConfig("interleaved"))
-    objective = MllmObjective(chunk=12, z_loss=z_loss, microbatches=microbatches)
+    objective = NextToken(block_size=12, z_loss=z_loss)
     return MllmTask(model, objective, mesh, context=CONTEXT, rows=ROWS, images=PICTURES)
 
 
@@ -72,10 +73,10 @@ STEEP = OptimizerConfig("sgd", lr=2.0**14, b1=0.0, weight_decay=0.0, grad_clip=N
 
 
 @functools.cache
-def loss_and_gradients(devices=1, **settings):
+def loss_and_gradients(devices=1, microbatches=1, **settings):
     """Of one training step on one device, or on data 2 × fsdp 2 × tensor 2; dropout is on."""
     mesh = {1: MeshConfig(), 8: MeshConfig(2, 2, 2)}[devices]
-    run = launch_task(lambda grid: task(grid, **settings), STEEP, mesh, devices)
+    run = launch_task(lambda grid: task(grid, **settings), STEEP, mesh, devices, microbatches)
     with jax.default_matmul_precision("highest"):
         state, metrics = run.step(run.state, run.put(batch()))
     assert int(state.bad_step) == -1
@@ -122,14 +123,15 @@ def test_positions_of_another_resolution_are_resampled():
     """Those of the encoders, which have a class token, and those of a C-Abstractor, which has none."""
     connector = ConnectorConfig("c_abstractor", tokens=1, width=8, depth=1)
     model = MllmConfig((EncoderConfig("clip", VIT),), LANGUAGE, connector=connector)
-    mine = MllmTask(model, MllmObjective(), None, context=CONTEXT, rows=ROWS, images=PICTURES)
-    shapes = Skeleton.of(mine.build).shapes
+    mine = MllmTask(model, NextToken(), context=CONTEXT, rows=ROWS, images=PICTURES)
+    skeleton = Skeleton.of(mine.build)
     for path, prefix in (("encoders/clip/pos_embed", 1), ("adapters/clip/pos_embed", 0)):
         other = np.random.default_rng(0).standard_normal((prefix + 9, 16)).astype(np.float32)
-        assert mine.adapt(path, other).shape == shapes[path].shape == (prefix + 4, 16)
-        np.testing.assert_array_equal(mine.adapt(path, other)[:prefix], other[:prefix])
+        resample = skeleton.resample[path]
+        assert resample(other).shape == skeleton.shapes[path].shape == (prefix + 4, 16)
+        np.testing.assert_array_equal(resample(other)[:prefix], other[:prefix])
         same = other[:prefix + 4]
-        assert mine.adapt(path, same) is same
+        assert resample(same) is same
 
 
 # --- FLOPs ----------------------------------------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ ENCODERS, ADAPTERS, ALL = r"(?!encoders/).*", r"adapters/.*", r".*"
 def wide_task(fusion, connector):
     vit, llm = dataclasses.replace(VIT, **WIDE), LLMConfig(**WIDE, depth=2, kv_heads=2, vocab_size=512)
     model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit)), llm, FusionConfig(fusion), connector)
-    return MllmTask(model, MllmObjective(chunk=96), None, context=96, rows=ROWS, images=PICTURES)
+    return MllmTask(model, NextToken(block_size=96), None, context=96, rows=ROWS, images=PICTURES)
 
 
 @pytest.mark.parametrize("fusion", ["interleaved", "additive"])
@@ -154,7 +156,7 @@ def test_flops_formula_is_what_xla_counts(trained, fusion):
     skeleton = Skeleton.of(task.build)
     rows = batch(2, 96, task.model.tokens_per_image, vocab=512)
     frozen = tuple([] if trained is ALL else [(trained, False), (".*", True)])
-    decisions = decide(OptimizerConfig(freeze=frozen), skeleton, task.rules)
+    decisions = decide(OptimizerConfig(freeze=frozen), skeleton)
     shapes = lambda want: {path: x for path, x in skeleton.shapes.items() if decisions[path].trained == want}
     want = task.flops(4, lambda prefix: any(path.startswith(prefix) for path in shapes(True)))
     assert set(want) == {"llm"} | {f"encoders/{e.name}" for e in task.model.encoders} | {
@@ -165,7 +167,7 @@ def test_flops_formula_is_what_xla_counts(trained, fusion):
         expected -= 2 * pictures * 2.0 * VIT.grid**2 * VIT.patch_size**2 * 3 * WIDE["width"]
 
     def loss(params, others):
-        return task.loss(skeleton.merge({**params, **others}), rows, None).sum
+        return loss_of(task, skeleton.merge({**params, **others}), rows).sum
 
     counted = jax.jit(jax.value_and_grad(loss)).lower(shapes(True), shapes(False)).cost_analysis()["flops"]
     assert 1.0 <= counted / expected < 1.02, counted / expected

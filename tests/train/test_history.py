@@ -61,7 +61,7 @@ def workdir(done, tmp_path):
 
 REFUSED = {
     "optimizer.lr": 1e-5, "optimizer.schedule.kind": "cosine", "optimizer.schedule.warmup": 2, "optimizer.weight_decay": 0.5,
-    "batch_size": 8, "seed": 9, "objective.loss": "sigmoid", "objective.label_smoothing": 0.1, "model.text.dropout": 0.5,
+    "batch_size": 8, "seed": 9, "objective.kind": "sigmoid", "objective.label_smoothing": 0.1, "model.text.dropout": 0.5,
     "model.image.patch_dropout": 0.5, "model.dtype": "bfloat16", "tokenizer.vocab_size": 24, "tokenizer.kind": "bpe",
     "data.augment.flip": 0.5, "data.sources.0.weight": 2.0, "data.sources.0.skip": 4, "data.shuffle": False,
     "data.resample": "bilinear", "precision": "highest", "optimizer.freeze": [("text/.*", True)], "optimizer.ema": 0.9}
@@ -101,16 +101,16 @@ def test_every_key_of_a_config_has_a_verdict():
     free = {key for key in keys if history.verdict(key) == history.FREE}
     assert {key.partition(".")[0] for key in free} == {
         "mesh", "hardware", "checkpoint", "watchdog", "evals", "eval_every", "eval_ema", "eval_batch_size", "log_every",
-        "profile", "compilation_cache", "data", "model", "objective"}
+        "profile", "compilation_cache", "data", "model", "objective", "microbatches"}
     assert {key for key in free if key.startswith(("data", "model", "objective"))} == {
         "data.threads", "data.prefetch", "data.workers", "data.chunk", "data.cache", "data.cache_gb", "data.sources.0.name",
         "data.sources.0.cache_dir", "model.image.remat", "model.image.unroll", "model.image.kernel", "model.text.remat",
-        "model.text.unroll", "model.text.kernel", "objective.microbatches", "objective.strip"}
+        "model.text.unroll", "model.text.kernel", "objective.block_size"}
     assert {key for key in keys if history.verdict(key) == history.NOTED} >= {"data.on_error", "spikes.nonfinite"}
 
 
 def test_what_changes_nothing_is_free_and_steps_may_grow_at_a_constant_rate(workdir, table):
-    changes = {"data.prefetch": 1, "checkpoint.every": 2, "objective.microbatches": 2, "eval_batch_size": 8,
+    changes = {"data.prefetch": 1, "checkpoint.every": 2, "microbatches": 2, "eval_batch_size": 8,
                "model.image.remat": "full"}
     trainer.train(config(table, steps=8, **changes), str(workdir))
     assert [line["step"] for line in read_lines(str(workdir / "metrics.jsonl"))] == list(range(1, 9))

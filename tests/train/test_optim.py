@@ -13,7 +13,8 @@ from small_models import quick_jit, two_tower, weights
 
 from mof_jax.errors import UserError
 from mof_jax.nn.module import Matrix, Skeleton
-from mof_jax.tasks.contrastive import ContrastiveConfig, ContrastiveTask
+from mof_jax.objectives.softmax import Softmax
+from mof_jax.tasks.contrastive import ContrastiveTask
 from mof_jax.train.optim import OPTIMIZERS, Decision, OptimizerConfig, decide, make_optimizer
 from mof_jax.train.schedule import ScheduleConfig
 
@@ -23,13 +24,13 @@ PLAIN = Decision(True, 1.0, 1.0, None)
 
 @functools.cache
 def model():
-    """(skeleton, default rules) of the small two-tower model."""
-    task = ContrastiveTask(two_tower(), ContrastiveConfig())
-    return Skeleton.of(task.build), task.rules
+    """Of the small two-tower model."""
+    task = ContrastiveTask(two_tower(), Softmax())
+    return Skeleton.of(task.build)
 
 
 def decisions(**rules):
-    return decide(OptimizerConfig(**rules), *model())
+    return decide(OptimizerConfig(**rules), model())
 
 
 def moves(config, decisions, params, grads, steps=1, matrices=MappingProxyType({})):
@@ -165,7 +166,7 @@ def muon_update(grads, matrices):
 
 @functools.cache
 def muon_on_the_model():
-    skeleton, _ = model()
+    skeleton = model()
     # Layers of very different size: a joint orthogonalisation could not make both equal.
     grads = {path: g * (np.array([1.0, 100.0], np.float32).reshape(-1, *[1] * (g.ndim - 1)) if "/blocks/" in path else 1.0)
              for path, g in weights(skeleton, 5).items()}

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+from types import MappingProxyType
+from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import numpy as np
 
 from mof_jax.models.mllm import Mllm, MllmConfig
+from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import Params, Skeleton
+from mof_jax.objectives.next_token import NextToken
 from mof_jax.studies.blindness import exam
 from mof_jax.task import Batch
-from mof_jax.tasks.mllm import MllmObjective, MllmTask
+from mof_jax.tasks.mllm import MllmTask
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.state import TrainState, init_fn
 from mof_jax.train.step import make_step
@@ -35,15 +38,15 @@ class FeatureTask(MllmTask):
     """
 
     def __init__(self, model: MllmConfig, context: int):
-        super().__init__(model, MllmObjective(), None, context=context, rows=1, images=1)
+        super().__init__(model, NextToken(), context=context, rows=1, images=1)
 
-    def build(self, rngs: nnx.Rngs) -> Mllm:
-        return Mllm(self.model, rngs)
+    def keys(self, batch: Batch, key: Array) -> dict[str, drop.Keys]:
+        """None: there is no dropout here."""
+        return {}
 
-    def keyed(self, batch: Batch, key: Array | None) -> Batch:
-        return batch
-
-    def hidden(self, model: Mllm, batch: Batch) -> Float[Array, "rows context width"]:
+    def hidden(
+        self, model: Mllm, batch: Batch, keys: Mapping[str, Any] = MappingProxyType({})
+    ) -> Float[Array, "rows context width"]:
         found = {e.name: batch[f"features/{e.name}"] for e in self.model.encoders if f"features/{e.name}" in batch}
         seen = model.mix({name: x.astype(jnp.float32) for name, x in found.items()}) if found else None
         x = model.embed(batch["tokens"], batch["image_index"], seen, streams=batch["tokens"].shape[0])
@@ -86,7 +89,7 @@ class Reader:
           texts: of the same pictures, [pictures, kinds].
           start: parameters to begin with, by path; the others start fresh.
         """
-        decisions = decide(self.optimizer, self.skeleton, self.task.rules)
+        decisions = decide(self.optimizer, self.skeleton)
         tx = make_optimizer(self.optimizer, self.steps, decisions, self.skeleton.matrices)
         trained = {path: d.trained for path, d in decisions.items()}
         state = jax.jit(init_fn(self.task.build, trained, tx, False))(jax.random.key(seed, impl="threefry2x32"))

@@ -23,11 +23,11 @@ from jaxtyping import Array
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mof_jax import storage
+from mof_jax import renames, storage
 from mof_jax.errors import UserError
 from mof_jax.parsing import is_count
 from mof_jax.ranges import Count, Whole
-from mof_jax.train.checkpoint import manifest, place
+from mof_jax.train.checkpoint import manifest, place, renamed
 from mof_jax.train.checkpoint.fingerprints import fingerprints, named
 
 SCHEMA = 2  # 1 had no manifest
@@ -194,8 +194,9 @@ class Checkpointer:
                 continue
             try:
                 meta = self.meta(candidate)
-                _check_leaves(meta["leaves"], abstract, f"{self.directory}/{candidate}")
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                as_saved = renamed.as_saved(abstract, meta["leaves"])
+                _check_leaves(meta["leaves"], as_saved, f"{self.directory}/{candidate}")
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
                 with storage.explained(f"{self.directory}/{candidate}"):
                     state = self._manager.restore(candidate, args=args).state
             except Damaged as error:
@@ -209,7 +210,7 @@ class Checkpointer:
             prints = jax.device_get(fingerprints(state))
             wrong = [name for name, value in prints.items() if int(value) != meta["fingerprints"].get(name)]
             if not wrong:
-                return state, meta
+                return renamed.as_today(state, abstract), meta
             self._pass_over(candidate, f"{wrong[0]} does not match its fingerprint (damaged file)")
         self._nothing_left(steps)
         return None
@@ -224,7 +225,7 @@ class Checkpointer:
     def restore_parts(
         self, step: int, names: Sequence[str], shardings: Mapping[str, Any] | None = None, only: Collection[str] | None = None
     ) -> dict[str, Array]:
-        """What one checkpoint holds under `names`, by path.
+        """What one checkpoint holds under `names`, by path as it is called now.
 
         Only what is asked for is read, and checked by its fingerprints; for the files around the arrays see `damage`.
 
@@ -232,11 +233,12 @@ class Checkpointer:
           UserError: it is damaged, or cannot be read.
         """
         meta = self.meta(step)
-        place = lambda path: None if shardings is None else shardings.get(path)
+        place = lambda path: None if shardings is None else shardings.get(renames.parameter(path))
         parts: dict[str, dict[str, Any]] = {}
         for name, (shape, dtype) in meta["leaves"].items():
             part, _, path = name.partition(":")
-            if part in names and (only is None or path in only):
+            now = renames.parameter(path)
+            if part in names and now is not None and (only is None or now in only):
                 parts.setdefault(part, {})[path] = jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=place(path))
         wanted = {name: parts.get(name, {}) for name in names}
         args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
@@ -257,7 +259,7 @@ class Checkpointer:
             for path, value in prints.items():
                 if int(value) != meta["fingerprints"].get(f"{part}:{path}"):
                     raise UserError(f"{self.directory}/{step}: {path} does not match its fingerprint (damaged file)")
-        return {path: x for part in wanted for path, x in state[part].items()}
+        return {renames.parameter(path): x for part in wanted for path, x in state[part].items()}
 
     def settle(self) -> None:
         """Waits until the save in progress is on disk and sealed, and every process sees it. All have to call."""

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import storage
+from mof_jax import renames, storage
 from mof_jax.errors import UserError, nearest
+from mof_jax.objectives import terms
 from mof_jax.parsing import is_count, is_number, show
 from mof_jax.rules import Rule
 from mof_jax.train.reliability.rollback import Rollback, behind
@@ -37,11 +38,12 @@ RULES = (
     Rule(r"data\.(threads|prefetch|workers|chunk|cache|cache_gb)", FREE),
     Rule(r"(data|data\.kinds\.[^.]+)\.sources\.\d+\.(name|cache_dir)", FREE),
     Rule(r"model\.(.*\.)?(remat|unroll|kernel)", FREE),
-    Rule(r"objective\.(microbatches|strip|chunk)", FREE),
+    Rule(r"microbatches|objective\.([^.]+\.)?block_size", FREE),
     Rule(r"spikes\..*|data\.on_error", NOTED),
     Rule(r".*", REFUSED),
 )
-_MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.loss|optimizer\.(name|ema)$|task$")  # what the leaves of the state are
+# What the leaves of the state are.
+_MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.(.*\.)?kind|optimizer\.(name|ema)$|task$")
 _PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
 _CONTENT = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.content\..*")
 _PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)")
@@ -135,7 +137,7 @@ def go_on(
                         "work dir")
     kept = {key: (before.get(key), after.get(key)) for key in {**before, **after}
             if verdict(key) != FREE and _differs(key, before, after, workdir, was)}
-    if _same_schedule(before, after, step) and config.task != "dino":  # whose teacher follows the number of steps
+    if _same_schedule(before, after, step) and not any(term.follows_steps for term in terms(config.objective).values()):
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}
     refused = {key: pair for key, pair in kept.items() if verdict(key) == REFUSED and not _covered(key, allowed)}
@@ -225,7 +227,7 @@ def _covered(key: str, allowed: Collection[str]) -> bool:
 
 
 def _name(key: str) -> str:
-    return key.removeprefix("config.")
+    return renames.key(key.removeprefix("config."))
 
 
 def of_run(allowed: Collection[str], config: Any) -> list[str]:
