@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
@@ -13,6 +13,7 @@ from mof_jax.nn.module import Params
 from mof_jax.rules import Rule
 
 Batch = Mapping[str, Array]
+Predictor = Callable[..., Any]
 
 
 class Loss(NamedTuple):
@@ -36,13 +37,14 @@ class Task(abc.ABC):
       accumulate: micro-batches of a step, for a loss that is a sum over rows: the step adds sums, weights and gradients.
         (A loss that couples the rows of a batch accumulates inside instead, see `tasks.contrastive`.)
       rows: rows of a batch that share a buffer and stay together on a device and in a micro-batch.
-      predict: named functions `(model, inputs) -> outputs` for evaluators, e.g. `image` and `text` embeddings.
+      predictors: what evaluators may ask of the model, by capability. `embed/NAME` and `tokens/NAME` are functions
+        `(model, inputs)` to [rows, dim] and [rows, tokens, dim]; `generate` is `(model)` to the `Mllm` in it that answers.
       rules: the library's optional per-parameter defaults by decision (`freeze`, `decay`, `bounds`), see `train.optim`.
     """
 
     accumulate: int = 1
     rows: int = 1
-    predict: ClassVar[Mapping[str, Callable[[nnx.Module, Array], Array]]] = {}
+    predictors: ClassVar[Mapping[str, Predictor]] = {}
     rules: Mapping[str, list[Rule]] = {}
 
     @abc.abstractmethod

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -38,17 +38,17 @@ class TaskKind:
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
       texts: `(section, records)` to the texts of that many records of each source, to train a vocabulary on; None for a task
         that reads none.
-      face: what evaluators find: an `encoder` of pictures and texts, or a `responder` that answers.
+      capabilities: from the model config to what evaluators can ask of such a model, the names of `Task.predictors`.
     """
 
     make: Callable[[Any, Mesh, Tokenizer | None], Task]
     model: type
     objective: type
     decides: Callable[[Any], dict[str, int]]
+    capabilities: Callable[[Any], Collection[str]]
     data: type = DataConfig
     pipeline: type = Pipeline
     texts: Callable[[Any, int], Iterable[str]] | None = texts
-    face: Literal["encoder", "responder"] = "encoder"
     suggests: Callable[[Any], dict[str, int]] = lambda model: {}
 
 
@@ -60,7 +60,8 @@ def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]
 TASKS: dict[str, TaskKind] = {
     "contrastive": TaskKind(
         lambda config, mesh, tokenizer: ContrastiveTask(config.model.with_tokenizer(tokenizer), config.objective, mesh),
-        TwoTowerConfig, ContrastiveConfig, lambda model: {"image_size": model.image.image_size}),
+        TwoTowerConfig, ContrastiveConfig, lambda model: {"image_size": model.image.image_size},
+        capabilities=lambda model: ContrastiveTask.predictors),
     "mllm": TaskKind(
         lambda config, mesh, tokenizer: MllmTask(
             config.model.with_vocabulary(tokenizer.vocab_size), config.objective, mesh, context=config.data.context_length,
@@ -68,18 +69,20 @@ TASKS: dict[str, TaskKind] = {
         MllmConfig, MllmObjective,
         lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image} | (
             {} if model.encoders else {"images_per_stream": 0, "max_images": 0}),
-        SequenceConfig, SequencePipeline, sequence_texts, face="responder"),
+        data=SequenceConfig, pipeline=SequencePipeline, texts=sequence_texts,
+        capabilities=lambda model: MllmTask.predictors),
     "mae": TaskKind(
         lambda config, mesh, _: MaeTask(config.model, config.objective, mesh, views=config.data.views),
-        MaeConfig, MaeObjective, pictures_only, texts=None),
+        MaeConfig, MaeObjective, pictures_only, capabilities=lambda model: MaeTask.predictors, texts=None),
     "dino": TaskKind(
         lambda config, mesh, _: DinoTask(config.model, config.objective, mesh, steps=config.steps, views=config.data.views,
                                          local=config.data.local),
-        DinoConfig, DinoObjective, pictures_only, texts=None),
+        DinoConfig, DinoObjective, pictures_only, capabilities=lambda model: DinoTask.predictors, texts=None),
     # Its positions are resampled to what pictures it is shown: DINOv2 came with those of 518 pixels, and is shown 224.
     "tower": TaskKind(
-        lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, lambda model: {"captions": 0}, texts=None,
+        lambda config, mesh, _: TowerTask(config.model), TowerConfig, TowerObjective, lambda model: {"captions": 0},
+        capabilities=lambda model: TowerTask.predictors, texts=None,
         suggests=lambda model: {"image_size": model.encoder.image_size}),
     "words": TaskKind(lambda config, mesh, tokenizer: WordsTask(config.model.with_tokenizer(tokenizer)), WordsConfig,
-                      TowerObjective, lambda model: {"views": 0}),
+                      TowerObjective, lambda model: {"views": 0}, capabilities=lambda model: WordsTask.predictors),
 }

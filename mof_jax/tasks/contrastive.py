@@ -58,8 +58,9 @@ class ContrastiveTask(Task):
     [batch]. Every (view, caption) combination gives one loss; they are added.
     """
 
-    predict = {"image": lambda model, x: model.embed_image(x), "text": lambda model, x: model.embed_text(x),
-               "patches": lambda model, x: patch_features(model.image, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: model.embed_image(x),
+                  "embed/text": lambda model, x: model.embed_text(x),
+                  "tokens/image": lambda model, x: patch_features(model.image, x, model.config.dtype)}
 
     def __init__(self, model: TwoTowerConfig, objective: ContrastiveConfig, mesh: Mesh | None = None):
         if objective.loss == "sigmoid" and model.logit_bias_init is None:

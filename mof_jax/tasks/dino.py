@@ -63,8 +63,8 @@ class DinoTask(Task):
     The loss is summed over (picture, teacher's crop, other crop of the student), and its weight is their number.
     """
 
-    predict = {"image": lambda model, x: embedding(model.teacher.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.teacher.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.teacher.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.teacher.encoder, x, model.config.dtype)}
     rules = {
         "freeze": [Rule(r"teacher/.*|updates", True)],
         "decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|probe|scale1|scale2)", 0.0, optional=True)],

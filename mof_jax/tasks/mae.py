@@ -38,8 +38,8 @@ class MaeTask(Task):
     The loss is summed over masked patches, and its weight is their number.
     """
 
-    predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
     rules = {"decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|mask_token|scale1|scale2)", 0.0, optional=True)]}
 
     def __init__(self, model: MaeConfig, objective: MaeObjective, mesh: Mesh | None = None, *, views: int = 1):

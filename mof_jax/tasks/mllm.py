@@ -44,6 +44,7 @@ class MllmObjective:
 class MllmTask(Task):
     """A batch as `data.packing.sequence_pipeline` packs it; the loss is a mean over supervised tokens."""
 
+    predictors = {"generate": lambda model: model}
     rules = {"decay": [Rule(r".*(bias|scale|pos_embed|cls|registers|probe|query|scale1|scale2)", 0.0, optional=True)]}
 
     def __init__(

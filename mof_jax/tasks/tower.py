@@ -22,8 +22,8 @@ class TowerObjective:
 class TowerTask(Task):
     """What `mof convert` makes of an encoder without words."""
 
-    predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
 
     def __init__(self, model: TowerConfig):
         self.model = model
@@ -45,7 +45,7 @@ class TowerTask(Task):
 class WordsTask(Task):
     """What `mof convert` makes of an encoder of words alone."""
 
-    predict = {"text": lambda model, x: model.embed_text(x)}
+    predictors = {"embed/text": lambda model, x: model.embed_text(x)}
 
     def __init__(self, model: WordsConfig):
         self.model = model

@@ -6,7 +6,7 @@ from scipy import optimize
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.baselines import accuracies, paired_interval
+from mof_jax.evals.embed.feature_baselines import accuracies, paired_interval
 from mof_jax.evals.embed.probe import Probe, fit, predict, standardised
 
 RNG = np.random.default_rng(0)

@@ -77,7 +77,8 @@ def test_views_and_captions_make_every_pair():
     @quick_jit
     def run(params):
         model = skeleton.merge(params)
-        return task.loss(model, rows, None), task.embed(model, rows, None), task.predict["text"](model, rows["text"][:, 1])
+        second = task.predictors["embed/text"](model, rows["text"][:, 1])
+        return task.loss(model, rows, None), task.embed(model, rows, None), second
 
     loss, (images, texts), second = run(weights(skeleton))
     assert len(images) == 2 and len(texts) == 2
@@ -184,7 +185,7 @@ def test_flops_formula_is_what_xla_counts(part, pool):
         want -= 4 * 2.0 * 16 * 48 * 128  # the gradient in the pixels
     else:
         want += 3 * 4 * 2 * 2.0 * 16 * 16 * 128  # the half of attention above the diagonal, in both layers
-    loss = lambda params, x: task.predict[part](skeleton.merge(params), x).sum()
+    loss = lambda params, x: task.predictors[f"embed/{part}"](skeleton.merge(params), x).sum()
     counted = xla_flops(jax.grad(loss), dict(skeleton.shapes), rows)
     assert 1.0 <= counted / want < 1.06, counted / want
 

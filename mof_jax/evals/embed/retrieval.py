@@ -15,10 +15,11 @@ from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions as texts_of
-from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.embedder import Embedder, records
 from mof_jax.evals.embed.prompts import ensemble
 from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import Hop, positive_ranks
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
 
 
@@ -33,6 +34,7 @@ class Retrieval(Evaluator):
     """
 
     kind: ClassVar[str] = "retrieval"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     source: SourceConfig
     name: str = "retrieval"
@@ -40,7 +42,7 @@ class Retrieval(Evaluator):
     at: tuple[Count, ...] = (1, 5, 10)
     templates: tuple[str, ...] = ("{}",)
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`i2t@k`, `t2i@k` and their mean `r@k`, in percent, and what was found.
 
         Returns:
@@ -51,16 +53,17 @@ class Retrieval(Evaluator):
         Raises:
           UserError: no captions of these kinds. BadExample: a record that cannot be read.
         """
+        embedder = model.embedder
         source = open_source(self.source)
         items = records(source)
         pool = Pool.of(items, kinds_of(source, items, self.texts))
-        images = pictures_of(encoder, source, pool)
-        texts = ensemble(encoder, pool.captions, self.templates)
+        images = embed_pool(embedder, source, pool)
+        texts = ensemble(embedder, pool.captions, self.templates)
         asked = pool.captioned
         forth, back = pool.hops
         numbers = np.arange(len(images), dtype=np.int32)
-        i2t = positive_ranks(encoder.mesh, images[asked], texts, numbers[asked], pool.words, (forth, back))
-        t2i = positive_ranks(encoder.mesh, texts, images, pool.words, numbers, (back[::-1], forth[::-1]))
+        i2t = positive_ranks(embedder.mesh, images[asked], texts, numbers[asked], pool.words, (forth, back))
+        t2i = positive_ranks(embedder.mesh, texts, images, pool.words, numbers, (back[::-1], forth[::-1]))
         result = {"images": len(images), "candidates": len(texts),
                   "merged_rows": len(items) - len(images),
                   "repeated_captions": len(texts) - len(np.unique(pool.words)), "uncaptioned": int((~asked).sum())}
@@ -122,9 +125,9 @@ class Pool:
         return bool((self.words[np.isin(self.owners, items)] == self.words[caption]).any())
 
 
-def pictures_of(encoder: Encoder, source: Source, pool: Pool) -> Float[np.ndarray, "pictures dim"]:
+def embed_pool(embedder: Embedder, source: Source, pool: Pool) -> Float[np.ndarray, "pictures dim"]:
     """One embedding a picture."""
-    return encoder.images(source if len(pool.rows) == len(source) else Subset(source, pool.rows))
+    return embedder.images(source if len(pool.rows) == len(source) else Subset(source, pool.rows))
 
 
 def kinds_of(source: Source, items: Sequence[Record], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.evals.embed.baselines import paired_interval
+from mof_jax.evals.embed.feature_baselines import paired_interval
 
 _LARGEST = 7  # pictures of a group: 5,040 ways to match them with their texts
 

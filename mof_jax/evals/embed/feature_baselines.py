@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 import numpy as np
 
 from mof_jax.data.record import Source
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.embedder import Embedder
 
 Features = Callable[[Source], Float[np.ndarray, "records dim"]]
 
@@ -16,19 +16,19 @@ _SIDE = 8  # pixels; on the embedded pictures coarse ones compare best (nearest 
 _RESAMPLES = 2000
 
 
-def accuracies(encoder: Encoder, right: Callable[[Features], Bool[np.ndarray, "test"]], baselines: bool) -> dict[str, float]:
+def accuracies(embedder: Embedder, right: Callable[[Features], Bool[np.ndarray, "test"]], baselines: bool) -> dict[str, float]:
     """`acc@1` in percent of `right(features)`; with `baselines` also those of the references and the leads over them.
 
     Returns:
       `acc@1`; `acc@1_untrained` (fresh initial values), `acc@1_pixels` (pictures shrunk to 8 x 8), and with each a
       `lead_…_low`, the lower end of the 95 % paired bootstrap interval of the difference.
     """
-    ours = right(encoder.images)
+    ours = right(embedder.images)
     result = {"acc@1": 100 * float(ours.mean())}
     if not baselines:
         return result
-    fresh = encoder.untrained()
-    for name, features in (("untrained", fresh.images), ("pixels", lambda source: encoder.pixels(source, _SIDE))):
+    fresh = embedder.untrained()
+    for name, features in (("untrained", fresh.images), ("pixels", lambda source: embedder.pixels(source, _SIDE))):
         theirs = right(features)
         result[f"acc@1_{name}"] = 100 * float(theirs.mean())
         result[f"lead_{name}_low"] = 100 * paired_interval(ours, theirs)[0]

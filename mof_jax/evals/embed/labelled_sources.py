@@ -13,7 +13,7 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.classes import check_splits, labels_of
-from mof_jax.evals.embed.encoder import records
+from mof_jax.evals.embed.embedder import records
 
 
 @dataclasses.dataclass(frozen=True)
