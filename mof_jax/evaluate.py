@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+import dataclasses
 import time
 from typing import Any
 
 from mof_jax import console, evals, storage
 from mof_jax.errors import UserError
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import Items, write_items
 from mof_jax.evals.model import Model
 from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.restore import restore
@@ -62,9 +64,12 @@ def run_evaluators(
     results: dict[str, dict[str, float]] = {}
     for evaluator in evaluators:
         begun = time.perf_counter()
-        found = evaluator.run(model)
+        kept: dict[str, Items] | None = {} if evaluator.items else None
+        found = evaluator.run(dataclasses.replace(model, kept=kept))
         if not found:
             continue
+        if kept is not None:
+            write_items(model.output_dir, evaluator.name, step, kept)
         results[evaluator.name] = found
         version = {"version": evaluator.version} if hasattr(evaluator, "version") else {}
         lines.write({"step": step, "name": evaluator.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from mof_jax.evals.model import Model
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluator(abc.ABC):
     """Something to measure.
 
@@ -19,12 +21,15 @@ class Evaluator(abc.ABC):
       kind: its name in a config.
       requires: the capabilities that a model needs, see `task.Task.predictors`: `embed/image`, `embed/text`, `tokens/image`,
         `generate`.
-      name: labels its results.
+      name: labels its results; every kind has a default for it.
+      items: also write every row behind the figures, to `WORKDIR/items/NAME-STEP.jsonl`, see `evals.items`.
     """
 
     kind: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
-    name: str
+    if TYPE_CHECKING:
+        name: str
+    items: bool = False
 
     @abc.abstractmethod
     def run(self, model: Model) -> dict[str, float]:

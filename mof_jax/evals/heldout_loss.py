@@ -18,6 +18,7 @@ from mof_jax.errors import UserError
 from mof_jax.evals.embed.embedder import records
 from mof_jax.evals.embed.retrieval import kinds_of, same_words
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
 from mof_jax.evals.model import Model
 from mof_jax.objectives.contrastive import softmax_loss
 from mof_jax.ranges import Range
@@ -66,14 +67,15 @@ class ContrastiveLoss(Evaluator):
                 raise UserError(f"{self.source.label}: record {item.id} has no text of kind {', '.join(kinds)}")
             captions.append(words[0])
         images, texts, scale = embedder.images(source), embedder.texts(captions), jnp.float32(embedder.logit_scale)
-        total, shared = 0.0, 0
+        sums, shared = [], 0
         for start in range(0, len(items), self.candidates):
             rows = slice(start, start + self.candidates)
             group = positives(items[rows], captions[rows])
             shared += int((np.bincount(group)[group] > 1).sum())
-            total += float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
-                                        group=jnp.asarray(group)).sum)
-        return {"pairs": len(items), "loss": total / len(items), "shared": shared}
+            sums.append(float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
+                                           group=jnp.asarray(group)).sum))
+        model.keep("loss", [f"set {i}" for i in range(len(sums))], np.array(sums) / self.candidates)
+        return {"pairs": len(items), "loss": sum(sums) / len(items), "shared": shared}
 
 
 def positives(items: Sequence[Record], captions: Sequence[str]) -> Int[np.ndarray, "pairs"]:
@@ -114,11 +116,14 @@ class TextLoss(Evaluator):
         if generator.tokenizer.bos_id is None:
             raise UserError(f"{self.name}: the tokenizer has no bos, so that nothing precedes a document's first token")
         source = open_source(self.source)
-        texts = [text for i in range(len(source)) for text in documents.words(source[i]) if text.strip()]
+        items = records(source)
+        texts = [text for record in items for text in documents.words(record) if text.strip()]
         if not texts:
             raise UserError(f"{self.source.label}: no text to predict")
         log_probs, tokens = generator.log_probs([generator.text("")] * len(texts), texts)
         nats = -float(np.sum(log_probs, dtype=np.float64))
+        units = [unit_of(record) for record in items for text in documents.words(record) if text.strip()]
+        model.keep("loss", units, np.stack([-log_probs, tokens], axis=1), "ratio")
         bits = nats / np.log(2) / sum(len(text.encode()) for text in texts)
         return {"documents": len(texts), "tokens": int(tokens.sum()), "loss": nats / int(tokens.sum()),
                 "bits_per_byte": float(bits)}

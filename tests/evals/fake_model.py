@@ -8,6 +8,9 @@ class FakeModel:
 
     output_dir: str | None = None
 
+    def keep(self, figure, units, values, statistic="mean"):
+        assert len(units) == len(values)
+
     @property
     def embedder(self):
         return self

@@ -111,6 +111,7 @@ class Captioning(Evaluator):
         write_answers(model.output_dir, self.name, (
             {"id": p.id, "question": p.image, "answer": a, "reference": list(p.captions), "score": float(score)}
             for p, a, score in zip(pictures, answers, scores)))
+        model.keep("cider", [p.id for p in pictures], 100 * scores)
         return {"images": len(pictures), "cider": 100 * float(np.mean(scores)), "empty": empty(answers)}
 
     def _chat(self, generator: Generator, p: Captioned) -> Prompt:

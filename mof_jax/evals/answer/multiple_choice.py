@@ -82,6 +82,7 @@ class Choice(Evaluator):
         write_answers(model.output_dir, self.name, map(answer_line, asked, answers, rights))
         left = iter(rights)
         passed = [all([next(left) for _ in of_one]) for of_one in turns]
+        model.keep("accuracy", [q.id for q in questions], 100.0 * np.array(passed))
         by_category = defaultdict(list)
         for question, whole in zip(questions, passed):
             by_category[question.category].append(whole)

@@ -85,6 +85,8 @@ class Pope(Evaluator):
             prompt = lambda q: self._chat(generator, q, self.splits[split])
             replies = ask(generator, questions, prompt, self.splits[split], max_tokens=self.max_tokens)
             said = [says_yes(reply) for reply in replies]
+            images, hits = [q.image for q in questions], [yes == q.label for yes, q in zip(said, questions)]
+            model.keep(f"{split}_accuracy", images, 100.0 * np.array(hits))
             found = confusion(said, [q.label for q in questions])
             result |= {f"{split}_{name}": value for name, value in (found | unclear(replies)).items()}
             lines += [{"id": f"{split}:{q.id}", "question": q.text, "answer": reply, "reference": "yes" if q.label else "no",

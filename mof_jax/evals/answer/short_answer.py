@@ -23,9 +23,10 @@ from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.answer.answers_file import read_answers, write_answers
 from mof_jax.evals.answer.batch_generate import empty
 from mof_jax.evals.embed.embedder import records
-from mof_jax.evals.embed.feature_baselines import paired_interval
 from mof_jax.evals.embed.gallery import draw_answers
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
+from mof_jax.evals.metrics.paired import paired_interval
 from mof_jax.evals.model import Model
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
@@ -74,6 +75,9 @@ class Questions(Evaluator):
         kinds = np.array([record.attributes.get("kind", "") for record in items])
         groups = {"": np.ones(len(items), bool)} | {f"_{kind}": kinds == kind for kind in dict.fromkeys(kinds.tolist()) if kind}
         result = {f"acc{name}": 100 * float(right[mine].mean()) for name, mine in groups.items()} | {"empty": empty(answers)}
+        units = [unit_of(record) for record in items]
+        for name, mine in groups.items():
+            model.keep(f"acc{name}", [units[i] for i in np.flatnonzero(mine)], 100.0 * right[mine])
         if self.baseline:
             other = self._baseline([record.id for record in items], result)
             for name, mine in groups.items():

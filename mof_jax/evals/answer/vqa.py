@@ -126,6 +126,7 @@ class Vqa(Evaluator):
         write_answers(model.output_dir, self.name, (
             {"id": q.id, "question": q.question, "answer": a, "reference": list(q.answers), "score": score}
             for q, a, score in zip(questions, answers, scores)))
+        model.keep("accuracy", [q.image for q in questions], 100 * np.array(scores))
         by_type = defaultdict(list)
         for question, score in zip(questions, scores):
             by_type[question.answer_type].append(score)

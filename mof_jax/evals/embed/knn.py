@@ -51,4 +51,4 @@ class Knn(Evaluator):
             np.add.at(votes, (np.arange(len(votes))[:, None], labels.train[index]), weights)
             return (votes.argmax(1) == labels.test) & np.isfinite(scores).all(1)  # no embedding, no hit
 
-        return {**labels.counts, **accuracies(embedder, right, self.baselines)}
+        return {**labels.counts, **accuracies(model, right, labels.units, self.baselines)}

@@ -53,7 +53,6 @@ class Probe(Evaluator):
 
     def run(self, model: Model) -> dict[str, float]:
         """`acc@1` in percent, over the test pictures whose class is known; see `Labels.counts`."""
-        embedder = model.embedder
         labels = Labels.read(self.train, self.test, self.label)
 
         def right(features: Features) -> Bool[np.ndarray, "test"]:
@@ -61,7 +60,7 @@ class Probe(Evaluator):
             hit = predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
             return hit & np.isfinite(test).all(1)  # no features, no hit
 
-        return {**labels.counts, **accuracies(embedder, right, self.baselines)}
+        return {**labels.counts, **accuracies(model, right, labels.units, self.baselines)}
 
     def fitted(
         self, x: Float[np.ndarray, "train dim"], y: Int[np.ndarray, "train"], classes: int

@@ -67,11 +67,23 @@ class Retrieval(Evaluator):
         result = {"images": len(images), "candidates": len(texts),
                   "merged_rows": len(items) - len(images),
                   "repeated_captions": len(texts) - len(np.unique(pool.words)), "uncaptioned": int((~asked).sum())}
+        shown, said = pool.units
         for k in self.at:
+            hits = 100.0 * (i2t < k), 100.0 * (t2i < k)
+            _keep(model, k, hits, ([shown[i] for i in np.flatnonzero(asked)], said))
             result[f"i2t@{k}"] = 100 * float(np.mean(i2t < k))
             result[f"t2i@{k}"] = 100 * float(np.mean(t2i < k))
             result[f"r@{k}"] = (result[f"i2t@{k}"] + result[f"t2i@{k}"]) / 2
         return result
+
+
+def _keep(model: Model, k: int, hits: tuple[np.ndarray, np.ndarray], units: tuple[list[str], list[str]]) -> None:
+    """The rows of i2t@k, of t2i@k, and of their mean, in a column each."""
+    for name, values, of in zip(("i2t", "t2i"), hits, units):
+        model.keep(f"{name}@{k}", of, values)
+    both = np.full((sum(map(len, hits)), 2), np.nan)
+    both[: len(hits[0]), 0], both[len(hits[0]):, 1] = hits
+    model.keep(f"r@{k}", units[0] + units[1], both)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +130,12 @@ class Pool:
         found = np.zeros(len(self.rows), bool)
         found[self.links[0][np.isin(self.links[1], self.owners)]] = True
         return found
+
+    @property
+    def units(self) -> tuple[list[str], list[str]]:
+        """The item that each picture shows (the first, of several), and that each caption belongs to, see `evals.items`."""
+        pictures, first = np.unique(self.links[0], return_index=True)
+        return [f"item {n}" for n in self.links[1][first]], [f"item {n}" for n in self.owners]
 
     def right(self, picture: int, caption: int) -> bool:
         """Whether a caption is a right answer for a picture."""

@@ -13,6 +13,7 @@ from mof_jax.evals.embed.classes import Classes, labels_of
 from mof_jax.evals.embed.embedder import records
 from mof_jax.evals.embed.prompts import ensemble, phrases
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
 from mof_jax.evals.metrics.ranking import positive_ranks
 from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
@@ -54,7 +55,8 @@ class ZeroShot(Evaluator):
         """
         embedder = model.embedder
         source = open_source(self.source)
-        labels = labels_of(records(source), self.label, self.source)
+        items = records(source)
+        labels = labels_of(items, self.label, self.source)
         found = Classes.of(self.classes, labels, f"{self.name}.classes", self.source, self.names == "spaces")
         weights = ensemble(embedder, found.names, phrases(self.templates))
         numbers = np.arange(len(found.names), dtype=np.int32)
@@ -62,5 +64,8 @@ class ZeroShot(Evaluator):
         seen = np.unique(found.targets)
         result = {"images": len(labels), "classes": len(numbers), "repeated_classes": found.repeated,
                   "empty_classes": len(numbers) - len(seen)}
+        units = [unit_of(record) for record in items]
+        for k in self.at:
+            model.keep(f"acc@{k}", units, 100.0 * (ranks < k))
         result |= {f"acc@{k}": 100 * float((ranks < k).mean()) for k in self.at}
         return result | {"mean_class_acc@1": 100 * float(np.mean([(ranks[found.targets == c] < 1).mean() for c in seen]))}

@@ -13,14 +13,24 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.evals.embed.feature_baselines import paired_interval
 
+_RESAMPLES = 2000
 _LARGEST = 7  # pictures of a group: 5,040 ways to match them with their texts
 
 
 def pair_accuracy(right: Bool[np.ndarray, "pairs 2"]) -> Bool[np.ndarray, "pairs"]:
     """Whether both questions of a pair are answered rightly: 25 % by guessing, 0 % for one who always says the same."""
     return np.asarray(right, bool).all(axis=1)
+
+
+def paired_interval(a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean(a) - mean(b) over items drawn with replacement, the same ones for both."""
+    difference = a.astype(np.float64) - b
+    # Few values occur (three, of booleans), so a resample is a draw of how often each of them does.
+    values, counts = np.unique(difference, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(difference), counts / len(difference), size=_RESAMPLES)
+    low, high = np.quantile(draws @ values / len(difference), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def bootstrap_interval(values: Bool[np.ndarray, "items"] | Float[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
@@ -103,7 +113,7 @@ def pair_scores(right: Bool[np.ndarray, "pairs 2"], patterns: Sequence[str] = ()
             **_by_pattern("pair_accuracy", passed, patterns)}
 
 
-_NAMES = {"image": "image_score", "text": "text_score", "group": "group_score", "group_match": "group_match"}
+NAMES = {"image": "image_score", "text": "text_score", "group": "group_score", "group_match": "group_match"}
 
 
 def similarity_scores(s: Float[np.ndarray, "pairs 2 2"], patterns: Sequence[str] = ()) -> dict[str, float]:
@@ -112,7 +122,7 @@ def similarity_scores(s: Float[np.ndarray, "pairs 2 2"], patterns: Sequence[str]
     Args:
       s: see `group_scores`. patterns: see `pair_scores`.
     """
-    found = {_NAMES[key]: passed for key, passed in group_scores(s).items()}
+    found = {NAMES[key]: passed for key, passed in group_scores(s).items()}
     low, high = bootstrap_interval(found["image_score"])
     result = {"pairs": len(s), "image_score": 0.0, "image_low": 100 * low, "image_high": 100 * high}
     result |= {name: 100 * float(passed.mean()) for name, passed in found.items()}

@@ -80,8 +80,12 @@ class Mmvp(Evaluator):
         right = np.array([choice == q.right for choice, q in zip(chosen, asked)])
         lines = ({**answer_line(*of_one), "pattern": of_one[0].category} for of_one in zip(asked, answers, right.tolist()))
         write_answers(model.output_dir, self.name, lines)
+        halves = right.reshape(-1, 2)
+        units = [pair.id for pair in pairs]
+        model.keep("pair_accuracy", units, 100.0 * halves.all(axis=1))
+        model.keep("question_accuracy", [unit for unit in units for _ in (0, 1)], 100.0 * right)
         unparsed = {"unparsed" if self.by == "letter" else "tied": chosen.count(None)}
-        return pair_scores(right.reshape(-1, 2), [pair.pattern for pair in pairs]) | unparsed
+        return pair_scores(halves, [pair.pattern for pair in pairs]) | unparsed
 
 
 def questions(pairs: Sequence[Pair]) -> list[ChoiceQuestion]:

@@ -14,7 +14,7 @@ from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample
 from mof_jax.evals.embed.embedder import Embedder
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.metrics.paired import similarity_scores
+from mof_jax.evals.metrics.paired import NAMES, group_scores, similarity_scores
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp_vlm
 from mof_jax.evals.mmvp.mmvp_vlm_table import PAIRS, compare
 from mof_jax.evals.mmvp.test_time_matching import scores_on_test_set
@@ -62,6 +62,8 @@ class MmvpVlm(Evaluator):
         `test_time_matching.scores_on_test_set`."""
         images, texts = self.embed(model.embedder, pairs)
         of_pairs = np.einsum("pid,pjd->pij", images, texts)
+        for key, passed in group_scores(of_pairs).items():
+            model.keep(NAMES[key], [pair.id for pair in pairs], 100.0 * passed)
         result = similarity_scores(of_pairs, [pair.pattern for pair in pairs])
         if self.matching:
             flat = lambda x: x.reshape(-1, x.shape[-1])
