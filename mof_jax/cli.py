@@ -15,6 +15,7 @@ from mof_jax.commands import (
     add_command,
     add_processes,
     bench,
+    claim,
     convert,
     data,
     fit,
@@ -107,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
-    for area in (plan, sweep, fit, mine, convert, data, bench, kinds):
+    for area in (plan, sweep, claim, fit, mine, convert, data, bench, kinds):
         area.add(commands)
     return parser
 

@@ -34,7 +34,7 @@ MOVED = {f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names i
 MOVED |= {f"mof_jax.evals.{old}": f"mof_jax.evals.{room}.{new}" for room, names in _RENAMED.items()
           for former, new in names.items() for old in (former, f"{room}.{former}")}
 MOVED |= {
-    "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
+    "mof_jax.claim": "mof_jax.folder_lock", "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
     "mof_jax.evals.files": "mof_jax.evals.json_files", "mof_jax.evals.held_out": "mof_jax.evals.heldout_loss",
     "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.evals.score": "mof_jax.evals.dfn_score",
     "mof_jax.training": "mof_jax.trainer"}
