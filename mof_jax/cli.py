@@ -15,6 +15,7 @@ from mof_jax.commands import (
     add_command,
     add_processes,
     bench,
+    claim,
     convert,
     data,
     fit,
@@ -107,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_generate(commands)
-    for area in (plan, sweep, fit, mine, convert, data, bench, kinds):
+    for area in (plan, sweep, claim, fit, mine, convert, data, bench, kinds):
         area.add(commands)
     return parser
 
@@ -229,14 +230,14 @@ def generate(args: argparse.Namespace) -> None:
     pictures = [read(path) for path in args.image]
     for path, picture in zip(args.image, pictures):
         images.decode(picture, source=path, record="picture")  # to name the file of a broken one; the model reads it its own way
-    responder = restore(args.checkpoint).responder
-    prompt = (responder.text if args.plain else responder.ask)(args.prompt, pictures)
+    generator = restore(args.checkpoint).generator
+    prompt = (generator.text if args.plain else generator.ask)(args.prompt, pictures)
     if args.score:
-        log_probs, tokens = responder.log_probs([prompt] * len(args.score), args.score)
+        log_probs, tokens = generator.log_probs([prompt] * len(args.score), args.score)
         for answer, value, count in zip(args.score, log_probs, tokens):
             print(f"{value:10.4f}  ({count} tokens)  {answer}")
         return
-    print(responder.answer([prompt], args.max_tokens, sample, args.stop)[0])
+    print(generator.answer([prompt], args.max_tokens, sample, args.stop)[0])
 
 
 if __name__ == "__main__":

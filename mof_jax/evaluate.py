@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+import dataclasses
 import time
 from typing import Any
 
-from mof_jax import console, storage
-from mof_jax import evals as evaluators
-from mof_jax.decode.respond import Responder
+from mof_jax import console, evals, storage
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import Items, write_items
+from mof_jax.evals.model import Model
 from mof_jax.jsonl import JsonLines, read_lines
 from mof_jax.restore import restore
-from mof_jax.tasks import TASKS
 from mof_jax.train.checkpoint import place
 from mof_jax.train.checkpoint.checkpointer import Checkpointer
 from mof_jax.train.metrics import TensorBoard
@@ -30,19 +30,19 @@ def evaluate(
     workdir, _ = place.split(path)
     log = f"{workdir}/evals.jsonl"
     results: dict[str, dict[str, float]] = {}
-    face = None
+    model: Model | None = None
     while True:
         done = {line.get("step") for line in read_lines(log)} if follow and storage.exists(log) else set()
         for checkpoint in new_checkpoints(workdir, done) if follow else [path]:
-            model = restore(checkpoint, workdir=workdir)
-            face = face or model.face
-            chosen = list(model.run.config.evals) if sections is None else sections
-            kind = TASKS[model.run.config.task]
-            measures = [evaluators.build(s, f"evals.{i}", kind.face) for i, s in enumerate(chosen)]
-            if not measures:
+            restored = restore(checkpoint, workdir=workdir)
+            config = restored.run.config
+            model = model or restored.run.model()  # its programs are compiled once; it holds no parameters
+            chosen = list(config.evals) if sections is None else sections
+            evaluators = [evals.build(s, f"evals.{i}", model.capabilities) for i, s in enumerate(chosen)]
+            if not evaluators:
                 raise UserError(f"{path}: its config names no evaluators; give some with --evals FILE.py")
-            results = run_evaluators(measures, face.bind(model.params), model.step, JsonLines(log))
-            if model.step >= model.run.config.steps:
+            results = run_evaluators(evaluators, model.bind(restored.params), restored.step, JsonLines(log))
+            if restored.step >= config.steps:
                 return results
         if not follow:
             return results
@@ -58,31 +58,34 @@ def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
 
 
 def run_evaluators(
-    measures: list[Any], face: Encoder | Responder, step: int, lines: JsonLines, board: TensorBoard | None = None
+    evaluators: Sequence[Evaluator], model: Model, step: int, lines: JsonLines, board: TensorBoard | None = None
 ) -> dict[str, dict[str, float]]:
     """Runs every evaluator, writes its line, prints one table."""
     results: dict[str, dict[str, float]] = {}
-    for measure in measures:
+    for evaluator in evaluators:
         begun = time.perf_counter()
-        found = measure.run(face)
+        kept: dict[str, Items] | None = {} if evaluator.items else None
+        found = evaluator.run(dataclasses.replace(model, kept=kept))
         if not found:
             continue
-        results[measure.name] = found
-        version = {"version": measure.version} if hasattr(measure, "version") else {}
-        lines.write({"step": step, "name": measure.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
+        if kept is not None:
+            write_items(model.output_dir, evaluator.name, step, kept)
+        results[evaluator.name] = found
+        version = {"version": evaluator.version} if hasattr(evaluator, "version") else {}
+        lines.write({"step": step, "name": evaluator.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
         if board is not None:
-            board.write(step, found, prefix=measure.name)
+            board.write(step, found, prefix=evaluator.name)
     lines.flush()
     if results:
         console.show(console.results(f"Evaluation after step {step:,}", results))
     return results
 
 
-def evaluated(workdir: str, step: int, measures: Sequence[Any]) -> bool:
+def evaluated(workdir: str, step: int, evaluators: Sequence[Evaluator]) -> bool:
     """Whether every evaluator has left its line of this step."""
     log = f"{workdir}/evals.jsonl"
     done = {line.get("name") for line in read_lines(log) if line.get("step") == step} if storage.exists(log) else set()
-    return done >= {measure.name for measure in measures}
+    return done >= {evaluator.name for evaluator in evaluators}
 
 
 def logged(workdir: str, results: Collection[str], step: int) -> dict[str, dict[str, float]]:

@@ -16,16 +16,28 @@ _ROOMS = {
     "mof_jax.data.packing": "documents sequence_pipeline sequences",
     "mof_jax.data.worlds": "documents_embedded embedded families pack pattern_art pattern_world scenes",
     "mof_jax.data.files": "lines npy tables tar",
-    "mof_jax.evals.embed": "baselines classes encoder fewshot gallery knn labels probe prompts retrieval zeroshot",
-    "mof_jax.evals.answer": "answers asking captioning choice choice_files denials letters pope questions vqa",
-    "mof_jax.evals.mmvp": "correlation matching mmvp_files mmvp_vlm mmvp_vlm_table numbered",
+    "mof_jax.evals.embed": "classes fewshot gallery knn probe prompts retrieval zeroshot",
+    "mof_jax.evals.answer": "captioning choice_files denials pope vqa",
+    "mof_jax.evals.mmvp": "correlation mmvp_files mmvp_vlm mmvp_vlm_table",
     "mof_jax.evals.metrics": "cider paired ranking vqa_accuracy",
     "mof_jax.train.checkpoint": "fingerprints manifest place streamer",
     "mof_jax.train.reliability": "goodput history hosts preemption rollback spikes watchdog",
 }
-MOVED = {f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()} | {
-    "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
-    "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.training": "mof_jax.trainer"}
+# Renamed, too: once in a room of `evals`, before that in `evals` itself.
+_RENAMED = {
+    "embed": {"baselines": "feature_baselines", "encoder": "embedder", "labels": "labelled_sources"},
+    "answer": {"answers": "answers_file", "asking": "batch_generate", "choice": "multiple_choice", "letters": "parse_choice",
+               "questions": "short_answer"},
+    "mmvp": {"matching": "test_time_matching", "numbered": "numbered_images"},
+}
+MOVED = {f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
+MOVED |= {f"mof_jax.evals.{old}": f"mof_jax.evals.{room}.{new}" for room, names in _RENAMED.items()
+          for former, new in names.items() for old in (former, f"{room}.{former}")}
+MOVED |= {
+    "mof_jax.claim": "mof_jax.folder_lock", "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
+    "mof_jax.evals.files": "mof_jax.evals.json_files", "mof_jax.evals.held_out": "mof_jax.evals.heldout_loss",
+    "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.evals.score": "mof_jax.evals.dfn_score",
+    "mof_jax.training": "mof_jax.trainer"}
 
 
 class Moved(MetaPathFinder, Loader):

@@ -13,12 +13,12 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import evals as evaluators
-from mof_jax import objectives, renames, storage
+from mof_jax import evals, objectives, renames, storage
 from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig
-from mof_jax.decode.respond import Responder
+from mof_jax.decode.respond import Generator
 from mof_jax.errors import UserError, lookup
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.embedder import Embedder
+from mof_jax.evals.model import Model
 from mof_jax.hardware import HardwareConfig
 from mof_jax.mesh import MeshConfig, batch_sharding, make_mesh, on_mesh, param_shardings, replicated
 from mof_jax.nn.module import Skeleton
@@ -105,7 +105,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
     objective = _objective(run.task, kind.objective, configs.section(values, "objective"))
     names: list[str] = []
     for i, section in enumerate(run.evals):
-        names.append(evaluators.build(section, f"config.evals.{i}", kind.face).name)
+        names.append(evals.build(section, f"config.evals.{i}", kind.capabilities(model)).name)
         if names[-1] in names[:-1]:
             raise UserError(f"config.evals.{i}.name: another evaluator is called {names[-1]!r}, and would lose its results")
     return dataclasses.replace(run, model=model, objective=objective, data=configs.build(kind.data, data, "config.data"))
@@ -159,7 +159,7 @@ def set_up_jax(config: RunConfig) -> None:
 
 
 class Run:
-    """The objects of a config, without data or state: task, mesh, skeleton, optimizer, encoder."""
+    """The objects of a config, without data or state: task, mesh, skeleton, optimizer, and the model that evaluators ask."""
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None, mesh: Mesh | None = None):
         self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
@@ -181,16 +181,23 @@ class Run:
         """Of one training step, by part of the model."""
         return step_flops(self.task, self.config.batch_size, self.decisions)
 
-    def face(self) -> Encoder | Responder:
-        """What evaluators ask; bind parameters to it."""
+    def model(self, on_batch: Callable[[], None] = lambda: None) -> Model:
+        """What evaluators ask; bind parameters to it.
+
+        Args:
+          on_batch: called before each batch, alike on all processes; may raise to stop.
+        """
         c = self.config
-        pictures = None if self.workdir and storage.is_remote(self.workdir) else self.workdir  # evaluators draw into folders only
-        if TASKS[c.task].face == "responder":
-            return Responder(c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess,
-                             self.tokenizer, c.data.template, c.eval_batch_size, pictures=pictures)
-        predict = {name: on_mesh(self.mesh, function) for name, function in self.task.predict.items()}
-        return Encoder(predict, self.skeleton, self.mesh, self.preprocess, self.tokenizer, c.eval_batch_size,
-                       pictures=pictures)
+        predictors = dict(self.task.predictors)
+        answers = predictors.pop("generate", None)
+        generator = None if answers is None else Generator(
+            c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess, self.tokenizer,
+            c.data.template, c.eval_batch_size, on_batch, answers)
+        embedder = None if not predictors else Embedder(
+            {name: on_mesh(self.mesh, function) for name, function in predictors.items()}, self.skeleton, self.mesh,
+            self.preprocess, self.tokenizer, c.eval_batch_size, on_batch)
+        local = self.workdir and not storage.is_remote(self.workdir)  # evaluators draw into folders only
+        return Model(c.task, embedder, generator, self.workdir if local else None)
 
     def meta(self) -> dict[str, Any]:
         """What travels in every checkpoint beside the state."""

@@ -27,6 +27,7 @@ from mof_jax.objectives.loss import Context, Features, Loss, Mean
 from mof_jax.objectives.objective import Objective
 
 Batch = Mapping[str, Array]
+Predictor = Callable[..., Any]
 
 
 class Task(abc.ABC):
@@ -37,14 +38,14 @@ class Task(abc.ABC):
       teacher: which parameters follow others, and how; None if none do.
       head_reads: features that `heads` makes others from.
       rows: rows of a batch that share a buffer and stay together on a device and in a micro-batch.
-      predict: named functions `(model, inputs) -> outputs` for evaluators, e.g. `image` and `text` embeddings.
+    predictors: ClassVar[Mapping[str, Predictor]] = {}
     """
 
     terms: Mapping[str, Objective] = {}
     teacher: Teacher | None = None
     head_reads: tuple[str, ...] = ()
     rows: int = 1
-    predict: ClassVar[Mapping[str, Callable[[nnx.Module, Array], Array]]] = {}
+    predictors: ClassVar[Mapping[str, Predictor]] = {}
 
     @abc.abstractmethod
     def make(self, rngs: nnx.Rngs) -> nnx.Module:

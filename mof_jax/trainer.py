@@ -16,15 +16,14 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import console, storage
-from mof_jax import evals as evaluators
+from mof_jax import console, evals, storage
 from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.data.text.tokenizers import load as load_tokenizer
 from mof_jax.data.text.tokenizers import make as make_tokenizer
-from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.model import Model
 from mof_jax.evaluate import evaluated, logged, run_evaluators
 from mof_jax.interop.source import Source, is_foreign
 from mof_jax.jsonl import JsonLines
@@ -185,9 +184,11 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
     meta = run.meta() | {"content": content, "flops_per_step": sum(flops.values()), "workdir": workdir}
     meta |= history_of.written(changes) | ({} if travel is None else {"interop": travel})
     log_run_info(run, pipeline, flops, start, changes)
-    measures = [evaluators.build(s, f"config.evals.{i}", kind.face) for i, s in enumerate(config.evals)]
-    trainer = Trainer(run, workdir, checkpointer, pipeline, program, flops, meta, changes, run.face(), measures,
-                        Ledger(log, start, begun), Preemption(), start)
+    preemption = Preemption()
+    model = run.model(preemption.check)
+    evaluators = [evals.build(s, f"config.evals.{i}", model.capabilities) for i, s in enumerate(config.evals)]
+    trainer = Trainer(run, workdir, checkpointer, pipeline, program, flops, meta, changes, model, evaluators,
+                      Ledger(log, start, begun), preemption, start)
     try:
         with trainer.preemption:
             return trainer.train(state, saved, rollbacks)
@@ -204,7 +205,7 @@ class Trainer:
 
     Attributes:
       flops: of one step, by part. meta: of every checkpoint. changes: of the config, see `train.reliability.history`.
-      measures: evaluators. others: see their classes.
+      model: without parameters. others: see their classes.
       done: the last step done, once no step is under way.
     """
 
@@ -216,8 +217,8 @@ class Trainer:
     flops: Mapping[str, float]
     meta: Mapping[str, Any]
     changes: Sequence[Change]
-    face: Encoder | Responder
-    measures: Sequence[Any]
+    model: Model
+    evaluators: Sequence[Evaluator]
     ledger: Ledger
     preemption: Preemption
     done: int
@@ -239,18 +240,17 @@ class Trainer:
 
     def _run_from(self, state: TrainState, saved: Mapping[str, Any], history: Sequence[Rollback]) -> dict[str, dict[str, float]]:
         """To the last step, or until a loss jumps and stays up (`Spiked`)."""
-        config, workdir, measures, start = self.run.config, self.workdir, self.measures, int(state.step)
+        config, workdir, evaluators, start = self.run.config, self.workdir, self.evaluators, int(state.step)
         results: dict[str, dict[str, float]] = {}
-        rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if measures else None, profile=config.profile)
-        again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, measures))
-        names = {measure.name for measure in measures} if again else set()  # the others' lines of this step stay
+        rhythm = LoopConfig(config.steps, config.log_every, config.eval_every if evaluators else None, profile=config.profile)
+        again = start > 0 and rhythm.evaluates(start) and (start == config.steps or not evaluated(workdir, start, evaluators))
+        names = {evaluator.name for evaluator in evaluators} if again else set()  # the others' lines of this step stay
         lines = JsonLines(f"{workdir}/evals.jsonl", start, lambda line: line.get("step") == start and line.get("name") in names)
         board = TensorBoard(f"{workdir}/tensorboard")
-        self.face.between = self.preemption.check
 
         def evaluate(step: int, state: TrainState) -> None:
             params = state.model_params(ema=config.eval_ema)
-            results.update(run_evaluators(measures, self.face.bind(params), step, lines, board))
+            results.update(run_evaluators(evaluators, self.model.bind(params), step, lines, board))
 
         if again:  # stopped before it was done, or a finished run that is to show its table
             with self.ledger.spent("eval"):

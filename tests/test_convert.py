@@ -167,7 +167,7 @@ def test_pixels_of_the_library_travel(world, tmp_path):
     restored = restore(str(tmp_path / "d"))
     assert restored.run.preprocess == Preprocess(size, "crop", resize_side=size + 5, pixels="transformers")
     source = [Record("a", images.encode(np.zeros((50, 60, 3), np.uint8)), {})]
-    assert restored.face.pictures_of(lambda i: source[i], "s", 1).shape == (1, foreign.WIDTH)
+    assert restored.embedder.embed_images(lambda i: source[i], "s", 1).shape == (1, foreign.WIDTH)
     convert.convert(str(tmp_path / "d"), f"hf:{tmp_path}/back")
     assert json.loads((tmp_path / "back" / "preprocessor_config.json").read_text()) == theirs
 

@@ -117,7 +117,7 @@ def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
 
 
 def test_the_command_answers_as_the_library_does(whole, tmp_path, capsys):
-    picture, model = tmp_path / "x.png", restore(str(whole)).responder
+    picture, model = tmp_path / "x.png", restore(str(whole)).generator
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     picture.write_bytes(images.encode(pixels))
     ask = ("generate", "--checkpoint", str(whole), "--prompt", "How many?", "--image", str(picture))
@@ -143,7 +143,7 @@ def test_a_model_of_text_alone_trains_and_answers(tmp_path, capsys):
     trainer.train(config, str(tmp_path / "w"))
     found = lines(tmp_path / "w" / "metrics.jsonl")
     assert [line["step"] for line in found] == list(range(1, 7)) and "fill_images" not in found[-1]
-    model = restore(str(tmp_path / "w")).responder
+    model = restore(str(tmp_path / "w")).generator
     assert len(model.answer([model.ask("a word", [])], 5)) == 1
     capsys.readouterr()
     picture = tmp_path / "x.png"

@@ -25,8 +25,8 @@ def test_a_script_of_before(tmp_path):
     script = tmp_path / "x.py"
     script.write_text("from mof_jax.data import chat, tar\nfrom mof_jax.evals.letters import parse\nprint(parse.__module__)\n")
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert run.stdout == "mof_jax.evals.answer.letters\n", run.stderr
-    assert "mof_jax.evals.letters is mof_jax.evals.answer.letters now" in run.stderr
+    assert run.stdout == "mof_jax.evals.answer.parse_choice\n", run.stderr
+    assert "mof_jax.evals.letters is mof_jax.evals.answer.parse_choice now" in run.stderr
 
 
 def test_what_never_was_is_missing():

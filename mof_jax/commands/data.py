@@ -122,10 +122,10 @@ def embed(args: argparse.Namespace) -> None:
     from mof_jax.train.reliability.preemption import Preemption
 
     source = open_source(_source(args))
-    encoder = restore(args.checkpoint).encoder
-    with Preemption() as preemption:
-        encoder.between = preemption.check
-        done = embedding.embed(encoder, source, args.out, args.which, args.dtype, args.shard, args.strict)
+    preemption = Preemption()
+    embedder = restore(args.checkpoint, on_batch=preemption.check).embedder
+    with preemption:
+        done = embedding.embed(embedder, source, args.out, args.which, args.dtype, args.shard, args.strict)
     if jax.process_index():
         return
     for record, reason in done.manifest["invalid_examples"][:10]:
@@ -158,22 +158,22 @@ def caption(args: argparse.Namespace) -> None:
     if args.shards < 0:
         raise UserError(f"--shards {args.shards}: at least 1, or 0 for about 10,000 records each")
     source = _source(args)
-    caption_source.caption(restore(args.checkpoint).responder, source, args.prompt, args.out, max_tokens=args.max_tokens,
+    caption_source.caption(restore(args.checkpoint).generator, source, args.prompt, args.out, max_tokens=args.max_tokens,
                            shards=args.shards, on_error="raise" if args.strict else "skip")
 
 
 def score(args: argparse.Namespace) -> None:
     from mof_jax.data import filter as filters
     from mof_jax.data.sources import open_source
-    from mof_jax.evals import score as scores
+    from mof_jax.evals import dfn_score
     from mof_jax.restore import restore
 
     filters.check_sidecar(args.out)
     source = open_source(_source(args))
-    found = scores.score(restore(args.checkpoint).encoder, source, args.text)
+    found = dfn_score.score(restore(args.checkpoint).embedder, source, args.text)
     filters.write_scores(args.out, found.ids, {args.name: found.cosines.tolist()})
     for record, reason in found.bad[:10]:
         print(one_line(f"{args.source}: record {record}: {reason}"), file=sys.stderr)
-    print(f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} unreadable (score {scores.LOWEST:g})")
+    print(f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} unreadable (score {dfn_score.LOWEST:g})")
     if left := len(source) - len(found.ids):
         print(f"{left:,} records without a readable name left out", file=sys.stderr)

@@ -21,7 +21,7 @@ from lmms_eval.api.model import lmms
 import numpy as np
 from PIL import Image
 
-from mof_jax.decode.respond import Prompt, Responder
+from mof_jax.decode.respond import Generator, Prompt
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import UserError
 
@@ -40,7 +40,7 @@ class MofJax(lmms):
     """Greedy or sampled answers, and likelihoods of given ones, of a checkpoint of task `mllm`.
 
     Args:
-      checkpoint: WORKDIR or WORKDIR/checkpoints/STEP. responder: a bound one instead, for use from Python.
+      checkpoint: WORKDIR or WORKDIR/checkpoints/STEP. generator: a bound one instead, for use from Python.
       ignored: what lmms-eval hands to every model (batch_size, device, max_batch_size). The checkpoint's config says the
         batch size and JAX finds the devices.
 
@@ -50,18 +50,18 @@ class MofJax(lmms):
 
     is_simple = True
 
-    def __init__(self, checkpoint: str = "", responder: Responder | None = None, **ignored: Any):
+    def __init__(self, checkpoint: str = "", generator: Generator | None = None, **ignored: Any):
         super().__init__()
         unknown = set(ignored) - {"batch_size", "max_batch_size", "device"}
         if unknown:
             raise UserError(f"--model_args {', '.join(sorted(unknown))}: unknown; mof_jax takes checkpoint=WORKDIR")
-        if responder is None and not checkpoint:
+        if generator is None and not checkpoint:
             raise UserError("--model_args checkpoint=WORKDIR is missing")
-        if responder is None:
+        if generator is None:
             from mof_jax.restore import restore  # a floor above this one: here lmms-eval is the command line
 
-            responder = restore(checkpoint).responder
-        self.responder = responder
+            generator = restore(checkpoint).generator
+        self.generator = generator
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """One answer a request, whose args are (context, generation kwargs, doc_to_visual, doc id, task, split).
@@ -76,7 +76,7 @@ class MofJax(lmms):
         for (max_tokens, sample, stop), places in groups.items():
             for block in _blocks(places):
                 prompts = [self._prompt(requests[place].args[0], *requests[place].args[2:6]) for place in block]
-                found = self.responder.answer(prompts, max_tokens=max_tokens, sample=sample, stop=stop)
+                found = self.generator.answer(prompts, max_tokens=max_tokens, sample=sample, stop=stop)
                 for place, answer in zip(block, found):
                     answers[place] = answer
                     self.cache_hook.add_partial("generate_until", tuple(requests[place].args[:2]), answer)
@@ -101,8 +101,8 @@ class MofJax(lmms):
                 context, target, *where = request.args[:6]
                 prompts.append(self._prompt(context, *where))
                 wanted.append(target(self._doc(*where[1:])) if callable(target) else target)
-            sums, counts = self.responder.log_probs(prompts, wanted)
-            said = self.responder.answer(prompts, max_tokens=int(max(counts)))
+            sums, counts = self.generator.log_probs(prompts, wanted)
+            said = self.generator.answer(prompts, max_tokens=int(max(counts)))
             greedy = [re.match(rf"{re.escape(want.strip())}(?!\w)", answer) is not None for want, answer in zip(wanted, said)]
             losses = [-float(total) / max(int(count), 1) for total, count in zip(sums, counts)]
             # Wrapped, because lmms-eval 0.7.3 turns a bare pair into a string and then cannot score it.
@@ -126,7 +126,7 @@ class MofJax(lmms):
         pictures = [pixels(visual, name) for visual in flat(doc_to_visual(self._doc(doc_id, task, split)))]
         if "<image>" not in context:
             context = "<image>\n" * len(pictures) + context
-        return self.responder.chat(({"role": "user", "content": context},), pictures, name)
+        return self.generator.chat(({"role": "user", "content": context},), pictures, name)
 
 
 def decoding(kwargs: Mapping[str, Any]) -> tuple[int, SampleConfig, tuple[str, ...]]:

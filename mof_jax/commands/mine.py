@@ -79,8 +79,8 @@ def pairs_of(words: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def features_at(name: str, where: str, source, out: str, between: Callable[[], None] = lambda: None):
-    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `between` batches may stop it."""
+def features_at(name: str, where: str, source, out: str, on_batch: Callable[[], None] = lambda: None):
+    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `on_batch` may stop it."""
     from mof_jax import storage
     from mof_jax.mining import embed, embeddings
 
@@ -92,6 +92,5 @@ def features_at(name: str, where: str, source, out: str, between: Callable[[], N
                         "pictures with --source")
     from mof_jax.restore import restore
 
-    encoder = restore(where).encoder
-    encoder.between = between
-    return embed.embed(encoder, source, f"{out.removesuffix('.parquet')}.features/{name}")
+    embedder = restore(where, on_batch=on_batch).embedder
+    return embed.embed(embedder, source, f"{out.removesuffix('.parquet')}.features/{name}")

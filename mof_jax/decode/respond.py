@@ -29,6 +29,7 @@ from mof_jax.errors import UserError
 from mof_jax.mesh import batch_shards, fetch, on_mesh, put_batch
 from mof_jax.models.mllm import Mllm, MllmConfig
 from mof_jax.nn.module import Params, Skeleton
+from mof_jax.task import Predictor
 
 Image = bytes | UInt8[np.ndarray, "height width 3"]
 
@@ -55,12 +56,12 @@ class Prompt:
         return [Text(answer)] if self.template is None else list(self.template.reply(answer))
 
 
-class Responder:
+class Generator:
     """An MLLM that answers. `bind` gives it parameters.
 
     Attributes:
-      pictures: folder for what an evaluator wants to leave, None for none.
       template: the chat template it was trained with.
+      on_batch: called before each batch, alike on all processes; may raise to stop.
     """
 
     def __init__(
@@ -72,19 +73,19 @@ class Responder:
         tokenizer: Tokenizer,
         template: str,
         batch_size: int = 64,
-        pictures: str | None = None,
+        on_batch: Callable[[], None] = lambda: None,
+        answers: Predictor = lambda model: model,
     ):
         self.model, self.skeleton, self.mesh = model, skeleton, mesh
         self.preprocess, self.tokenizer, self.template = preprocess, tokenizer, chat.template(template)
-        self.batch_size, self.pictures = batch_size, pictures
-        self.between: Callable[[], None] = lambda: None  # called before each batch, alike on all processes; may raise to stop
+        self.batch_size, self.on_batch, self._answers = batch_size, on_batch, answers
         self._params: Params | None = None
         self._read = jax.jit(on_mesh(mesh, self._read_batch), static_argnames="room")
         self._advance = jax.jit(on_mesh(mesh, self._advance_rows), static_argnames=("steps", "sample"), donate_argnums=1)
         self._score = jax.jit(on_mesh(mesh, self._score_batch))
 
-    def bind(self, params: Params) -> Responder:
-        """This responder with the given parameters (all of them, by path)."""
+    def bind(self, params: Params) -> Generator:
+        """This generator with the given parameters (all of them, by path)."""
         bound = copy.copy(self)
         bound._params = params
         return bound
@@ -144,23 +145,26 @@ class Responder:
 
     # On the device
 
+    def _model(self, params: Params) -> Mllm:
+        return self._answers(self.skeleton.merge(params))
+
     def _embedded(self, model: Mllm, batch: Mapping[str, Array]) -> Float[Array, "rows tokens width"]:
         rows, images, *pixels = batch["images"].shape
         seen = model.image_tokens(batch["images"].reshape(rows * images, *pixels)) if images else None
         return model.embed(batch["tokens"], batch["image_index"], seen, streams=rows)
 
     def _read_batch(self, params: Params, batch: Mapping[str, Array], room: int) -> Reading:
-        model = self.skeleton.merge(params)
+        model = self._model(params)
         return read(model.llm, self._embedded(model, batch), batch["lengths"], room, jnp.dtype(self.model.dtype))
 
     def _advance_rows(
         self, params: Params, reading: Reading, keys: Key[Array, "rows"], steps: int, sample: SampleConfig
     ) -> tuple[Reading, Int[Array, "rows steps"]]:
-        llm = self.skeleton.merge(params).llm
+        llm = self._model(params).llm
         return advance(llm, reading, steps, sample, self._end, keys, jnp.dtype(self.model.dtype))
 
     def _score_batch(self, params: Params, batch: Mapping[str, Array]) -> Float[Array, "rows"]:
-        model = self.skeleton.merge(params)
+        model = self._model(params)
         return answer_log_probs(model.llm, self._embedded(model, batch), batch["lengths"], batch["answers"],
                                 batch["answer_lengths"], jnp.dtype(self.model.dtype))
 
@@ -210,7 +214,7 @@ class Responder:
         console = Console(stderr=True)
         hidden = len(starts) < 3 or jax.process_index() > 0 or not console.is_terminal
         for start in track(starts, "answer", console=console, transient=True, disable=hidden):
-            self.between()
+            self.on_batch()
             rows = order[start : start + size]
             count = len(rows)
             rows = rows + [rows[-1]] * (size - count)  # a whole batch: the last row is repeated, its results are cut off

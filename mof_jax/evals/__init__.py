@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mof_jax import config as configs
@@ -14,19 +14,22 @@ from mof_jax.registry import Registry
 EVALUATORS: Registry[Evaluator] = Registry(__name__, Evaluator, "evaluator")
 
 _LONGEST = 200  # letters of an evaluator's name
-_ASKS = {"encoder": "for embeddings", "responder": "questions"}
 
 
-def build(section: Mapping[str, Any], where: str, face: str = "encoder") -> Evaluator:
+def build(section: Mapping[str, Any], where: str, capabilities: Collection[str] | None = None) -> Evaluator:
     """The evaluator of a config section.
 
+    Args:
+      capabilities: of the models that it will be asked about, see `tasks.TaskKind`; None for those of any model.
+
     Raises:
-      UserError: no such evaluator or field, or one that asks another `face` of a model than the task has.
+      UserError: no such evaluator or field, or one that requires a capability that is missing.
     """
     cls, values = EVALUATORS.parse(section, where)
-    if cls.needs != face:
-        known = ", ".join(name for name, other in EVALUATORS.items() if other.needs == face)
-        raise UserError(f"{where}.kind: {cls.kind!r} asks a model {_ASKS[cls.needs]}; this task's models can be asked by {known}")
+    if capabilities is not None and (missing := [name for name in cls.requires if name not in capabilities]):
+        suit = ", ".join(name for name, other in EVALUATORS.items() if set(other.requires) <= set(capabilities))
+        raise UserError(f"{where}.kind: {cls.kind!r} requires {', '.join(missing)}; this task's models can "
+                        f"{', '.join(sorted(capabilities)) or 'do nothing of the kind'}, which suits {suit or 'no evaluator'}")
     return _named(configs.build(cls, values, where), where)
 
 

@@ -19,7 +19,7 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.arrayrecord import writer
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.tools import Converted, guess
-from mof_jax.decode.respond import Responder
+from mof_jax.decode.respond import Generator
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import BadExample, UserError
 
@@ -29,7 +29,7 @@ _BLOCK = 128  # pictures between two steps of the bar
 
 
 def caption(
-    responder: Responder,
+    generator: Generator,
     source: str | SourceConfig | Source,
     prompt: str,
     target: str,
@@ -67,7 +67,7 @@ def caption(
         task = progress.add_task(f"caption {source.name}", total=len(source))
         for start in range(0, len(source), _BLOCK):
             indices = range(start, min(start + _BLOCK, len(source)))
-            captioned, failed = _block(responder, source, indices, prompt, max_tokens, sample)
+            captioned, failed = _block(generator, source, indices, prompt, max_tokens, sample)
             if failed and on_error == "raise":
                 raise failed[0]
             bad += [(error.record, error.reason) for error in failed]
@@ -86,7 +86,7 @@ def caption(
 
 
 def _block(
-    responder: Responder, source: Source, indices: Sequence[int], prompt: str, max_tokens: int, sample: SampleConfig
+    generator: Generator, source: Source, indices: Sequence[int], prompt: str, max_tokens: int, sample: SampleConfig
 ) -> tuple[list[tuple[int, Record]], list[BadExample]]:
     """The captioned records of some places of the source with their places, and what is wrong with the others."""
     good: list[tuple[int, Record]] = []
@@ -97,10 +97,10 @@ def _block(
         except BadExample as error:
             failed.append(error)
     message = {"role": "user", "content": prompt if "<image>" in prompt else f"<image>\n{prompt}"}
-    prompts = [responder.chat((message,), [record.image], record.id) for _, record in good]
+    prompts = [generator.chat((message,), [record.image], record.id) for _, record in good]
     # Prompt i of a call draws from the same stream in each call, so every block has a seed of its own.
     sample = dataclasses.replace(sample, seed=hash64(sample.seed, indices[0]) % 2**31)
-    answers = responder.answer(prompts, max_tokens=max_tokens, sample=sample) if prompts else []
+    answers = generator.answer(prompts, max_tokens=max_tokens, sample=sample) if prompts else []
     captioned = []
     for (index, record), answer in zip(good, answers):
         if answer.strip():

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, ClassVar, Literal
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from mof_jax.decode.respond import Responder
-    from mof_jax.evals.embed.encoder import Encoder
+    from mof_jax.evals.model import Model
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluator(abc.ABC):
     """Something to measure.
 
-    One that asks a model for answers has `needs = "responder"` and a `version`, which is written beside its results: what
-    prompt, decoding and scorer they come from.
+    One that asks a model for answers has a `version`, which is written beside its results: what prompt, decoding and scorer they
+    come from.
 
     Attributes:
-      kind: its name in a config. needs: which face of a model it asks.
-      name: labels its results.
+      kind: its name in a config.
+      requires: the capabilities that a model needs, see `task.Task.predictors`: `embed/image`, `embed/text`, `tokens/image`,
+        `generate`.
+      name: labels its results; every kind has a default for it.
+      items: also write every row behind the figures, to `WORKDIR/items/NAME-STEP.jsonl`, see `evals.items`.
     """
 
     kind: ClassVar[str]
-    needs: ClassVar[Literal["encoder", "responder"]] = "encoder"
-    name: str
+    requires: ClassVar[tuple[str, ...]]
+    if TYPE_CHECKING:
+        name: str
+    items: bool = False
 
     @abc.abstractmethod
-    def run(self, face: Encoder | Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """The figures; counts are integers."""

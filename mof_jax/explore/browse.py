@@ -18,7 +18,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.embed import gallery
 from mof_jax.evals.embed.classes import Classes, labels_of
-from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.embedder import Embedder, records
 from mof_jax.evals.embed.prompts import ensemble, phrases
 from mof_jax.evals.embed.retrieval import candidates, item_ids
 from mof_jax.evals.metrics.ranking import nearest
@@ -36,7 +36,7 @@ class Browser:
         embeddings of the pictures and of the captions.
     """
 
-    encoder: Encoder
+    embedder: Embedder
     items: Sequence[Record]
     ids: Int[np.ndarray, "records"]
     captions: Sequence[str]
@@ -54,10 +54,10 @@ class Browser:
         Raises:
           UserError: no such checkpoint, a model without towers, a source without captions.
         """
-        return cls.of(restore(path).encoder, source, texts)
+        return cls.of(restore(path).embedder, source, texts)
 
     @classmethod
-    def of(cls, encoder: Encoder, source: Mapping[str, Any], texts: Sequence[str] = ("alt",)) -> Browser:
+    def of(cls, embedder: Embedder, source: Mapping[str, Any], texts: Sequence[str] = ("alt",)) -> Browser:
         """The same with a model that is at hand."""
         config = configs.build(SourceConfig, source, "source")
         opened = open_source(config)
@@ -65,16 +65,16 @@ class Browser:
         captions, caption_ids = candidates(items, tuple(texts))
         if not captions:
             raise UserError(f"{config.label}: no text of kind {', '.join(texts)} to browse")
-        return cls(encoder, items, item_ids(items), captions, caption_ids, encoder.images(opened), encoder.texts(captions))
+        return cls(embedder, items, item_ids(items), captions, caption_ids, embedder.images(opened), embedder.texts(captions))
 
     def pictures(self, queries: Sequence[str], k: int = 5
                  ) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
         """Cosines and positions of the k pictures closest to any texts, best first."""
-        return nearest(self.encoder.mesh, self.encoder.texts(list(queries)), self.pixels, k)
+        return nearest(self.embedder.mesh, self.embedder.texts(list(queries)), self.pixels, k)
 
     def texts(self, positions: Sequence[int], k: int = 5) -> tuple[Float[np.ndarray, "asked k"], Int[np.ndarray, "asked k"]]:
         """Cosines and positions of the k captions closest to some of the pictures, best first."""
-        return nearest(self.encoder.mesh, self.pixels[list(positions)], self.words, k)
+        return nearest(self.embedder.mesh, self.pixels[list(positions)], self.words, k)
 
     def sheet(self, queries: Sequence[str], positions: Sequence[int], k: int = 5) -> Image.Image:
         """Left: texts of your own and their closest pictures, framed where the caption is the query. Right: pictures and their
@@ -91,7 +91,7 @@ class Browser:
         """The worst: what is right lies farthest below what was taken for it. Left: captions, their right picture framed, then
         the closest ones. Right: pictures, their right caption in blue, then the closest ones."""
         captions, best = worst(self.words, self.pixels, self.caption_ids, self.ids, count)
-        _, found = nearest(self.encoder.mesh, self.words[captions], self.pixels, k - 1)
+        _, found = nearest(self.embedder.mesh, self.words[captions], self.pixels, k - 1)
         asked = [(self.captions[q], [(self._cell(b), True), *((self._cell(i), False) for i in row)])
                  for q, b, row in zip(captions, best, found)]
         pictures, right = worst(self.pixels, self.words, self.ids, self.caption_ids, count)
@@ -110,8 +110,8 @@ class Browser:
         labels = labels_of(self.items, label)
         found = Classes.of(classes, labels, "classes")
         names = found.names
-        weights = ensemble(self.encoder, names, phrases(tuple(templates)))
-        scores, best = nearest(self.encoder.mesh, self.pixels, weights, min(5, len(names)))
+        weights = ensemble(self.embedder, names, phrases(tuple(templates)))
+        scores, best = nearest(self.embedder.mesh, self.pixels, weights, min(5, len(names)))
         return Guesses(self.items, [names[target] for target in found.targets], names, scores, best)
 
     def _cell(self, position: int) -> Image.Image:

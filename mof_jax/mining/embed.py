@@ -5,7 +5,7 @@
     folder/records-00003-of-00010.json         their ids, which of them could not be read and why, a checksum
     folder/valid.npy                           one bool a row
 
-Every process computes its part of each batch (an `Encoder` embeds global batches) and process i writes shard i mod P.
+Every process computes its part of each batch (an `Embedder` embeds global batches) and process i writes shard i mod P.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from mof_jax import storage
 from mof_jax.console import bar
 from mof_jax.data.filter import record_id, source_fingerprint
 from mof_jax.data.record import Record, Source
-from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.embed.encoder import Encoder, picture
+from mof_jax.errors import BadExample, UserError, lookup
+from mof_jax.evals.embed.embedder import Embedder, picture
 from mof_jax.mining.embeddings import DTYPES, KIND, MANIFEST, VALID, Embeddings, names
 from mof_jax.parsing import Malformed, is_count, is_text, parse_object
 
 SHARD = 16_384
+FEATURES = {"image": "embed/image", "patches": "tokens/image"}  # as users name them: the capability
 _SAME = {"source": "another source", "model": "another model", "which": "another kind of features", "dtype": "another dtype",
          "count": "another number of records", "shard": "another shard size"}
 
 
 def embed(
-    encoder: Encoder,
+    embedder: Embedder,
     source: Source,
     folder: str,
     which: str = "image",
@@ -51,7 +52,7 @@ def embed(
     """Embeds every record of `source` into `folder`, or goes on where that stands.
 
     Args:
-      which: the encoder's prediction: `image` [records dim], or `patches` [records patches dim] where it has them.
+      which: `image` [records dim], or `patches` [records patches dim] where the model has them.
       dtype: as stored. shard: rows a file.
       strict: stop at a record without a readable picture; otherwise its row is marked invalid, and positions never shift.
 
@@ -60,7 +61,7 @@ def embed(
     """
     if dtype not in DTYPES or shard < 1:
         raise UserError(f"{folder}: dtype {dtype!r}, shards of {shard} rows; expected one of {', '.join(DTYPES)}, at least 1 row")
-    plan = {"kind": KIND, "source": source_fingerprint(source), "model": encoder.fingerprint(), "which": which, "dtype": dtype,
+    plan = {"kind": KIND, "source": source_fingerprint(source), "model": embedder.fingerprint(), "which": which, "dtype": dtype,
             "count": len(source), "shard": shard}
     if _stands(folder, plan):
         return Embeddings.open(folder)
@@ -75,7 +76,7 @@ def embed(
         progress.update(task, completed=(len(files) - len(missing)) * shard)
         for i in missing:
             rows = range(i * shard, min((i + 1) * shard, len(source)))
-            part = _Shard.compute(encoder, source, rows, which, strict)
+            part = _Shard.compute(embedder, source, rows, which, strict)
             if i % jax.process_count() == jax.process_index():
                 part.write(folder, *files[i], dtype)
             progress.advance(task, len(rows))
@@ -120,16 +121,16 @@ class _Shard:
     source: str
 
     @classmethod
-    def compute(cls, encoder: Encoder, source: Source, rows: range, which: str, strict: bool) -> _Shard:
+    def compute(cls, embedder: Embedder, source: Source, rows: range, which: str, strict: bool) -> _Shard:
         seen: dict[int, str] = {}
         bad = np.zeros(len(rows), bool)
-        blank = np.zeros((encoder.preprocess.image_size,) * 2 + (3,), np.uint8)
+        blank = np.zeros((embedder.preprocess.image_size,) * 2 + (3,), np.uint8)
 
         def load(n: int) -> Record:
             """Record n of the shard, decoded; a blank one in the place of one that cannot be read."""
             try:
                 record = source[rows[n]]
-                pixels = picture(record, source.name, encoder.preprocess)
+                pixels = picture(record, source.name, embedder.preprocess)
             except BadExample as error:
                 if strict:
                     raise
@@ -138,9 +139,9 @@ class _Shard:
             seen[n] = record.id
             return Record(record.id, pixels, {})
 
-        features = encoder.pictures_of(load, source.name, len(rows), which=which)
+        features = embedder.embed_images(load, source.name, len(rows), which=lookup(FEATURES, which, "kind of features"))
         bad = _any_process(bad)
-        reasons = [(int(n), _reason(encoder, source, rows[n])) for n in np.flatnonzero(bad)]
+        reasons = [(int(n), _reason(embedder, source, rows[n])) for n in np.flatnonzero(bad)]
         ids = [seen[n] if n in seen else _id(source, i) for n, i in enumerate(rows)]
         return cls(features, ids, reasons, source.name)
 
@@ -207,9 +208,9 @@ def _about(path: str, rows: int) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}); delete it, and run the same `mof data embed` again") from None
 
 
-def _reason(encoder: Encoder, source: Source, index: int) -> str:
+def _reason(embedder: Embedder, source: Source, index: int) -> str:
     try:
-        picture(source[index], source.name, encoder.preprocess)
+        picture(source[index], source.name, embedder.preprocess)
         return "could not be read at first"
     except BadExample as error:
         return error.reason

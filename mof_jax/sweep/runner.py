@@ -1,6 +1,6 @@
 """Runs the points of a sweep, a few at once, each `mof train` in a process of its own.
 
-    settled?  ─no─▶  trunk there?  ─yes─▶  claim  ─▶  mof train  ─▶  end in the ledger  ─▶  points.csv
+    settled?  ─no─▶  trunk there?  ─yes─▶  lock  ─▶  mof train  ─▶  end in the ledger  ─▶  points.csv
 
 Several runners, on one machine, may work on one folder; they and their trainers may be killed at any time.
 """
@@ -17,8 +17,8 @@ import sys
 import time
 from types import FrameType
 
-from mof_jax.claim import Claim
 from mof_jax.errors import ExitCode, Preempted, UserError
+from mof_jax.folder_lock import FolderLock
 from mof_jax.sweep import table
 from mof_jax.sweep.kinds import NO_TRUNK, Kind, kind_of
 from mof_jax.sweep.ledger import Ledger
@@ -45,7 +45,7 @@ class _Job:
     """A trainer under way."""
 
     point: Point
-    claim: Claim
+    lock: FolderLock
     process: subprocess.Popen
     begun: float
 
@@ -118,20 +118,20 @@ class Runner:
         return moved
 
     def _take(self, point: Point) -> bool:
-        """Claims a point and begins it, or finds out that there is nothing to begin; False if somebody else has it."""
+        """Locks a point and begins it, or finds out that there is nothing to begin; False if somebody else has it."""
         workdir = table.folder_of(self.folder, point.id)
-        claim = Claim.take(workdir)
-        if claim is None:
+        lock = FolderLock.take(workdir)
+        if lock is None:
             return False
         if self.ledger.record(point.id).settled:  # by another runner, since we looked
-            claim.release()
+            lock.release()
         elif table.read_summary(workdir) is not None:  # done, and killed before that was written down
-            self._settle(point, claim, ExitCode.DONE, 0.0)
+            self._settle(point, lock, ExitCode.DONE, 0.0)
         elif self._trunk_is_there(point):
-            self._train(point, claim, workdir)
+            self._train(point, lock, workdir)
         else:
             self._end(point, NO_TRUNK, 0.0, f"its trunk {point.trunk} ended before step {point.at}")
-            claim.release()
+            lock.release()
         return True
 
     def _trunk_is_there(self, point: Point) -> bool:
@@ -139,13 +139,13 @@ class Runner:
         return point.trunk is None or os.path.exists(os.path.join(
             table.folder_of(self.folder, point.trunk), "checkpoints", str(point.at), manifest.NAME))
 
-    def _train(self, point: Point, claim: Claim, workdir: str) -> None:
+    def _train(self, point: Point, lock: FolderLock, workdir: str) -> None:
         self.ledger.started(point.id, sum(self.ledger.record(point.id).ends.values()) + 1)
         with open(os.path.join(workdir, _LOG), "ab") as log:
-            # A session of its own: a Ctrl-C reaches the trainer through us, once. It inherits the claim, see `claim`.
+            # A session of its own: a Ctrl-C reaches the trainer through us, once. It inherits the lock, see `folder_lock`.
             process = subprocess.Popen(self.command(point, workdir), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                       pass_fds=[claim.fd], start_new_session=True)
-        self._jobs.append(_Job(point, claim, process, time.monotonic()))
+                                       pass_fds=[lock.fd], start_new_session=True)
+        self._jobs.append(_Job(point, lock, process, time.monotonic()))
         if self._asked:  # the signal came between the look and the start
             process.send_signal(signal.SIGTERM)
 
@@ -154,11 +154,11 @@ class Runner:
         over = [job for job in self._jobs if job.process.poll() is not None]
         self._jobs = [job for job in self._jobs if job not in over]
         for job in over:
-            _kill(job.process)  # or the data workers that it has left, which hold its claim
-            self._settle(job.point, job.claim, job.process.returncode, time.monotonic() - job.begun)
+            _kill(job.process)  # or the data workers that it has left, which hold its lock
+            self._settle(job.point, job.lock, job.process.returncode, time.monotonic() - job.begun)
         return bool(over)
 
-    def _settle(self, point: Point, claim: Claim, code: int, seconds: float) -> None:
+    def _settle(self, point: Point, lock: FolderLock, code: int, seconds: float) -> None:
         workdir = table.folder_of(self.folder, point.id)
         try:
             if code == ExitCode.DONE and table.read_summary(workdir) is None:
@@ -168,7 +168,7 @@ class Runner:
             reason = "" if code == ExitCode.DONE else last_words(os.path.join(workdir, _LOG))
             self._end(point, kind_of(code), seconds, reason)
         finally:
-            claim.release()
+            lock.release()
 
     def _end(self, point: Point, kind: Kind, seconds: float, reason: str) -> None:
         status = self.ledger.ended(point.id, kind, seconds, reason)

@@ -13,12 +13,12 @@ import os
 from typing import Any
 
 from mof_jax import storage
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig
 from mof_jax.errors import UserError, nearest
 from mof_jax.evals import build
 from mof_jax.parsing import Malformed, parse_object
 from mof_jax.sweep.ledger import Record
 from mof_jax.sweep.points import Point, Sweep
-from mof_jax.tasks import TASKS
 from mof_jax.train import summary
 from mof_jax.train.checkpoint.place import last_stage
 
@@ -58,8 +58,7 @@ def check_loss(sweep: Sweep, key: str | None) -> None:
     if not slash and name == "loss":
         return
     for point in sweep.rows:
-        face = TASKS[point.run.task].face
-        known = [build(section, f"config.evals.{i}", face).name for i, section in enumerate(point.run.evals)]
+        known = [build(section, f"config.evals.{i}").name for i, section in enumerate(point.run.evals)]
         if not slash or name not in known:
             raise UserError(f"--loss {key}: write EVALUATOR/METRIC, or loss for the training loss; evaluators of point "
                             f"{point.id}: {', '.join(known) or 'none'}")
@@ -102,7 +101,8 @@ def _planned(point: Point) -> dict[str, Any]:
     """What a run that ended badly was meant to be."""
     run, size = point.run, point.size
     flops, examples = size.flops_per_step * run.steps, run.steps * run.batch_size
-    tokens = {"tokens": examples * run.data.context_length} if TASKS[run.task].face == "responder" else {}
+    packed = isinstance(run.data, SequenceConfig)  # rows of tokens, not pairs
+    tokens = {"tokens": examples * run.data.context_length} if packed else {}
     return {**size.counts, "flops": flops, "examples": examples, **tokens, "batch_size": run.batch_size,
             "learning_rate": run.optimizer.lr, "weight_decay": run.optimizer.weight_decay, "loss": float("nan")}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -39,17 +39,17 @@ class TaskKind:
       pipeline: from the data section to batches, see `data.pipeline.Pipeline`.
       texts: `(section, records)` to the texts of that many records of each source, to train a vocabulary on; None for a task
         that reads none.
-      face: what evaluators find: an `encoder` of pictures and texts, or a `responder` that answers.
+      capabilities: from the model config to what evaluators can ask of such a model, the names of `Task.predictors`.
     """
 
     make: Callable[[Any, Mesh, Tokenizer | None], Task]
     model: type
     objective: str | None
     decides: Callable[[Any], dict[str, int]]
+    capabilities: Callable[[Any], Collection[str]]
     data: type = DataConfig
     pipeline: type = Pipeline
     texts: Callable[[Any, int], Iterable[str]] | None = texts
-    face: Literal["encoder", "responder"] = "encoder"
     suggests: Callable[[Any], dict[str, int]] = lambda model: {}
 
 
@@ -61,7 +61,8 @@ def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]
 TASKS: dict[str, TaskKind] = {
     "contrastive": TaskKind(
         lambda config, mesh, tokenizer: ContrastiveTask(config.model.with_tokenizer(tokenizer), config.objective),
-        TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size}),
+        TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size},
+        capabilities=lambda model: ContrastiveTask.predictors),
     "mllm": TaskKind(
         lambda config, mesh, tokenizer: MllmTask(
             config.model.with_vocabulary(tokenizer.vocab_size), config.objective, mesh, context=config.data.context_length,
@@ -69,18 +70,20 @@ TASKS: dict[str, TaskKind] = {
         MllmConfig, "next_token",
         lambda model: {"image_size": model.image_size, "tokens_per_image": model.tokens_per_image} | (
             {} if model.encoders else {"images_per_stream": 0, "max_images": 0}),
-        SequenceConfig, SequencePipeline, sequence_texts, face="responder"),
+        data=SequenceConfig, pipeline=SequencePipeline, texts=sequence_texts,
+        capabilities=lambda model: MllmTask.predictors),
     "mae": TaskKind(
         lambda config, mesh, _: MaeTask(config.model, config.objective, views=config.data.views),
-        MaeConfig, "pixels", pictures_only, texts=None),
+        MaeConfig, "pixels", pictures_only, capabilities=lambda model: MaeTask.predictors, texts=None),
     "dino": TaskKind(
         lambda config, mesh, _: DinoTask(config.model, config.objective, steps=config.steps, views=config.data.views,
                                          local=config.data.local),
-        DinoConfig, "dino", pictures_only, texts=None),
+        DinoConfig, "dino", pictures_only, capabilities=lambda model: DinoTask.predictors, texts=None),
     # Its positions are resampled to what pictures it is shown: DINOv2 came with those of 518 pixels, and is shown 224.
     "tower": TaskKind(
-        lambda config, mesh, _: TowerTask(config.model), TowerConfig, None, lambda model: {"captions": 0}, texts=None,
+        lambda config, mesh, _: TowerTask(config.model), TowerConfig, None, lambda model: {"captions": 0},
+        capabilities=lambda model: TowerTask.predictors, texts=None,
         suggests=lambda model: {"image_size": model.encoder.image_size}),
     "words": TaskKind(lambda config, mesh, tokenizer: WordsTask(config.model.with_tokenizer(tokenizer)), WordsConfig,
-                      None, lambda model: {"views": 0}),
+                      None, lambda model: {"views": 0}, capabilities=lambda model: WordsTask.predictors),
 }

@@ -26,8 +26,9 @@ class ContrastiveTask(Task):
     has one, `bias`.
     """
 
-    predict = {"image": lambda model, x: model.embed_image(x), "text": lambda model, x: model.embed_text(x),
-               "patches": lambda model, x: patch_features(model.image, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: model.embed_image(x),
+                  "embed/text": lambda model, x: model.embed_text(x),
+                  "tokens/image": lambda model, x: patch_features(model.image, x, model.config.dtype)}
 
     def __init__(self, model: TwoTowerConfig, objective: Objective | Mapping[str, Objective]):
         self.terms = terms(objective)

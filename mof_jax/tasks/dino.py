@@ -34,8 +34,8 @@ class DinoTask(Task):
     `teacher/scores` [batch, views, prototypes], float32 cosines.
     """
 
-    predict = {"image": lambda model, x: embedding(model.teacher.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.teacher.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.teacher.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.teacher.encoder, x, model.config.dtype)}
 
     def __init__(
         self, model: DinoConfig, objective: Objective | Mapping[str, Objective], *, steps: int, views: int = 2,

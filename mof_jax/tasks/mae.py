@@ -25,8 +25,8 @@ class MaeTask(Task):
     Features: the masked patches, `painted` and as they are, `pixels`, both [batch, views, masked, values of a patch], float32.
     """
 
-    predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
 
     def __init__(self, model: MaeConfig, objective: Objective | Mapping[str, Objective], *, views: int = 1):
         """`views` of an image are in every example."""

@@ -28,6 +28,8 @@ class MllmTask(Task):
     Features: the last hidden states, `hidden` [rows, context, width], and the vocabulary's matrix, `unembed` [width, vocab].
     """
 
+    predictors = {"generate": lambda model: model}
+
     def __init__(
         self, model: MllmConfig, objective: Objective | Mapping[str, Objective], mesh: Mesh | None = None, *, context: int,
         rows: int, images: int,

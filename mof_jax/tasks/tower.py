@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import NoReturn
 
 from flax import nnx
-from jaxtyping import Array
 
 from mof_jax.errors import UserError
 from mof_jax.models.tower import Tower, TowerConfig, Words, WordsConfig, embedding, patch_features
@@ -40,8 +39,8 @@ class TowerTask(Untrained):
     """What `mof convert` makes of an encoder without text."""
 
     name = "tower"
-    predict = {"image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
-               "patches": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
+    predictors = {"embed/image": lambda model, x: embedding(model.encoder, x, model.config.dtype),
+                  "tokens/image": lambda model, x: patch_features(model.encoder, x, model.config.dtype)}
 
     def __init__(self, model: TowerConfig):
         self.model = model
@@ -54,7 +53,7 @@ class WordsTask(Untrained):
     """What `mof convert` makes of an encoder of text alone."""
 
     name = "words"
-    predict: Mapping[str, Callable[[nnx.Module, Array], Array]] = {"text": lambda model, x: model.embed_text(x)}
+    predictors = {"embed/text": lambda model, x: model.embed_text(x)}
 
     def __init__(self, model: WordsConfig):
         self.model = model

@@ -14,7 +14,7 @@ from small_models import quick_jit, weights
 from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.packing.sequences import Text, place, tokenize
-from mof_jax.decode.respond import Responder
+from mof_jax.decode.respond import Generator
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import BadExample
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
@@ -37,14 +37,14 @@ def config():
 
 
 @functools.cache
-def responder(data=1, fsdp=1, tensor=1):
+def generator(data=1, fsdp=1, tensor=1):
     grid = make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
     skeleton = Skeleton.of(lambda rngs: Mllm(config(), rngs))
     # Larger than initial values, so that answers differ from prompt to prompt.
     params = {path: jnp.asarray(3.0 * x if path.endswith(("kernel", "embedding")) else x)
               for path, x in weights(skeleton).items()}
     placed = jax.device_put(params, param_shardings(grid, skeleton))
-    return Responder(config(), skeleton, grid, Preprocess(8), tokenizer(), "simple", batch_size=4).bind(placed)
+    return Generator(config(), skeleton, grid, Preprocess(8), tokenizer(), "simple", batch_size=4).bind(placed)
 
 
 def prompts(r, count=len(QUESTIONS)):
@@ -54,7 +54,7 @@ def prompts(r, count=len(QUESTIONS)):
 @functools.cache
 def forward():
     """One full forward pass without cache; what is behind the end of a row is never seen."""
-    r = responder()
+    r = generator()
 
     def run(params, tokens, index, pixels):
         model = r.skeleton.merge(params)
@@ -87,7 +87,7 @@ def full_greedy(r, prompt, count):
 
 def test_ragged_batches_with_several_pictures_equal_the_full_forward_pass():
     """Five prompts in two batches; more tokens than one chunk of the decoder."""
-    r = responder()
+    r = generator()
     with jax.default_matmul_precision("highest"):
         answers = r.answer(prompts(r), 20)
         want = [full_greedy(r, prompt, 20) for prompt in prompts(r)]
@@ -95,7 +95,7 @@ def test_ragged_batches_with_several_pictures_equal_the_full_forward_pass():
 
 
 def test_a_sharded_model_answers_the_same():
-    whole, sharded = responder(), responder(2, 2, 2)
+    whole, sharded = generator(), generator(2, 2, 2)
     with jax.default_matmul_precision("highest"):
         assert sharded.answer(prompts(sharded), 8) == whole.answer(prompts(whole), 8)
         given = ["three apples"] * len(QUESTIONS)
@@ -104,7 +104,7 @@ def test_a_sharded_model_answers_the_same():
 
 
 def test_log_probs_are_those_of_the_template_with_its_end():
-    r = responder()
+    r = generator()
     given = ["one", "a red apple on the left", "yes"]
     with jax.default_matmul_precision("highest"):
         sums, counts = r.log_probs(prompts(r, 3), given)
@@ -116,7 +116,7 @@ def test_log_probs_are_those_of_the_template_with_its_end():
 
 
 def test_stop_strings_end_an_answer_and_are_cut_off():
-    r = responder()
+    r = generator()
     free = r.answer(prompts(r), 20)
     stop = free[0][3:5]
     stopped = r.answer(prompts(r), 20, stop=[stop])
@@ -125,14 +125,14 @@ def test_stop_strings_end_an_answer_and_are_cut_off():
 
 
 def test_draws_belong_to_the_prompt_not_to_its_batch():
-    r, sample = responder(), SampleConfig(1.0, seed=5)
+    r, sample = generator(), SampleConfig(1.0, seed=5)
     many, few = r.answer(prompts(r), 8, sample), r.answer(prompts(r, 2), 8, sample)
     assert many[:2] == few
     assert r.answer(prompts(r, 2), 8, SampleConfig(1.0, seed=6)) != few
 
 
 def test_a_prompt_and_its_reply_are_the_training_document():
-    r = responder()
+    r = generator()
     turns = [{"role": "user", "content": "<image>\nhow many?"}, {"role": "assistant", "content": "two"}]
     prompt = r.ask("how many?", IMAGES[:1])
     ids = lambda parts: tokenize("", parts, r.tokenizer, 8).tokens.tolist()
@@ -141,7 +141,7 @@ def test_a_prompt_and_its_reply_are_the_training_document():
 
 
 def test_plain_text_is_continued_without_a_template():
-    r = responder()
+    r = generator()
     plain = r.text("caption: <image> a", IMAGES[:1])
     assert plain.template is None and [type(part).__name__ for part in plain.parts] == ["Special", "Text", "Picture", "Text"]
     assert plain.reply(" dog") == [Text(" dog")]
@@ -151,10 +151,10 @@ def test_plain_text_is_continued_without_a_template():
     ("<image> and <image>", 1, "2 <image> placeholders for 1 images"), ("<video>\nwhat?", 0, "unknown placeholder <video>")])
 def test_mistakes(question, images, line):
     with pytest.raises(BadExample, match=line):
-        responder().ask(question, IMAGES[:images])
+        generator().ask(question, IMAGES[:images])
 
 
 def test_a_damaged_picture_is_named():
-    r = responder()
+    r = generator()
     with pytest.raises(BadExample, match="prompt: record q7: not a PNG"):
         r.answer([r.ask("what?", [b"junk"], "q7")])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import csv
 import pathlib
 
-from fake_responder import picture
+from fake_generator import picture
 
 from mof_jax.data.pairs import PATTERNS, Pair
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 
-from fake_responder import FakeResponder, picture, shade_of
+from fake_generator import FakeGenerator, picture, shade_of
 import pytest
 from rich.console import Console
 
@@ -45,11 +45,11 @@ def opened(folder):
 
 def test_all_else_is_kept(table, tmp_path, monkeypatch):
     monkeypatch.setattr(caption_source, "_BLOCK", 4)
-    responder = FakeResponder(describes)
-    done = caption(responder, str(table), "Describe it.", str(tmp_path / "out"), shards=3, max_tokens=9, console=QUIET)
-    assert (done.written, done.bad) == (10, []) and [call["count"] for call in responder.calls] == [4, 4, 2]
-    assert responder.asked[0].text == "<image>\nDescribe it." and not responder.asked[0].plain
-    assert responder.calls[0]["max_tokens"] == 9
+    generator = FakeGenerator(describes)
+    done = caption(generator, str(table), "Describe it.", str(tmp_path / "out"), shards=3, max_tokens=9, console=QUIET)
+    assert (done.written, done.bad) == (10, []) and [call["count"] for call in generator.calls] == [4, 4, 2]
+    assert generator.asked[0].text == "<image>\nDescribe it." and not generator.asked[0].plain
+    assert generator.calls[0]["max_tokens"] == 9
     source, target = open_source(tools.guess(str(table))), opened(tmp_path / "out")
     for i in range(10):
         expected = source[i].texts | {"synthetic": (f"shade {10 * i}",)}
@@ -58,17 +58,17 @@ def test_all_else_is_kept(table, tmp_path, monkeypatch):
 
 
 def test_a_prompt_may_place_the_picture(table, tmp_path):
-    responder = FakeResponder(describes)
-    caption(responder, str(table), "This: <image> is what?", str(tmp_path / "out"), console=QUIET)
-    assert responder.asked[0].text == "This: <image> is what?"
+    generator = FakeGenerator(describes)
+    caption(generator, str(table), "This: <image> is what?", str(tmp_path / "out"), console=QUIET)
+    assert generator.asked[0].text == "This: <image> is what?"
 
 
 def test_blocks_draw_differently(table, tmp_path, monkeypatch):
     monkeypatch.setattr(caption_source, "_BLOCK", 4)
-    responder = FakeResponder(describes)
-    caption(responder, str(table), "?", str(tmp_path / "out"), sample=SampleConfig(1.0, seed=3), console=QUIET)
-    assert len({call["sample"].seed for call in responder.calls}) == 3
-    assert {call["sample"].temperature for call in responder.calls} == {1.0}
+    generator = FakeGenerator(describes)
+    caption(generator, str(table), "?", str(tmp_path / "out"), sample=SampleConfig(1.0, seed=3), console=QUIET)
+    assert len({call["sample"].seed for call in generator.calls}) == 3
+    assert {call["sample"].temperature for call in generator.calls} == {1.0}
 
 
 def test_bad_records_are_left_out_and_reported(table, tmp_path):
@@ -76,7 +76,7 @@ def test_bad_records_are_left_out_and_reported(table, tmp_path):
     (table / "4.png").unlink()
     said = io.StringIO()
     says = lambda asked: "" if shade_of(asked.images[0]) == 70 else describes(asked)
-    done = caption(FakeResponder(says), str(table), "?", str(tmp_path / "out"), console=Console(file=said, width=200))
+    done = caption(FakeGenerator(says), str(table), "?", str(tmp_path / "out"), console=Console(file=said, width=200))
     assert done.written == 7 and len(done.bad) == 3
     assert {reason.split(":")[0] for _, reason in done.bad} >= {"the model says nothing about this picture",
                                                              "not a PNG, JPEG, WebP or GIF image (13 bytes)"}
@@ -88,7 +88,7 @@ def test_bad_records_are_left_out_and_reported(table, tmp_path):
 def test_strict_leaves_nothing(table, tmp_path):
     (table / "9.png").unlink()
     with pytest.raises(BadExample, match="9.png"):
-        caption(FakeResponder(describes), str(table), "?", str(tmp_path / "out"), on_error="raise", console=QUIET)
+        caption(FakeGenerator(describes), str(table), "?", str(tmp_path / "out"), on_error="raise", console=QUIET)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -97,27 +97,27 @@ def test_a_failing_model_leaves_nothing(table, tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        caption(FakeResponder(fails), str(table), "?", str(tmp_path / "out"), console=QUIET)
+        caption(FakeGenerator(fails), str(table), "?", str(tmp_path / "out"), console=QUIET)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_refusals(table, tmp_path):
     with pytest.raises(UserError, match="none of 10 records can be captioned; the first: the model says nothing"):
-        caption(FakeResponder(), str(table), "?", str(tmp_path / "out"), console=QUIET)
+        caption(FakeGenerator(), str(table), "?", str(tmp_path / "out"), console=QUIET)
     scenes = SourceConfig(kind="scenes", size=4, pixels=32)
     with pytest.raises(UserError, match="is a chat, which a caption would not keep whole"):
-        caption(FakeResponder(describes), scenes, "?", str(tmp_path / "out"), console=QUIET)
-    caption(FakeResponder(describes), str(table), "?", str(tmp_path / "out"), console=QUIET)
+        caption(FakeGenerator(describes), scenes, "?", str(tmp_path / "out"), console=QUIET)
+    caption(FakeGenerator(describes), str(table), "?", str(tmp_path / "out"), console=QUIET)
     with pytest.raises(UserError, match="exists already"):
-        caption(FakeResponder(describes), str(table), "?", str(tmp_path / "out"), console=QUIET)
+        caption(FakeGenerator(describes), str(table), "?", str(tmp_path / "out"), console=QUIET)
 
 
 def test_the_command(table, tmp_path, monkeypatch, capsys):
-    responder = FakeResponder(describes)
-    monkeypatch.setattr("mof_jax.restore.restore", lambda path: type("Restored", (), {"responder": responder, "path": path}))
+    generator = FakeGenerator(describes)
+    monkeypatch.setattr("mof_jax.restore.restore", lambda path: type("Restored", (), {"generator": generator, "path": path}))
     words = ["data", "caption", str(table), "--checkpoint", "runs/x", "--prompt", "Say it.", "--out", str(tmp_path / "out")]
     assert cli.main([*words, "--max-tokens", "7"]) == 0
-    assert responder.calls[0]["max_tokens"] == 7 and opened(tmp_path / "out")[0].texts["synthetic"] == ("shade 0",)
+    assert generator.calls[0]["max_tokens"] == 7 and opened(tmp_path / "out")[0].texts["synthetic"] == ("shade 0",)
     assert "10 records in 1 shards" in capsys.readouterr().err
     assert cli.main(words) == 1 and "exists already" in capsys.readouterr().err
     assert cli.main([*words, "--max-tokens", "0"]) == 1 and "--max-tokens 0: at least 1" in capsys.readouterr().err

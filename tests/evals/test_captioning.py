@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fake_responder import FakeResponder, picture, read_lines, shade_of, write_json
+from fake_generator import FakeGenerator, picture, read_lines, shade_of, write_json
 import pytest
 
 from mof_jax import evals
@@ -33,14 +33,14 @@ def val(tmp_path):
 
 
 def build(**section):
-    return evals.build(dict(kind="captioning", **section), "e", "responder")
+    return evals.build(dict(kind="captioning", **section), "e", ("generate",))
 
 
 def test_better_captions_score_more(val, tmp_path):
     noun = lambda asked: NOUNS[shade_of(asked.images[-1])]
-    right = FakeResponder(lambda asked: f"One small {noun(asked)}!", pictures=tmp_path)
+    right = FakeGenerator(lambda asked: f"One small {noun(asked)}!", output_dir=tmp_path)
     found = build(test=val).run(right)
-    vague = build(test=val).run(FakeResponder(lambda asked: f"a picture of some {noun(asked)} or so"))
+    vague = build(test=val).run(FakeGenerator(lambda asked: f"a picture of some {noun(asked)} or so"))
     assert found["images"] == 6 and found["cider"] > 2 * vague["cider"] > 0
     assert right.asked[0].text == "<image>\nDescribe the picture in one short sentence." and not right.asked[0].plain
     line = read_lines(tmp_path, "captioning")[2]
@@ -51,17 +51,17 @@ def test_better_captions_score_more(val, tmp_path):
 def test_a_limit_keeps_the_document_frequencies(val):
     """All pictures score alike here, so that a part of them has the mean of the whole."""
     say = lambda asked: f"one small {NOUNS[shade_of(asked.images[0])]}"
-    whole, part = build(test=val).run(FakeResponder(say)), build(test=val, limit=2).run(FakeResponder(say))
+    whole, part = build(test=val).run(FakeGenerator(say)), build(test=val, limit=2).run(FakeGenerator(say))
     assert part["images"] == 2 and part["cider"] == pytest.approx(whole["cider"])
 
 
 def test_shots(val, tmp_path):
     train = write_split(tmp_path / "train", first=100)
-    responder = FakeResponder(lambda asked: "one small cat\nand no more")
-    build(test=val, train=train, shots=3).run(responder)
-    assert responder.calls[0]["stop"] == ("\n",)
+    generator = FakeGenerator(lambda asked: "one small cat\nand no more")
+    build(test=val, train=train, shots=3).run(generator)
+    assert generator.calls[0]["stop"] == ("\n",)
     forms = set()
-    for asked in responder.asked:
+    for asked in generator.asked:
         *shots, last = asked.text.split("\n")
         nouns = [NOUNS[shade_of(image) - 100] for image in asked.images[:-1]]
         assert asked.plain and last == "<image> A photo of" and len(set(nouns)) == 3
@@ -93,7 +93,7 @@ def test_mistakes_in_the_file(val, change, message):
     with open(val["captions"], "w") as f:
         json.dump(value, f)
     with pytest.raises(UserError, match=message):
-        build(test=val).run(FakeResponder())
+        build(test=val).run(FakeGenerator())
 
 
 def test_mistakes_in_the_config(val):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 
+from fake_model import FakeModel
 import numpy as np
 from pair_samples import vlm_pairs
 import pytest
@@ -28,7 +29,7 @@ from mof_jax.restore import restore
 TWEMOJI = dict(kind="emoji5", split="unseen")
 
 
-class Oracle:
+class Oracle(FakeModel):
     """Embeds a picture by its label and a text by itself; `right` says which share of pictures it knows."""
 
     pictures = None
@@ -101,7 +102,7 @@ def test_captions_and_groups():
     assert list(zip(texts, owners)) == [("cat", ids[0]), ("tabby", ids[0]), ("cat", ids[2])]
 
 
-class Meanings:
+class Meanings(FakeModel):
     """A perfect model: pictures and texts of one meaning have one embedding."""
 
     pictures = None
@@ -232,7 +233,8 @@ def test_mmvp_vlm_from_the_command_line(trained, tmp_path, capsys):
     assert line["name"] == "mmvp_vlm" and line["version"].startswith("prompt 'a photo of '") and line["pairs"] == 9
     assert {line[f"image_score_{pattern}"] for pattern in PATTERNS} <= {0.0, 100.0}
     assert cli.main(["eval", "--task", "mmvp", *options]) == 1
-    assert "'mmvp' asks a model questions; this task's models can be asked by" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'mmvp' requires generate; this task's models can embed/image, embed/text, tokens/image, which suits" in said
 
 
 def test_follow_evaluates_every_checkpoint_once(trained):
@@ -256,18 +258,18 @@ def test_a_step_can_be_named(trained):
 
 def test_two_sources_of_one_name_and_size_are_told_apart(trained):
     """Decoded pictures are kept between evaluations; two splits of a world differ in nothing but their pictures."""
-    encoder = restore(str(trained[0])).encoder
+    embedder = restore(str(trained[0])).embedder
     train, test = (Scenes(12, split, 16) for split in ("train", "test"))
     assert train.name == test.name
-    first, second = encoder.images(train), encoder.images(test)
-    np.testing.assert_array_equal(encoder.images(train), first)
-    np.testing.assert_array_equal(restore(str(trained[0])).encoder.images(test), second)
+    first, second = embedder.images(train), embedder.images(test)
+    np.testing.assert_array_equal(embedder.images(train), first)
+    np.testing.assert_array_equal(restore(str(trained[0])).embedder.images(test), second)
     assert np.abs(first - second).max() > 0
 
 
 def test_a_model_that_embeds_is_not_asked(trained):
-    with pytest.raises(UserError, match="task 'contrastive' answers no questions; give a checkpoint of task 'mllm'"):
-        _ = restore(str(trained[0])).responder
+    with pytest.raises(UserError, match="task 'contrastive' answers no questions; it can embed/image, embed/text, tokens/image"):
+        _ = restore(str(trained[0])).generator
 
 
 def test_the_gallery_is_a_picture(trained):
@@ -275,7 +277,7 @@ def test_the_gallery_is_a_picture(trained):
 
     workdir, _ = trained
     model = restore(str(workdir), workdir=str(workdir / "g"))
-    Gallery(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, queries=2, k=3).run(model.encoder)
+    Gallery(evals.build(dict(kind="retrieval", source=TWEMOJI), "e").source, queries=2, k=3).run(model.model)
     sheet = Image.open(workdir / "g" / "retrieval.png")
     assert sheet.width > 400 and len(sheet.getcolors(1 << 20)) > 100
 

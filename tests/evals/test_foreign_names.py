@@ -8,7 +8,7 @@ import pytest
 
 from mof_jax.errors import UserError
 from mof_jax.evals import EVALUATORS, build
-from mof_jax.evals.answer.answers import read_answers, write_answers
+from mof_jax.evals.answer.answers_file import read_answers, write_answers
 from mof_jax.evals.answer.vqa import VqaFiles
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp
 
@@ -24,7 +24,7 @@ def test_names_of_evaluators_stay_in_the_work_dir(name):
         assert str(caught.value).isprintable()
     pope = {"kind": "pope", "splits": {"a": "a.json"}, "images": "i", "name": name}
     with pytest.raises(UserError, match="cannot be the name of a file"):
-        build(pope, "config.evals.0", "responder")
+        build(pope, "config.evals.0", ("generate",))
 
 
 @pytest.mark.parametrize("name", ["retrieval", "a b", "v1.0", "漢字", "x" * 200, "a,b=c"])
@@ -33,7 +33,7 @@ def test_other_names_are_names(name):
 
 
 def test_default_names_are_names():
-    assert all(cls.needs and cls.__dataclass_fields__["name"].default.isidentifier() for cls in EVALUATORS.values())
+    assert all(cls.requires and cls.__dataclass_fields__["name"].default.isidentifier() for cls in EVALUATORS.values())
 
 
 @pytest.mark.parametrize("image, name", [("COCO_val2014_{image_id:012d}.jpg", "COCO_val2014_000000000007.jpg"),

@@ -10,7 +10,7 @@ import pathlib
 import sys
 import types
 
-from fake_responder import FakeResponder
+from fake_generator import FakeGenerator
 import numpy as np
 from PIL import Image
 import pytest
@@ -73,8 +73,8 @@ def lmms(monkeypatch):
     sys.modules.pop("mof_jax.commands.lmms", None)
 
 
-def model(lmms, responder):
-    made = lmms.MofJax(responder=responder, batch_size="1", device="cuda:0", max_batch_size=None)
+def model(lmms, generator):
+    made = lmms.MofJax(generator=generator, batch_size="1", device="cuda:0", max_batch_size=None)
     made.task_dict = {"toy": {"test": [{"shade": shade, "answer": f" shade {shade}"} for shade in SHADES]}}
     return made
 
@@ -92,39 +92,39 @@ def request(doc_id, context="What shade?", kwargs=None, doc_to_visual=visual):
 
 
 def test_generate_until(lmms):
-    responder = FakeResponder(lambda asked: f"shade {shade(asked)}\n\nand more")
-    made = model(lmms, responder)
+    generator = FakeGenerator(lambda asked: f"shade {shade(asked)}\n\nand more")
+    made = model(lmms, generator)
     kwargs = {"until": ["\n\n"], "max_new_tokens": 5, "do_sample": False, "temperature": 0, "top_p": 1.0, "num_beams": 1}
     assert made.generate_until([request(i, kwargs=kwargs) for i in (2, 0, 1)]) == ["shade 30", "shade 10", "shade 20"]
-    asked = responder.asked[0]
+    asked = generator.asked[0]
     assert asked.text == "<image>\nWhat shade?" and asked.id == "toy:test:2" and not asked.plain
     assert asked.images[0].shape == (6, 8, 3) and asked.images[0].dtype == np.uint8
-    assert responder.calls == [{"count": 3, "max_tokens": 5, "sample": SampleConfig(), "stop": ("\n\n",)}]
+    assert generator.calls == [{"count": 3, "max_tokens": 5, "sample": SampleConfig(), "stop": ("\n\n",)}]
     assert made.kept[0] == ("generate_until", ("What shade?", kwargs), "shade 30")
 
 
 def test_requests_of_unlike_decoding_are_asked_apart_and_keep_their_places(lmms):
-    responder = FakeResponder(lambda asked: f"{shade(asked)} one two three")
+    generator = FakeGenerator(lambda asked: f"{shade(asked)} one two three")
     kinds = [{"max_new_tokens": 2}, {"max_new_tokens": 1}, {"max_new_tokens": 2}]
-    found = model(lmms, responder).generate_until([request(i, kwargs=kwargs) for i, kwargs in enumerate(kinds)])
-    assert found == ["10 one", "20", "30 one"] and sorted(call["count"] for call in responder.calls) == [1, 2]
+    found = model(lmms, generator).generate_until([request(i, kwargs=kwargs) for i, kwargs in enumerate(kinds)])
+    assert found == ["10 one", "20", "30 one"] and sorted(call["count"] for call in generator.calls) == [1, 2]
 
 
 def test_blocks(lmms, monkeypatch):
     monkeypatch.setattr(lmms, "_BLOCK", 2)
-    responder = FakeResponder(lambda asked: str(shade(asked)), log_prob=lambda asked, answer: -shade(asked))
-    assert model(lmms, responder).generate_until([request(i) for i in range(3)]) == ["10", "20", "30"]
-    assert [call["count"] for call in responder.calls] == [2, 1]
+    generator = FakeGenerator(lambda asked: str(shade(asked)), log_prob=lambda asked, answer: -shade(asked))
+    assert model(lmms, generator).generate_until([request(i) for i in range(3)]) == ["10", "20", "30"]
+    assert [call["count"] for call in generator.calls] == [2, 1]
     asked = [Instance("loglikelihood", ("c", " a", visual, i, "toy", "test")) for i in range(3)]
-    assert [found.text[0] for found in model(lmms, responder).loglikelihood(asked)] == [10.0, 20.0, 30.0]
+    assert [found.text[0] for found in model(lmms, generator).loglikelihood(asked)] == [10.0, 20.0, 30.0]
 
 
 def test_where_pictures_stand(lmms):
-    responder = FakeResponder()
+    generator = FakeGenerator()
     two = lambda doc: [visual(doc), visual(doc)]
-    model(lmms, responder).generate_until([request(0, "<image> or <image>?", doc_to_visual=two), request(0, doc_to_visual=two),
+    model(lmms, generator).generate_until([request(0, "<image> or <image>?", doc_to_visual=two), request(0, doc_to_visual=two),
                                            request(0, "no picture", doc_to_visual=lambda doc: None)])
-    assert [a.text for a in responder.asked] == ["<image> or <image>?", "<image>\n<image>\nWhat shade?", "no picture"]
+    assert [a.text for a in generator.asked] == ["<image> or <image>?", "<image>\n<image>\nWhat shade?", "no picture"]
 
 
 @pytest.mark.parametrize("kwargs, expected", [
@@ -142,16 +142,16 @@ def test_decoding(lmms, kwargs, expected):
 def test_loglikelihood_is_a_loss(lmms):
     """The least loss is the likeliest answer, as lmms-eval's multiple_choice reads it; targets are texts or functions."""
     likes = lambda asked, answer: -1.0 if answer == f" shade {shade(asked)}" else -8.0
-    responder = FakeResponder(lambda asked: f"shade {shade(asked)}", likes)
+    generator = FakeGenerator(lambda asked: f"shade {shade(asked)}", likes)
     targets = [" shade 10", " shade 1", " other", lambda doc: doc["answer"]]
     asked = [Instance("loglikelihood", ("Q", target, visual, 0, "toy", "test")) for target in targets]
-    found = [result.text for result in model(lmms, responder).loglikelihood(asked)]
+    found = [result.text for result in model(lmms, generator).loglikelihood(asked)]
     assert found == [(0.5, True), (4.0, False), (8.0, False), (0.5, True)]
-    assert np.argmin([loss for loss, _ in found]) == 0 and responder.asked[0].text == "<image>\nQ"
+    assert np.argmin([loss for loss, _ in found]) == 0 and generator.asked[0].text == "<image>\nQ"
 
 
 def test_refusals(lmms):
-    made = model(lmms, FakeResponder())
+    made = model(lmms, FakeGenerator())
     with pytest.raises(UserError, match="num_beams=4"):
         made.generate_until([request(0, kwargs={"num_beams": 4})])
     with pytest.raises(UserError, match="toy:test:1: a str where a picture is expected"):
@@ -167,9 +167,9 @@ def test_refusals(lmms):
 
 
 def test_the_checkpoint_is_restored(lmms, monkeypatch):
-    responder = FakeResponder()
-    monkeypatch.setattr("mof_jax.restore.restore", lambda path: types.SimpleNamespace(responder=(responder, path)))
-    assert lmms.MofJax(checkpoint="runs/x").responder == (responder, "runs/x")
+    generator = FakeGenerator()
+    monkeypatch.setattr("mof_jax.restore.restore", lambda path: types.SimpleNamespace(generator=(generator, path)))
+    assert lmms.MofJax(checkpoint="runs/x").generator == (generator, "runs/x")
 
 
 def test_the_entry_point_names_the_adapter(lmms):
@@ -214,7 +214,7 @@ def test_live(tmp_path):
     (tmp_path / "toy.yaml").write_text(generate + "generation_kwargs: {max_new_tokens: 4, until: ['\\n']}\n")
     (tmp_path / "toy_choice.yaml").write_text(choose + f"doc_to_choice: {[f'shade {s}' for s in SHADES]}\n")
     knows = lambda asked: f"shade {min(shade(asked), 20)}"
-    responder = FakeResponder(knows, lambda asked, answer: -1.0 if answer.strip() == knows(asked) else -5.0)
-    found = simple_evaluate(get_model("mof_jax")(responder=responder), tasks=["toy", "toy_choice"], bootstrap_iters=0,
+    generator = FakeGenerator(knows, lambda asked, answer: -1.0 if answer.strip() == knows(asked) else -5.0)
+    found = simple_evaluate(get_model("mof_jax")(generator=generator), tasks=["toy", "toy_choice"], bootstrap_iters=0,
                             task_manager=TaskManager(include_path=str(tmp_path)))["results"]
     assert found["toy"]["exact_match,none"] == found["toy_choice"]["acc,none"] == pytest.approx(2 / 3)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 
-from fake_responder import FakeResponder, read_lines, shade_of
+from fake_generator import FakeGenerator, read_lines, shade_of
 import numpy as np
 from pair_samples import mmvp_pairs, real_mmvp
 import pytest
@@ -15,10 +15,11 @@ from small_models import weights
 
 from mof_jax import cli, evals
 from mof_jax.data.image.preprocess import Preprocess
-from mof_jax.decode.respond import Responder
+from mof_jax.decode.respond import Generator
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.mmvp.mmvp import Mmvp, score_answers
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp, write_mmvp
+from mof_jax.evals.model import Model
 from mof_jax.mesh import make_mesh
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, Mllm, MllmConfig
@@ -37,7 +38,7 @@ def world(tmp_path_factory):
 
 
 def build(**section):
-    return evals.build(dict(kind="mmvp", **section), "e", "responder")
+    return evals.build(dict(kind="mmvp", **section), "e", ("generate",))
 
 
 def truth(asked) -> int:
@@ -51,7 +52,7 @@ def reads(asked):
 
 
 def test_a_perfect_model_and_what_it_is_asked(world, tmp_path):
-    model = FakeResponder(reads, pictures=tmp_path)
+    model = FakeGenerator(reads, output_dir=tmp_path)
     found = build(path=world).run(model)
     assert found == {"pairs": 4, "pair_accuracy": 100, "pair_low": 100, "pair_high": 100, "question_accuracy": 100,
                      "pair_accuracy_colour": 100, "pair_accuracy_text": 100, "unparsed": 0}
@@ -66,14 +67,14 @@ def test_a_perfect_model_and_what_it_is_asked(world, tmp_path):
 
 @pytest.mark.parametrize("reply", ["(a)", "B", "I cannot tell"])
 def test_always_the_same_is_never_right(reply, world):
-    found = build(path=world).run(FakeResponder(lambda asked: reply))
+    found = build(path=world).run(FakeGenerator(lambda asked: reply))
     parsed = reply != "I cannot tell"
     assert found["pair_accuracy"] == 0 and found["question_accuracy"] == 50 * parsed and found["unparsed"] == 8 * (not parsed)
 
 
 def test_one_half_is_not_a_pair(world):
     """Wrong in pair 2 and unparsable in pair 4, one half each."""
-    model = FakeResponder(lambda asked: {"2/1": "b", "4/0": "?"}.get(asked.id, reads(asked)))
+    model = FakeGenerator(lambda asked: {"2/1": "b", "4/0": "?"}.get(asked.id, reads(asked)))
     found = build(path=world).run(model)
     assert found["pair_accuracy"] == 50 and found["question_accuracy"] == 75 and found["unparsed"] == 1
     assert found["pair_accuracy_colour"] == 0 and found["pair_accuracy_text"] == 100
@@ -82,7 +83,7 @@ def test_one_half_is_not_a_pair(world):
 
 def test_guessing_gets_a_quarter():
     pairs, rng = [dataclasses.replace(pair, options=("red", "blue")) for pair in mmvp_pairs(2000)], np.random.default_rng(0)
-    found = Mmvp("world").measure(FakeResponder(lambda asked: "AB"[rng.integers(2)]), pairs)
+    found = Mmvp("world").measure(FakeGenerator(lambda asked: "AB"[rng.integers(2)]), pairs)
     assert abs(found["pair_accuracy"] - 25) < 4 * 100 * (0.1875 / 2000) ** 0.5
     assert abs(found["question_accuracy"] - 50) < 4 * 100 * (0.25 / 4000) ** 0.5
 
@@ -91,7 +92,7 @@ def test_a_perfect_model_under_the_original_labels(tmp_path):
     """148 of 150, since four published labels are wrong; 150 once they are set right."""
     folder = str(real_mmvp(tmp_path / "MMVP"))
     know = {f"{pair.id}/{which}": "ab"[pair.answers[which]] for pair in read_mmvp(folder, "corrected") for which in (0, 1)}
-    model = FakeResponder(lambda asked: know[asked.id])
+    model = FakeGenerator(lambda asked: know[asked.id])
     original = build(path=folder, pairs=150).run(model)
     assert original["pair_accuracy"] == pytest.approx(100 * 148 / 150) and original["pairs"] == 150
     assert original["question_accuracy"] == pytest.approx(100 * 296 / 300)
@@ -102,17 +103,17 @@ def test_by_likelihood(world):
     """The options are not shown; the likelier one is chosen, by its sum or by the token."""
     options = {pair.id: pair.options for pair in mmvp_pairs(4)}
     likes = lambda asked, answer: -1.0 if answer == options[asked.id[0]][truth(asked)] else -2.0
-    model = FakeResponder(log_prob=likes)
+    model = FakeGenerator(log_prob=likes)
     found = build(path=world, by="likelihood").run(model)
     assert found["pair_accuracy"] == 100 and "unparsed" not in found
     assert model.asked[0].text == "<image>\nQuestion 0, which?" and len(model.asked) == 16
-    longer = FakeResponder(log_prob=lambda asked, answer: -1.0 - len(answer.split()) / 10)
+    longer = FakeGenerator(log_prob=lambda asked, answer: -1.0 - len(answer.split()) / 10)
     found = build(path=world, by="likelihood").run(longer)  # the options of one pair are of one length: equally likely
     assert found["question_accuracy"] == 37.5 and found["tied"] == 2
 
 
 def test_fewer_pairs(world, tmp_path):
-    found = build(path=world, limit=2).run(FakeResponder(reads, pictures=tmp_path))
+    found = build(path=world, limit=2).run(FakeGenerator(reads, output_dir=tmp_path))
     assert found["pairs"] == 2 and len(read_lines(tmp_path, "mmvp")) == 4
 
 
@@ -121,7 +122,7 @@ def test_the_version_says_what_a_number_means(world, capsys):
     assert Mmvp("w", by="likelihood", labels="corrected").version == (
         "prompt choice-bare/1, likelihood sum, scorer argmax/2, labels corrected")
     assert re.match(r"prompt choice-letter/1\+[0-9a-f]{8}, greedy 4", Mmvp("w", instruction="Letter?", max_tokens=4).version)
-    build(path=world).run(FakeResponder(reads))
+    build(path=world).run(FakeGenerator(reads))
     assert "mmvp: prompt choice-letter/1" in capsys.readouterr().out
 
 
@@ -130,11 +131,12 @@ def test_mistakes():
         build(path="w", labels="correct")
     with pytest.raises(UserError, match="limit: -1 is not at least 0"):
         build(path="w", limit=-1)
-    with pytest.raises(UserError, match="'mmvp' asks a model questions"):
-        evals.build(dict(kind="mmvp", path="w"), "e", "encoder")
+    said = "'mmvp' requires generate; this task's models can embed/image, which suits fewshot, knn, probe"
+    with pytest.raises(UserError, match=said):
+        evals.build(dict(kind="mmvp", path="w"), "e", ("embed/image",))
     statements = dataclasses.replace(mmvp_pairs(1)[0], question="", options=())
     with pytest.raises(BadExample, match="record 1: has no question with two options"):
-        Mmvp("w").measure(FakeResponder(), [statements])
+        Mmvp("w").measure(FakeGenerator(), [statements])
 
 
 def test_a_real_model(world):
@@ -143,7 +145,8 @@ def test_a_real_model(world):
     llm = LLMConfig(vocab_size=tokenizer().vocab_size, width=16, depth=1, heads=2, mlp_dim=16)
     config = MllmConfig((EncoderConfig("clip", vit),), llm)
     skeleton = Skeleton.of(lambda rngs: Mllm(config, rngs))
-    model = Responder(config, skeleton, make_mesh(), Preprocess(8), tokenizer(), "simple", batch_size=8).bind(weights(skeleton))
+    generator = Generator(config, skeleton, make_mesh(), Preprocess(8), tokenizer(), "simple", batch_size=8)
+    model = Model("mllm", generates=generator).bind(weights(skeleton))
     by_letter = build(path=world, max_tokens=2).run(model)
     assert by_letter["pairs"] == 4 and 0 <= by_letter["pair_accuracy"] <= by_letter["question_accuracy"] <= 100
     assert build(path=world, by="likelihood").run(model)["pairs"] == 4
@@ -160,7 +163,7 @@ def write_jsonl(path, lines) -> str:
 @pytest.fixture
 def answered(world, tmp_path):
     """What a model that errs once left, and its result."""
-    model = FakeResponder(lambda asked: {"1/0": "b", "3/1": "?"}.get(asked.id, reads(asked)), pictures=tmp_path)
+    model = FakeGenerator(lambda asked: {"1/0": "b", "3/1": "?"}.get(asked.id, reads(asked)), output_dir=tmp_path)
     found = build(path=world).run(model)
     return found, read_lines(tmp_path, "mmvp")
 

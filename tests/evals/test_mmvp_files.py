@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 
-from fake_responder import picture
+from fake_generator import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair_samples import cell, edit_csv, mmvp_pairs, real_mmvp, vlm_pairs

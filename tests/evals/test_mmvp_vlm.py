@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fake_responder import shade_of
+from fake_generator import shade_of
+from fake_model import FakeModel
 import numpy as np
 from pair_samples import mmvp_pairs, vlm_pairs
 import pytest
@@ -13,7 +14,7 @@ from mof_jax.evals.mmvp.mmvp_files import write_mmvp_vlm
 from mof_jax.evals.mmvp.mmvp_vlm import MmvpVlm
 
 
-class FakeEncoder:
+class FakeEmbedder(FakeModel):
     """Knows of a picture its shade and of a statement which half of which pair it is about.
 
     `knows(k)`: `right`, `swapped`, or `alike`, where both pictures of pair k are embedded as one.
@@ -26,7 +27,7 @@ class FakeEncoder:
     def axis(k: int, which: int) -> np.ndarray:
         return np.eye(64, dtype=np.float32)[(2 * k + which) % 64]
 
-    def pictures_of(self, record, name, count):
+    def embed_images(self, record, name, count):
         shades = [shade_of(record(i).image) for i in range(count)]
         row = {"right": (0, 1), "swapped": (1, 0), "alike": (0, 0)}
         return np.stack([self.axis(s // 2, row[self.knows(s // 2)][s % 2]) for s in shades])
@@ -49,7 +50,7 @@ def world(tmp_path_factory):
 
 
 def test_right_swapped_and_alike(world, capsys):
-    model = FakeEncoder(lambda k: "swapped" if k == 0 else "alike" if k in (2, 3) else "right")
+    model = FakeEmbedder(lambda k: "swapped" if k == 0 else "alike" if k in (2, 3) else "right")
     found = build(path=world).run(model)
     assert found["pairs"] == 18 and model.said[:2] == ["a photo of Scene 0, one", 'a photo of Scene 0, "two"']
     for score in ("image_score", "text_score", "group_score", "group_match"):
@@ -62,7 +63,7 @@ def test_right_swapped_and_alike(world, capsys):
 
 def test_the_table_stands_beside_a_set_of_the_published_size(tmp_path, capsys):
     write_mmvp_vlm(str(tmp_path / "w"), vlm_pairs(15))
-    build(path=str(tmp_path / "w"), pairs=135).run(FakeEncoder(lambda k: "right"))
+    build(path=str(tmp_path / "w"), pairs=135).run(FakeEmbedder(lambda k: "right"))
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
     assert "EVA02 ViT-bigE-14+ 224 13.3 20.0 66.7 26.7 26.7 66.7 26.7 20.0 33.3 33.3".split() in lines
@@ -71,7 +72,7 @@ def test_the_table_stands_beside_a_set_of_the_published_size(tmp_path, capsys):
 
 def test_scores_that_use_the_pairing_say_so(world):
     """Alike pictures are told apart by nobody; a pair swapped is matched wrongly with confidence."""
-    found = build(path=world, matching=True).run(FakeEncoder(lambda k: "alike" if k == 5 else "right"))
+    found = build(path=world, matching=True).run(FakeEmbedder(lambda k: "alike" if k == 5 else "right"))
     assert found["simple_match_on_test_pairs"] == found["group_match"] == pytest.approx(100 * 17 / 18)
     assert found["global_match_on_test_set"] >= 100 * 34 / 36
 
@@ -79,15 +80,15 @@ def test_scores_that_use_the_pairing_say_so(world):
 def test_cosines_not_lengths(world):
     """A longer picture must not win; nor does the common scale of all embeddings matter."""
 
-    class Long(FakeEncoder):
-        def pictures_of(self, record, name, count):
-            return super().pictures_of(record, name, count) * np.linspace(0.1, 30, count, dtype=np.float32)[:, None] + 0.01
+    class Long(FakeEmbedder):
+        def embed_images(self, record, name, count):
+            return super().embed_images(record, name, count) * np.linspace(0.1, 30, count, dtype=np.float32)[:, None] + 0.01
 
     assert build(path=world).run(Long())["group_score"] == 100
 
 
 def test_the_prompt_and_the_version(world):
-    model = FakeEncoder()
+    model = FakeEmbedder()
     evaluator = build(path=world, prompt="")
     evaluator.run(model)
     assert model.said[0] == "Scene 0, one" and evaluator.version == "prompt '', scorer mmvp_vlm/1"
@@ -96,6 +97,6 @@ def test_the_prompt_and_the_version(world):
 
 def test_mistakes(world):
     with pytest.raises(BadExample, match="record 1: has no two statements"):
-        MmvpVlm("w").measure(FakeEncoder(), mmvp_pairs(1))
+        MmvpVlm("w").measure(FakeEmbedder(), mmvp_pairs(1))
     with pytest.raises(UserError, match="18 pairs where 135 are expected"):
-        build(path=world, pairs=135).run(FakeEncoder())
+        build(path=world, pairs=135).run(FakeEmbedder())

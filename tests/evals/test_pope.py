@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fake_responder import FakeResponder, picture, read_lines
+from fake_generator import FakeGenerator, picture, read_lines
 import pytest
 
 from mof_jax import evals
@@ -33,7 +33,7 @@ def files(tmp_path):
 
 
 def build(**section):
-    return evals.build(dict(kind="pope", **section), "e", "responder")
+    return evals.build(dict(kind="pope", **section), "e", ("generate",))
 
 
 @pytest.mark.parametrize("reply, yes", [
@@ -55,7 +55,7 @@ def test_replies_that_the_rule_reads_as_what_they_are_not(reply, neither, misrea
 
 
 def test_they_are_counted_beside_the_figures(files):
-    found = build(**files).run(FakeResponder(lambda asked: ("", "NO.", "yes")[int(asked.id) % 3]))
+    found = build(**files).run(FakeGenerator(lambda asked: ("", "NO.", "yes")[int(asked.id) % 3]))
     assert (found["random_neither"], found["random_misread"]) == (14, 13)
     assert (found["adversarial_neither"], found["adversarial_misread"]) == (7, 7) and found["accuracy"] == 50
     assert (found["neither"], found["misread"]) == (21, 20)
@@ -71,26 +71,26 @@ def test_counts_by_hand():
 
 def test_splits(files, tmp_path):
     """A model that sees everything that is asked about: always yes."""
-    responder = FakeResponder(lambda asked: "Yes.", pictures=tmp_path)
-    found = build(**files).run(responder)
+    generator = FakeGenerator(lambda asked: "Yes.", output_dir=tmp_path)
+    found = build(**files).run(generator)
     assert found["questions"] == 60 and found["accuracy"] == 50.0 and found["f1"] == pytest.approx(200 / 3)
     for split in ("random", "adversarial"):
         assert {k: found[f"{split}_{k}"] for k in ("accuracy", "precision", "recall", "f1", "yes_ratio")} == pytest.approx(
             {"accuracy": 50.0, "precision": 50.0, "recall": 100.0, "f1": 200 / 3, "yes_ratio": 100.0})
-    assert responder.asked[0].text == "<image>\nIs there a thing 0?\nReply with one word or a short phrase."
+    assert generator.asked[0].text == "<image>\nIs there a thing 0?\nReply with one word or a short phrase."
     assert read_lines(tmp_path, "pope")[41] == {"id": "adversarial:1", "question": "Is there a thing 1?", "answer": "Yes.",
                                                 "reference": "no", "right": False}
 
 
 def test_a_right_model(files):
-    found = build(**files).run(FakeResponder(lambda asked: ("yes", "no")[int(asked.id) % 2]))
+    found = build(**files).run(FakeGenerator(lambda asked: ("yes", "no")[int(asked.id) % 2]))
     assert found["random_accuracy"] == found["adversarial_f1"] == 100.0 and found["random_yes_ratio"] == 50.0
 
 
 def test_a_limit_meets_both_answers(files):
     """Every second line is a yes: a fixed step over 40 lines would see nothing else."""
-    responder = FakeResponder(lambda asked: "yes")
-    found = build(**files, limit=10).run(responder)
+    generator = FakeGenerator(lambda asked: "yes")
+    found = build(**files, limit=10).run(generator)
     assert found["questions"] == 20 and 0 < found["random_accuracy"] < 100
 
 
@@ -110,13 +110,13 @@ def test_the_version():
 ])
 def test_mistakes_in_a_file(files, tmp_path, lines, message):
     bad = write_lines(tmp_path / "bad.json", lines)
-    responder = FakeResponder()
+    generator = FakeGenerator()
     with pytest.raises(UserError, match=f"bad.json: {message}"):
-        build(splits=files["splits"] | {"bad": bad}, images=files["images"]).run(responder)
+        build(splits=files["splits"] | {"bad": bad}, images=files["images"]).run(generator)
 
 
 def test_mistakes_in_the_config(files):
     with pytest.raises(UserError, match="at least one is needed"):
         build(splits={}, images="i")
     with pytest.raises(UserError, match="nowhere.json: no such file"):
-        build(splits={"random": "nowhere.json"}, images="i").run(FakeResponder())
+        build(splits={"random": "nowhere.json"}, images="i").run(FakeGenerator())

@@ -1,13 +1,15 @@
 """The linear probe, and the references that training has to beat."""
 
+from fake_model import FakeModel
 import numpy as np
 import pytest
 from scipy import optimize
 
 from mof_jax import evals
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.baselines import accuracies, paired_interval
+from mof_jax.evals.embed.feature_baselines import accuracies
 from mof_jax.evals.embed.probe import Probe, fit, predict, standardised
+from mof_jax.evals.metrics.paired import paired_interval
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 5)).astype(np.float32)
@@ -87,7 +89,7 @@ def test_paired_interval():
     assert paired_interval(a, c)[0] > 0
 
 
-class Answers:
+class Answers(FakeModel):
     """An encoder whose trained, fresh and pixel features are all different."""
 
     images = staticmethod(lambda source: "trained")
@@ -99,10 +101,11 @@ class Answers:
 
 def test_references_stand_beside_the_accuracy():
     right = {"trained": np.arange(200) < 160, "fresh": np.arange(200) < 20, "pixels": np.arange(200) < 158}
-    found = accuracies(Answers(), lambda features: right[features(None)], True)
+    units = [str(i) for i in range(200)]
+    found = accuracies(Answers(), lambda features: right[features(None)], units, True)
     assert (found["acc@1"], found["acc@1_untrained"], found["acc@1_pixels"]) == (80.0, 10.0, 79.0)
     assert found["lead_untrained_low"] > 60 and -1 < found["lead_pixels_low"] <= 0
-    assert accuracies(Answers(), lambda features: right[features(None)], False) == {"acc@1": 80.0}
+    assert accuracies(Answers(), lambda features: right[features(None)], units, False) == {"acc@1": 80.0}
 
 
 def test_mistakes_are_named():

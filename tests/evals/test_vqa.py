@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fake_responder import FakeResponder, picture, read_lines, shade_of, write_json
+from fake_generator import FakeGenerator, picture, read_lines, shade_of, write_json
 import pytest
 
 from mof_jax import evals
@@ -39,11 +39,11 @@ def sees(asked):
 
 
 def build(**section):
-    return evals.build(dict(kind="vqa", **section), "e", "responder")
+    return evals.build(dict(kind="vqa", **section), "e", ("generate",))
 
 
 def test_a_model_that_sees(val, tmp_path):
-    right = FakeResponder(sees, pictures=tmp_path)
+    right = FakeGenerator(sees, output_dir=tmp_path)
     found = build(test=val).run(right)
     assert found == {"questions": 12.0, "accuracy": 100.0, "accuracy_yes/no": 100.0, "accuracy_number": 100.0,
                      "accuracy_other": 100.0, "empty": 0.0}
@@ -56,24 +56,24 @@ def test_a_model_that_sees(val, tmp_path):
 
 def test_scores_by_type(val):
     """Wrong about every number: a third of the questions."""
-    found = build(test=val).run(FakeResponder(lambda asked: "" if shade_of(asked.images[0]) % 3 == 1 else sees(asked)))
+    found = build(test=val).run(FakeGenerator(lambda asked: "" if shade_of(asked.images[0]) % 3 == 1 else sees(asked)))
     assert found["empty"] == 4
     assert found["accuracy"] == pytest.approx(200 / 3)
     assert (found["accuracy_yes/no"], found["accuracy_number"], found["accuracy_other"]) == (100.0, 0.0, 100.0)
 
 
 def test_no_folder_no_answers(val, tmp_path):
-    build(test=val).run(FakeResponder(sees))
+    build(test=val).run(FakeGenerator(sees))
     assert not (tmp_path / "answers").exists()
 
 
 def test_shots_are_solved_examples_of_the_training_split(val, tmp_path):
     train = write_split(tmp_path / "train", "train", 40, first=100)
-    responder = FakeResponder(lambda asked: f"{sees(asked)}. Question: more")
-    assert build(test=val, train=train, shots=4, seed=5).run(responder)["accuracy"] == 100.0  # cut at the period
-    assert responder.calls[0]["stop"] == ("\n", ".", ",", "Question")
+    generator = FakeGenerator(lambda asked: f"{sees(asked)}. Question: more")
+    assert build(test=val, train=train, shots=4, seed=5).run(generator)["accuracy"] == 100.0  # cut at the period
+    assert generator.calls[0]["stop"] == ("\n", ".", ",", "Question")
     drawn = []
-    for asked in responder.asked:
+    for asked in generator.asked:
         *shots, last = asked.text.split("\n")
         assert asked.plain and last == f"<image> Question: Which shade is number {asked.id}? Short answer:"
         numbers = [shade_of(image) for image in asked.images[:-1]]
@@ -81,25 +81,25 @@ def test_shots_are_solved_examples_of_the_training_split(val, tmp_path):
         assert len(set(numbers)) == 4 and min(numbers) >= 100
         drawn.append(tuple(numbers))
     assert len(set(drawn)) > 6  # each question has shots of its own
-    again, other = FakeResponder(sees), FakeResponder(sees)
+    again, other = FakeGenerator(sees), FakeGenerator(sees)
     build(test=val, train=train, shots=4, seed=5, limit=3).run(again)
     build(test=val, train=train, shots=4, seed=6).run(other)
-    assert {a.text for a in again.asked} <= {a.text for a in responder.asked}  # whatever else is asked
-    assert [a.text for a in other.asked] != [a.text for a in responder.asked]
+    assert {a.text for a in again.asked} <= {a.text for a in generator.asked}  # whatever else is asked
+    assert [a.text for a in other.asked] != [a.text for a in generator.asked]
 
 
 def test_a_question_is_no_shot_of_its_own(val):
-    responder = FakeResponder(sees)
-    build(test=val, train=val, shots=11).run(responder)
-    assert all(asked.id not in {str(shade_of(i)) for i in asked.images[:-1]} for asked in responder.asked)
+    generator = FakeGenerator(sees)
+    build(test=val, train=val, shots=11).run(generator)
+    assert all(asked.id not in {str(shade_of(i)) for i in asked.images[:-1]} for asked in generator.asked)
     with pytest.raises(UserError, match="12 examples are too few to draw 12 shots"):
-        build(test=val, train=val, shots=12).run(responder)
+        build(test=val, train=val, shots=12).run(generator)
 
 
 def test_plain_text_without_shots(val):
-    responder = FakeResponder(sees)
-    build(test=val, plain=True).run(responder)
-    assert responder.asked[0].plain and responder.asked[0].text == "<image> Question: Which shade is number 0? Short answer:"
+    generator = FakeGenerator(sees)
+    build(test=val, plain=True).run(generator)
+    assert generator.asked[0].plain and generator.asked[0].text == "<image> Question: Which shade is number 0? Short answer:"
 
 
 def test_the_version_names_prompt_decoding_and_scorer(val):
@@ -142,19 +142,19 @@ def damaged(val, which, change):
 ])
 def test_mistakes_in_the_files(val, which, change, message):
     damaged(val, which, change)
-    responder = FakeResponder(sees)
+    generator = FakeGenerator(sees)
     with pytest.raises(UserError, match=message):
-        build(test=val).run(responder)
-    assert not responder.asked  # before the first question, not hours later
+        build(test=val).run(generator)
+    assert not generator.asked  # before the first question, not hours later
 
 
 def test_files_that_are_none(val, tmp_path):
     for content, message in (("{", "val_q.json: not JSON"), ("[]", "holds a list, not an object")):
         (tmp_path / "val" / "val_q.json").write_text(content)
         with pytest.raises(UserError, match=message):
-            build(test=val).run(FakeResponder())
+            build(test=val).run(FakeGenerator())
     with pytest.raises(UserError, match="nowhere.json: no such file"):
-        build(test=val | dict(questions="nowhere.json")).run(FakeResponder())
+        build(test=val | dict(questions="nowhere.json")).run(FakeGenerator())
 
 
 def test_no_picture_outside_its_folder(val, tmp_path):
@@ -162,7 +162,7 @@ def test_no_picture_outside_its_folder(val, tmp_path):
     for image_id in ("../secret.png", str(tmp_path / "secret.png")):
         write_json(tmp_path / "val" / "val_q.json", {"questions": [{"question_id": 0, "image_id": image_id, "question": "?"}]})
         with pytest.raises(UserError, match="record 0: image path .* leads outside"):
-            build(test=val | dict(image="{image_id}")).run(FakeResponder())
+            build(test=val | dict(image="{image_id}")).run(FakeGenerator())
 
 
 def test_mistakes_in_the_config(val):

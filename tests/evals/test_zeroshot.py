@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from fake_model import FakeModel
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from mof_jax.data.image import images
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.classes import Classes
-from mof_jax.evals.embed.labels import Labels
+from mof_jax.evals.embed.labelled_sources import Labels
 from mof_jax.evals.embed.prompts import phrases
 from mof_jax.evals.embed.retrieval import same_words
 from mof_jax.mesh import make_mesh
@@ -20,7 +21,7 @@ from mof_jax.mesh import make_mesh
 FOLDERS = ("golden_retriever", "tiger shark", "Crane")
 
 
-class Perfect:
+class Perfect(FakeModel):
     """A picture and a text of the same words have one embedding; it keeps what it was asked."""
 
     def __init__(self):

@@ -16,7 +16,7 @@ import small_models
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.record import Record
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.embedder import Embedder
 from mof_jax.mesh import MeshConfig, make_mesh
 from mof_jax.mining.embed import embed
 from mof_jax.mining.embeddings import Embeddings
@@ -54,17 +54,18 @@ class Pictures:
         return f"{self.count} {self.seed}"
 
 
-def encoder(devices: int, seed: int = 0) -> Encoder:
+def encoder(devices: int, seed: int = 0) -> Embedder:
     """A tiny image tower, and raw pixels as patches."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     task = ContrastiveTask(small_models.two_tower(), Softmax())
     skeleton = Skeleton.of(task.build)
-    predict = {"image": lambda model, x: model.embed_image(x), "patches": lambda model, x: x.reshape(len(x), 8, 96) / 255.0}
-    return Encoder(predict, skeleton, mesh, Preprocess(16), None, batch_size=8).bind(small_models.weights(skeleton, seed))
+    predictors = {"embed/image": lambda model, x: model.embed_image(x),
+                  "tokens/image": lambda model, x: x.reshape(len(x), 8, 96) / 255.0}
+    return Embedder(predictors, skeleton, mesh, Preprocess(16), None, batch_size=8).bind(small_models.weights(skeleton, seed))
 
 
 @pytest.fixture(scope="module")
-def one() -> Encoder:
+def one() -> Embedder:
     return encoder(1)
 
 
@@ -75,7 +76,7 @@ def whole(one, tmp_path_factory) -> Embeddings:
 
 class TestEmbed:
     def test_bad_pictures_are_marked_and_shift_nothing(self, one, whole):
-        good = one.pictures_of(lambda i: Pictures(bad=())[i], "pictures", 21)
+        good = one.embed_images(lambda i: Pictures(bad=())[i], "pictures", 21)
         assert np.flatnonzero(~whole.valid).tolist() == [3, 11]
         np.testing.assert_allclose(whole.rows(0, 21)[whole.valid], good[whole.valid], atol=1e-6)
         assert not whole.rows(3, 4).any() and whole.ids == [f"p{i}" for i in range(21)]
@@ -131,7 +132,7 @@ class TestEmbed:
         np.testing.assert_array_equal(found.rows(3, 6), found.rows(0, 9)[3:6])
 
     def test_an_unknown_kind_of_embedding(self, one, tmp_path):
-        with pytest.raises(UserError, match="unknown kind of embedding 'patch' .did you mean 'patches'"):
+        with pytest.raises(UserError, match="unknown kind of features 'patch' .did you mean 'patches'"):
             embed(one, Pictures(), str(tmp_path / "e"), which="patch", console=QUIET)
 
 

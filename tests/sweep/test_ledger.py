@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from mof_jax.claim import Claim
 from mof_jax.errors import ExitCode, UserError
+from mof_jax.folder_lock import FolderLock
 from mof_jax.sweep.kinds import KILLED, KINDS, NO_TRUNK, kind_of
 from mof_jax.sweep.ledger import NAME, Ledger
 from mof_jax.sweep.table import read_summary
@@ -69,14 +69,14 @@ def test_processes_append_side_by_side(tmp_path):
 def test_a_claim_lasts_as_long_as_whoever_inherited_it(tmp_path):
     """The parent lets go, the child still runs: nobody else gets it until the child is killed."""
     folder = str(tmp_path / "point")
-    claim = Claim.take(folder)
-    assert Claim.take(folder) is None
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[claim.fd])
-    claim.release()
-    assert Claim.take(folder) is None
+    lock = FolderLock.take(folder)
+    assert FolderLock.take(folder) is None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fd])
+    lock.release()
+    assert FolderLock.take(folder) is None
     child.kill()
     child.wait()
-    again = Claim.take(folder)
+    again = FolderLock.take(folder)
     assert again is not None and pathlib.Path(folder, "lock").exists()
     again.release()
 

@@ -89,7 +89,7 @@ def test_views_and_captions_make_every_pair():
     def run(params):
         model = skeleton.merge(params)
         features, _ = task.forward(model, rows, {"image", "text"}, Context())
-        return loss_of(task, model, rows), features, task.predict["text"](model, rows["text"][:, 1])
+        return loss_of(task, model, rows), features, task.predictors["embed/text"](model, rows["text"][:, 1])
 
     loss, features, second = run(weights(skeleton))
     images, texts = ([features[name][:, i] for i in range(2)] for name in ("image", "text"))
@@ -198,7 +198,7 @@ def test_flops_formula_is_what_xla_counts(part, pool):
         want -= 4 * 2.0 * 16 * 48 * 128  # the gradient in the pixels
     else:
         want += 3 * 4 * 2 * 2.0 * 16 * 16 * 128  # the half of attention above the diagonal, in both layers
-    loss = lambda params, x: task.predict[part](skeleton.merge(params), x).sum()
+    loss = lambda params, x: task.predictors[f"embed/{part}"](skeleton.merge(params), x).sum()
     counted = xla_flops(jax.grad(loss), dict(skeleton.shapes), rows)
     assert 1.0 <= counted / want < 1.06, counted / want
 

@@ -212,14 +212,14 @@ def test_decay_and_predictions(make):
     decayed = {path for path, d in decisions.items() if d.decay and d.trained}
     assert decayed == {path for path in skeleton.matrices if decisions[path].trained}
     params, images = values(skeleton), batch(3)["image"][:, 0]
-    feature = quick_jit(lambda p: task.predict["image"](skeleton.merge(p), images))(params)
-    patches = quick_jit(lambda p: task.predict["patches"](skeleton.merge(p), images))(params)
+    feature = quick_jit(lambda p: task.predictors["embed/image"](skeleton.merge(p), images))(params)
+    patches = quick_jit(lambda p: task.predictors["tokens/image"](skeleton.merge(p), images))(params)
     assert feature.shape == (3, 16) and patches.shape == (3, 16, 16)
     np.testing.assert_allclose(np.linalg.norm(feature, axis=1), 1.0, rtol=1e-5)
     if make is dino:  # the teacher is what is evaluated
         others = {path: x * 0 if path.startswith("student/") else x for path, x in params.items()}
-        np.testing.assert_array_equal(task.predict["image"](skeleton.merge(others), images),
-                                      task.predict["image"](skeleton.merge(params), images))
+        np.testing.assert_array_equal(task.predictors["embed/image"](skeleton.merge(others), images),
+                                      task.predictors["embed/image"](skeleton.merge(params), images))
 
 
 def test_positions_of_another_resolution_are_resampled():

@@ -15,13 +15,14 @@ import numpy as np
 
 from mof_jax.data.keyed import Draws
 from mof_jax.data.sources.imagefolder import read_image
-from mof_jax.decode.respond import Prompt, Responder
+from mof_jax.decode.respond import Generator, Prompt
 from mof_jax.errors import BadExample
-from mof_jax.evals.answer.answers import write_answers
-from mof_jax.evals.answer.asking import ask, draw_shots, empty, named_prompt
+from mof_jax.evals.answer.answers_file import write_answers
+from mof_jax.evals.answer.batch_generate import ask, draw_shots, empty, named_prompt
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
+from mof_jax.evals.json_files import check_images, field, read_object, rows, spread, unique
 from mof_jax.evals.metrics import cider
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Whole
 
 DESCRIBE = "Describe the picture in one short sentence."
@@ -61,7 +62,7 @@ class Captioning(Evaluator):
     """
 
     kind: ClassVar[str] = "captioning"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
 
     test: CaptionFiles
     name: str = "captioning"
@@ -88,34 +89,36 @@ class Captioning(Evaluator):
             prompt = named_prompt("caption-short/1", self.instruction, DESCRIBE)
         return f"prompt {prompt}, greedy {self.max_tokens}, scorer {cider.VERSION}"
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`cider`, and `images`, how many pictures it is the mean of; `empty` counts captions of nothing.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
         """
+        generator = model.generator
         everything = read_captions(self.test)
         pictures = spread(everything, self.limit)
         check_images(self.test.images, {p.id: p.image for p in pictures}, self.test.captions)
         pool = read_captions(self.train) if self.shots else []
         plain = bool(self.shots or self.plain)
-        prompt = (lambda p: self._plain(responder, p, pool)) if plain else (lambda p: self._chat(responder, p))
-        answers = ask(responder, pictures, prompt, self.test.captions, max_tokens=self.max_tokens,
+        prompt = (lambda p: self._plain(generator, p, pool)) if plain else (lambda p: self._chat(generator, p))
+        answers = ask(generator, pictures, prompt, self.test.captions, max_tokens=self.max_tokens,
                       stop=("\n",) if plain else (), pictures=1 + self.shots)
         references = [[cider.tokenize(caption) for caption in p.captions] for p in everything]
         frequency = cider.document_frequency(references)
         asked = [[cider.tokenize(caption) for caption in p.captions] for p in pictures]
         scores = cider.cider_d([cider.tokenize(answer) for answer in answers], asked, frequency, len(everything))
-        write_answers(responder.pictures, self.name, (
+        write_answers(model.output_dir, self.name, (
             {"id": p.id, "question": p.image, "answer": a, "reference": list(p.captions), "score": float(score)}
             for p, a, score in zip(pictures, answers, scores)))
+        model.keep("cider", [p.id for p in pictures], 100 * scores)
         return {"images": len(pictures), "cider": 100 * float(np.mean(scores)), "empty": empty(answers)}
 
-    def _chat(self, responder: Responder, p: Captioned) -> Prompt:
+    def _chat(self, generator: Generator, p: Captioned) -> Prompt:
         picture = read_image(self.test.images, p.image, self.test.captions, p.id)
-        return responder.chat(({"role": "user", "content": f"<image>\n{self.instruction}".rstrip()},), [picture], p.id)
+        return generator.chat(({"role": "user", "content": f"<image>\n{self.instruction}".rstrip()},), [picture], p.id)
 
-    def _plain(self, responder: Responder, p: Captioned, pool: list[Captioned]) -> Prompt:
+    def _plain(self, generator: Generator, p: Captioned, pool: list[Captioned]) -> Prompt:
         """Blocks of picture and caption, the last one without its caption."""
         shots, pictures = [], []
         if self.shots:
@@ -123,7 +126,7 @@ class Captioning(Evaluator):
             pictures = [read_image(self.train.images, s.image, self.train.captions, s.id) for s in shots]
         words = "".join(f"<image> A photo of {_inside(self._pick(p, s))}\n" for s in shots)
         picture = read_image(self.test.images, p.image, self.test.captions, p.id)
-        return responder.text(f"{words}<image> A photo of", [*pictures, picture], p.id)
+        return generator.text(f"{words}<image> A photo of", [*pictures, picture], p.id)
 
     def _pick(self, p: Captioned, shot: Captioned) -> str:
         """One of a shot's captions, drawn for this picture."""

@@ -14,7 +14,7 @@ from mof_jax.data.files import tables
 from mof_jax.data.image import images
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.files import check_images, field, read_object, rows, unique
+from mof_jax.evals.json_files import check_images, field, read_object, rows, unique
 from mof_jax.parsing import is_count, is_text, kind, show
 
 _COLUMNS = ("index", "question", "A", "B", "answer", "image")

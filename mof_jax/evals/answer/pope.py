@@ -14,12 +14,13 @@ import numpy as np
 
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines
-from mof_jax.decode.respond import Prompt, Responder
+from mof_jax.decode.respond import Generator, Prompt
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.answer.answers import write_answers
-from mof_jax.evals.answer.asking import SHORT_ANSWER, ask, named_prompt
+from mof_jax.evals.answer.answers_file import write_answers
+from mof_jax.evals.answer.batch_generate import SHORT_ANSWER, ask, named_prompt
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.files import check_images, field, spread, unique
+from mof_jax.evals.json_files import check_images, field, spread, unique
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Whole
 
 
@@ -44,7 +45,7 @@ class Pope(Evaluator):
     """
 
     kind: ClassVar[str] = "pope"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
 
     splits: dict[str, str]
     images: str
@@ -64,7 +65,7 @@ class Pope(Evaluator):
         """How the numbers come about."""
         return f"prompt {named_prompt('vqa-short/1', self.instruction, SHORT_ANSWER)}, greedy {self.max_tokens}, scorer pope/1"
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`<split>_accuracy`, `_precision`, `_recall`, `_f1` and `_yes_ratio`; and the means of accuracy and F1 over the splits.
 
         Returns:
@@ -74,27 +75,30 @@ class Pope(Evaluator):
         Raises:
           UserError: a file that is missing or empty. BadExample: a line that is wrong.
         """
+        generator = model.generator
         read = {split: spread(read_questions(path), self.limit) for split, path in self.splits.items()}
         for split, questions in read.items():
             check_images(self.images, {q.id: q.image for q in questions}, self.splits[split])
         result: dict[str, float] = {}
         lines: list[dict[str, Any]] = []
         for split, questions in read.items():
-            prompt = lambda q: self._chat(responder, q, self.splits[split])
-            replies = ask(responder, questions, prompt, self.splits[split], max_tokens=self.max_tokens)
+            prompt = lambda q: self._chat(generator, q, self.splits[split])
+            replies = ask(generator, questions, prompt, self.splits[split], max_tokens=self.max_tokens)
             said = [says_yes(reply) for reply in replies]
+            images, hits = [q.image for q in questions], [yes == q.label for yes, q in zip(said, questions)]
+            model.keep(f"{split}_accuracy", images, 100.0 * np.array(hits))
             found = confusion(said, [q.label for q in questions])
             result |= {f"{split}_{name}": value for name, value in (found | unclear(replies)).items()}
             lines += [{"id": f"{split}:{q.id}", "question": q.text, "answer": reply, "reference": "yes" if q.label else "no",
                        "right": yes == q.label} for q, reply, yes in zip(questions, replies, said)]
-        write_answers(responder.pictures, self.name, lines)
+        write_answers(model.output_dir, self.name, lines)
         means = {key: float(np.mean([result[f"{split}_{key}"] for split in read])) for key in ("accuracy", "f1")}
         counts = {key: sum(result[f"{split}_{key}"] for split in read) for key in ("neither", "misread")}
         return {"questions": len(lines), **means, **counts, **result}
 
-    def _chat(self, responder: Responder, q: PopeQuestion, path: str) -> Prompt:
+    def _chat(self, generator: Generator, q: PopeQuestion, path: str) -> Prompt:
         words = f"<image>\n{q.text}\n{self.instruction}".rstrip()
-        return responder.chat(({"role": "user", "content": words},), [read_image(self.images, q.image, path, q.id)], q.id)
+        return generator.chat(({"role": "user", "content": words},), [read_image(self.images, q.image, path, q.id)], q.id)
 
 
 def says_yes(reply: str) -> bool:

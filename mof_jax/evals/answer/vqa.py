@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mof_jax.data.sources.imagefolder import read_image
-from mof_jax.decode.respond import Prompt, Responder
+from mof_jax.decode.respond import Generator, Prompt
 from mof_jax.errors import BadExample
-from mof_jax.evals.answer.answers import write_answers
-from mof_jax.evals.answer.asking import SHORT_ANSWER, ask, draw_shots, empty, named_prompt
+from mof_jax.evals.answer.answers_file import write_answers
+from mof_jax.evals.answer.batch_generate import SHORT_ANSWER, ask, draw_shots, empty, named_prompt
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.files import check_images, field, read_object, rows, spread, unique
+from mof_jax.evals.json_files import check_images, field, read_object, rows, spread, unique
 from mof_jax.evals.metrics import vqa_accuracy
+from mof_jax.evals.model import Model
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 
@@ -80,7 +81,7 @@ class Vqa(Evaluator):
     """
 
     kind: ClassVar[str] = "vqa"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
 
     test: VqaFiles
     name: str = "vqa"
@@ -107,35 +108,37 @@ class Vqa(Evaluator):
             prompt = named_prompt("vqa-short/1", self.instruction, SHORT_ANSWER)
         return f"prompt {prompt}, greedy {self.max_tokens}, scorer {vqa_accuracy.VERSION}"
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`accuracy`, and `accuracy_<type>` for each type of answer that the annotations name; `empty` counts answers of nothing.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
         """
+        generator = model.generator
         questions = spread(read_questions(self.test), self.limit)
         check_images(self.test.images, {q.id: q.image for q in questions}, self.test.questions)
         pool = read_questions(self.train) if self.shots else []
         plain = bool(self.shots or self.plain)
-        prompt = (lambda q: self._plain(responder, q, pool)) if plain else (lambda q: self._chat(responder, q))
-        answers = ask(responder, questions, prompt, self.test.questions, max_tokens=self.max_tokens,
+        prompt = (lambda q: self._plain(generator, q, pool)) if plain else (lambda q: self._chat(generator, q))
+        answers = ask(generator, questions, prompt, self.test.questions, max_tokens=self.max_tokens,
                       stop=("\n", ".", ",", "Question") if plain else (), pictures=1 + self.shots)
         scores = [vqa_accuracy.accuracy(answer, q.answers) for answer, q in zip(answers, questions)]
-        write_answers(responder.pictures, self.name, (
+        write_answers(model.output_dir, self.name, (
             {"id": q.id, "question": q.question, "answer": a, "reference": list(q.answers), "score": score}
             for q, a, score in zip(questions, answers, scores)))
+        model.keep("accuracy", [q.image for q in questions], 100 * np.array(scores))
         by_type = defaultdict(list)
         for question, score in zip(questions, scores):
             by_type[question.answer_type].append(score)
         types = {f"accuracy_{kind}": 100 * float(np.mean(found)) for kind, found in sorted(by_type.items()) if kind}
         return {"questions": len(questions), "accuracy": 100 * float(np.mean(scores)), "empty": empty(answers), **types}
 
-    def _chat(self, responder: Responder, q: VqaQuestion) -> Prompt:
+    def _chat(self, generator: Generator, q: VqaQuestion) -> Prompt:
         words = f"<image>\n{q.question}\n{self.instruction}".rstrip()
         picture = read_image(self.test.images, q.image, self.test.questions, q.id)
-        return responder.chat(({"role": "user", "content": words},), [picture], q.id)
+        return generator.chat(({"role": "user", "content": words},), [picture], q.id)
 
-    def _plain(self, responder: Responder, q: VqaQuestion, pool: list[VqaQuestion]) -> Prompt:
+    def _plain(self, generator: Generator, q: VqaQuestion, pool: list[VqaQuestion]) -> Prompt:
         """Blocks of picture, question and answer, the last one without its answer."""
         shots, pictures = [], []
         if self.shots:
@@ -143,7 +146,7 @@ class Vqa(Evaluator):
             pictures = [read_image(self.train.images, s.image, self.train.questions, s.id) for s in shots]
         words = "".join(f"<image> Question: {s.question} Short answer: {s.short}\n" for s in shots)
         picture = read_image(self.test.images, q.image, self.test.questions, q.id)
-        return responder.text(f"{words}<image> Question: {q.question} Short answer:", [*pictures, picture], q.id)
+        return generator.text(f"{words}<image> Question: {q.question} Short answer:", [*pictures, picture], q.id)
 
 
 def read_questions(files: VqaFiles) -> list[VqaQuestion]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.encoder import Encoder
-from mof_jax.evals.embed.labels import Labels, unit
+from mof_jax.evals.embed.labelled_sources import Labels, unit
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Positive, Whole
 
 
@@ -30,6 +30,7 @@ class FewShot(Evaluator):
     """
 
     kind: ClassVar[str] = "fewshot"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image",)
 
     train: SourceConfig
     test: SourceConfig
@@ -39,11 +40,12 @@ class FewShot(Evaluator):
     l2: tuple[Positive, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     seed: Whole = 0
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`acc@1_<shots>shot` in percent; `left_out_<shots>shot` counts the test pictures of classes with fewer training
         pictures, which it leaves out, besides those that `Labels.counts` counts."""
+        embedder = model.embedder
         labels = Labels.read(self.train, self.test, self.label)
-        train, test = labels.features(encoder.images)
+        train, test = labels.features(embedder.images)
         result = labels.counts
         for shots in self.shots:
             rows = draw_shots(labels.train, shots, self.seed)
@@ -55,6 +57,8 @@ class FewShot(Evaluator):
             x, z = unit(train[rows]), unit(test[kept])
             predicted = ridge_predict(x, number(labels.train[rows]), z, len(classes), self.l2)
             hit = (np.asarray(predicted) == number(labels.test[kept])) & np.isfinite(z).all(1)  # no features, no hit
+            of = [unit for unit, known in zip(labels.units, kept) if known]
+            model.keep(f"acc@1_{shots}shot", of, 100.0 * hit)
             result[f"acc@1_{shots}shot"] = 100 * float(np.mean(hit))
             result[f"left_out_{shots}shot"] = int((~kept).sum())
         return result

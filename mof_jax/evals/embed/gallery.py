@@ -16,10 +16,11 @@ from mof_jax import storage
 from mof_jax.data.image import images
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.evals.embed.encoder import Encoder, records
-from mof_jax.evals.embed.retrieval import Pool, kinds_of, pictures_of
+from mof_jax.evals.embed.embedder import records
+from mof_jax.evals.embed.retrieval import Pool, embed_pool, kinds_of
 from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import nearest
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
 
 _CELL, _LABEL, _GAP, _TITLE = 96, 220, 10, 56
@@ -37,6 +38,7 @@ class Gallery(Evaluator):
     """
 
     kind: ClassVar[str] = "gallery"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     source: SourceConfig
     name: str = "retrieval"
@@ -44,28 +46,29 @@ class Gallery(Evaluator):
     k: Count = 5
     texts: tuple[str, ...] = ()
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
-        """Nothing to measure; the file lands in the encoder's picture folder."""
-        if encoder.pictures is None:
+    def run(self, model: Model) -> dict[str, float]:
+        """Nothing to measure; the file lands in the model's output folder."""
+        embedder = model.embedder
+        if model.output_dir is None:
             return {}
         source = open_source(self.source)
         items = records(source)
         pool = Pool.of(items, kinds_of(source, items, self.texts))
         captions = pool.captions
-        pixels, words = pictures_of(encoder, source, pool), encoder.texts(captions)
+        pixels, words = embed_pool(embedder, source, pool), embedder.texts(captions)
         asked = np.linspace(0, len(captions) - 1, self.queries + 2).astype(int)[1:-1]
         shown = np.linspace(0, len(pixels) - 1, 2 * self.queries + 2).astype(int)[1:-1][::2]
-        _, pictures = nearest(encoder.mesh, words[asked], pixels, min(self.k, len(pixels)))
-        _, texts = nearest(encoder.mesh, pixels[shown], words, min(self.k, len(captions)))
+        _, pictures = nearest(embedder.mesh, words[asked], pixels, min(self.k, len(pixels)))
+        _, texts = nearest(embedder.mesh, pixels[shown], words, min(self.k, len(captions)))
         if jax.process_index():
             return {}
         picture = lambda i: cell(items[pool.rows[i]].image)
         asked_rows = [(captions[q], [(picture(i), pool.right(i, q)) for i in row]) for q, row in zip(asked, pictures)]
         shown_rows = [(picture(q), [(captions[t], pool.right(q, t)) for t in row]) for q, row in zip(shown, texts)]
-        storage.make_folder(encoder.pictures)
+        storage.make_folder(model.output_dir)
         sheet = io.BytesIO()
         draw(asked_rows, shown_rows, self.k).save(sheet, "PNG")
-        storage.write_atomic(os.path.join(encoder.pictures, f"{self.name}.png"), [sheet.getbuffer()])
+        storage.write_atomic(os.path.join(model.output_dir, f"{self.name}.png"), [sheet.getbuffer()])
         return {}
 
 

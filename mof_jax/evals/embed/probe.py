@@ -13,10 +13,10 @@ import optax
 
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.baselines import Features, accuracies
-from mof_jax.evals.embed.encoder import Encoder
-from mof_jax.evals.embed.labels import Labels, unit
+from mof_jax.evals.embed.feature_baselines import Features, accuracies
+from mof_jax.evals.embed.labelled_sources import Labels, unit
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Positive, Range, Whole
 
 
@@ -29,10 +29,11 @@ class Probe(Evaluator):
       l2: strengths tried. The one that does best on the validation part is then fitted to all of `train`.
       validation: share of `train` that chooses the strength; seed: which records are in it.
       steps: of L-BFGS at most, for each strength.
-      baselines: also measure what was there without training, see `evals.embed.baselines`.
+      baselines: also measure what was there without training, see `evals.embed.feature_baselines`.
     """
 
     kind: ClassVar[str] = "probe"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image",)
 
     train: SourceConfig
     test: SourceConfig
@@ -50,7 +51,7 @@ class Probe(Evaluator):
         if not 0 < self.validation < 1:
             raise ValueError(f"validation {self.validation} is not a share between 0 and 1")
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`acc@1` in percent, over the test pictures whose class is known; see `Labels.counts`."""
         labels = Labels.read(self.train, self.test, self.label)
 
@@ -59,7 +60,7 @@ class Probe(Evaluator):
             hit = predict(self.fitted(train, labels.train, labels.classes), test) == labels.test
             return hit & np.isfinite(test).all(1)  # no features, no hit
 
-        return {**labels.counts, **accuracies(encoder, right, self.baselines)}
+        return {**labels.counts, **accuracies(model, right, labels.units, self.baselines)}
 
     def fitted(
         self, x: Float[np.ndarray, "train dim"], y: Int[np.ndarray, "train"], classes: int

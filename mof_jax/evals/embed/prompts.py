@@ -17,12 +17,12 @@ _PLACE = re.compile(r"\{(?:c|class|classname|name|label)?\}")
 
 
 class _Embeds(Protocol):
-    """What embeds texts, see `encoder.Encoder`."""
+    """What embeds texts, see `embedder.Embedder`."""
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]: ...
 
 
-def ensemble(encoder: _Embeds, texts: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+def ensemble(embedder: _Embeds, texts: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
     """Unit-norm mean of the embeddings of each text in every template (prompt ensembling, CLIP §3.1.4).
 
     Raises:
@@ -31,7 +31,7 @@ def ensemble(encoder: _Embeds, texts: Sequence[str], templates: Sequence[str]) -
     if not templates:
         raise UserError("templates: at least one is needed; '{}' is the text itself")
     halves = [_halves(template, "templates") for template in templates]
-    total = sum(encoder.texts([f"{before}{text}{behind}" for text in texts]) for before, behind in halves)
+    total = sum(embedder.texts([f"{before}{text}{behind}" for text in texts]) for before, behind in halves)
     return total / np.linalg.norm(total, axis=-1, keepdims=True)
 
 

@@ -15,10 +15,11 @@ from mof_jax.data.record import Record, Source
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions as texts_of
-from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.embedder import Embedder, records
 from mof_jax.evals.embed.prompts import ensemble
 from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.metrics.ranking import Hop, positive_ranks
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
 
 
@@ -33,6 +34,7 @@ class Retrieval(Evaluator):
     """
 
     kind: ClassVar[str] = "retrieval"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     source: SourceConfig
     name: str = "retrieval"
@@ -40,7 +42,7 @@ class Retrieval(Evaluator):
     at: tuple[Count, ...] = (1, 5, 10)
     templates: tuple[str, ...] = ("{}",)
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`i2t@k`, `t2i@k` and their mean `r@k`, in percent, and what was found.
 
         Returns:
@@ -51,24 +53,37 @@ class Retrieval(Evaluator):
         Raises:
           UserError: no captions of these kinds. BadExample: a record that cannot be read.
         """
+        embedder = model.embedder
         source = open_source(self.source)
         items = records(source)
         pool = Pool.of(items, kinds_of(source, items, self.texts))
-        images = pictures_of(encoder, source, pool)
-        texts = ensemble(encoder, pool.captions, self.templates)
+        images = embed_pool(embedder, source, pool)
+        texts = ensemble(embedder, pool.captions, self.templates)
         asked = pool.captioned
         forth, back = pool.hops
         numbers = np.arange(len(images), dtype=np.int32)
-        i2t = positive_ranks(encoder.mesh, images[asked], texts, numbers[asked], pool.words, (forth, back))
-        t2i = positive_ranks(encoder.mesh, texts, images, pool.words, numbers, (back[::-1], forth[::-1]))
+        i2t = positive_ranks(embedder.mesh, images[asked], texts, numbers[asked], pool.words, (forth, back))
+        t2i = positive_ranks(embedder.mesh, texts, images, pool.words, numbers, (back[::-1], forth[::-1]))
         result = {"images": len(images), "candidates": len(texts),
                   "merged_rows": len(items) - len(images),
                   "repeated_captions": len(texts) - len(np.unique(pool.words)), "uncaptioned": int((~asked).sum())}
+        shown, said = pool.units
         for k in self.at:
+            hits = 100.0 * (i2t < k), 100.0 * (t2i < k)
+            _keep(model, k, hits, ([shown[i] for i in np.flatnonzero(asked)], said))
             result[f"i2t@{k}"] = 100 * float(np.mean(i2t < k))
             result[f"t2i@{k}"] = 100 * float(np.mean(t2i < k))
             result[f"r@{k}"] = (result[f"i2t@{k}"] + result[f"t2i@{k}"]) / 2
         return result
+
+
+def _keep(model: Model, k: int, hits: tuple[np.ndarray, np.ndarray], units: tuple[list[str], list[str]]) -> None:
+    """The rows of i2t@k, of t2i@k, and of their mean, in a column each."""
+    for name, values, of in zip(("i2t", "t2i"), hits, units):
+        model.keep(f"{name}@{k}", of, values)
+    both = np.full((sum(map(len, hits)), 2), np.nan)
+    both[: len(hits[0]), 0], both[len(hits[0]):, 1] = hits
+    model.keep(f"r@{k}", units[0] + units[1], both)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +131,21 @@ class Pool:
         found[self.links[0][np.isin(self.links[1], self.owners)]] = True
         return found
 
+    @property
+    def units(self) -> tuple[list[str], list[str]]:
+        """The item that each picture shows (the first, of several), and that each caption belongs to, see `evals.items`."""
+        pictures, first = np.unique(self.links[0], return_index=True)
+        return [f"item {n}" for n in self.links[1][first]], [f"item {n}" for n in self.owners]
+
     def right(self, picture: int, caption: int) -> bool:
         """Whether a caption is a right answer for a picture."""
         items = self.links[1][self.links[0] == picture]
         return bool((self.words[np.isin(self.owners, items)] == self.words[caption]).any())
 
 
-def pictures_of(encoder: Encoder, source: Source, pool: Pool) -> Float[np.ndarray, "pictures dim"]:
+def embed_pool(embedder: Embedder, source: Source, pool: Pool) -> Float[np.ndarray, "pictures dim"]:
     """One embedding a picture."""
-    return encoder.images(source if len(pool.rows) == len(source) else Subset(source, pool.rows))
+    return embedder.images(source if len(pool.rows) == len(source) else Subset(source, pool.rows))
 
 
 def kinds_of(source: Source, items: Sequence[Record], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ import numpy as np
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.evals.embed.classes import Classes, labels_of
-from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.embedder import records
 from mof_jax.evals.embed.prompts import ensemble, phrases
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
 from mof_jax.evals.metrics.ranking import positive_ranks
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
 
 
@@ -31,6 +33,7 @@ class ZeroShot(Evaluator):
     """
 
     kind: ClassVar[str] = "zeroshot"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     source: SourceConfig
     name: str = "zeroshot"
@@ -40,7 +43,7 @@ class ZeroShot(Evaluator):
     at: tuple[Count, ...] = (1, 5)
     names: Literal["as_is", "spaces"] = "as_is"
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`acc@k` in percent, over images; `mean_class_acc@1` averages over classes first.
 
         Returns:
@@ -50,14 +53,19 @@ class ZeroShot(Evaluator):
         Raises:
           UserError: a label that is missing or not in the class list, a class list or a template that cannot be read.
         """
+        embedder = model.embedder
         source = open_source(self.source)
-        labels = labels_of(records(source), self.label, self.source)
+        items = records(source)
+        labels = labels_of(items, self.label, self.source)
         found = Classes.of(self.classes, labels, f"{self.name}.classes", self.source, self.names == "spaces")
-        weights = ensemble(encoder, found.names, phrases(self.templates))
+        weights = ensemble(embedder, found.names, phrases(self.templates))
         numbers = np.arange(len(found.names), dtype=np.int32)
-        ranks = positive_ranks(encoder.mesh, encoder.images(source), weights, found.targets, numbers)
+        ranks = positive_ranks(embedder.mesh, embedder.images(source), weights, found.targets, numbers)
         seen = np.unique(found.targets)
         result = {"images": len(labels), "classes": len(numbers), "repeated_classes": found.repeated,
                   "empty_classes": len(numbers) - len(seen)}
+        units = [unit_of(record) for record in items]
+        for k in self.at:
+            model.keep(f"acc@{k}", units, 100.0 * (ranks < k))
         result |= {f"acc@{k}": 100 * float((ranks < k).mean()) for k in self.at}
         return result | {"mean_class_acc@1": 100 * float(np.mean([(ranks[found.targets == c] < 1).mean() for c in seen]))}

@@ -13,14 +13,54 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.evals.embed.baselines import paired_interval
+from mof_jax.errors import UserError
+from mof_jax.evals.items import Items
+from mof_jax.evals.metrics.statistics import STATISTICS
 
+_RESAMPLES = 2000
 _LARGEST = 7  # pictures of a group: 5,040 ways to match them with their texts
 
 
 def pair_accuracy(right: Bool[np.ndarray, "pairs 2"]) -> Bool[np.ndarray, "pairs"]:
     """Whether both questions of a pair are answered rightly: 25 % by guessing, 0 % for one who always says the same."""
     return np.asarray(right, bool).all(axis=1)
+
+
+def paired_interval(a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean(a) - mean(b) over items drawn with replacement, the same ones for both."""
+    difference = a.astype(np.float64) - b
+    # Few values occur (three, of booleans), so a resample is a draw of how often each of them does.
+    values, counts = np.unique(difference, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(difference), counts / len(difference), size=_RESAMPLES)
+    low, high = np.quantile(draws @ values / len(difference), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_resamples(a: Items, b: Items, seed: int = 0, resamples: int = _RESAMPLES) -> Float[np.ndarray, "resamples"]:
+    """Differences of two figures, a's less b's, over units drawn with replacement, the same ones for both.
+
+    All rows of a unit come with it as often as it is drawn. A figure that is no mean over rows is taken anew on each resample.
+
+    Args:
+      a, b: rows over the same units, in any order.
+
+    Raises:
+      ValueError: other units. UserError: a figure that too few resamples have (1 % or more have none).
+    """
+    names = sorted(set(a.units))
+    if names != sorted(set(b.units)):
+        raise ValueError("the two have rows of different units")
+    number = {name: i for i, name in enumerate(names)}
+    of_a, of_b = (np.array([number[unit] for unit in x.units]) for x in (a, b))
+    figure_a, figure_b = (STATISTICS[x.statistic](x.values) for x in (a, b))
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.array([figure_a(w[of_a]) - figure_b(w[of_b]) for w in drawn.astype(np.float64)])
+    known = found[np.isfinite(found)]
+    if len(known) <= 0.99 * resamples:
+        raise UserError(f"{resamples - len(known)} of {resamples} resamples of {len(names)} units have no {a.statistic}; "
+                        "evaluate on more of them")
+    return known
 
 
 def bootstrap_interval(values: Bool[np.ndarray, "items"] | Float[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
@@ -103,7 +143,7 @@ def pair_scores(right: Bool[np.ndarray, "pairs 2"], patterns: Sequence[str] = ()
             **_by_pattern("pair_accuracy", passed, patterns)}
 
 
-_NAMES = {"image": "image_score", "text": "text_score", "group": "group_score", "group_match": "group_match"}
+NAMES = {"image": "image_score", "text": "text_score", "group": "group_score", "group_match": "group_match"}
 
 
 def similarity_scores(s: Float[np.ndarray, "pairs 2 2"], patterns: Sequence[str] = ()) -> dict[str, float]:
@@ -112,7 +152,7 @@ def similarity_scores(s: Float[np.ndarray, "pairs 2 2"], patterns: Sequence[str]
     Args:
       s: see `group_scores`. patterns: see `pair_scores`.
     """
-    found = {_NAMES[key]: passed for key, passed in group_scores(s).items()}
+    found = {NAMES[key]: passed for key, passed in group_scores(s).items()}
     low, high = bootstrap_interval(found["image_score"])
     result = {"pairs": len(s), "image_score": 0.0, "image_low": 100 * low, "image_high": 100 * high}
     result |= {name: 100 * float(passed.mean()) for name, passed in found.items()}

@@ -17,16 +17,16 @@ import numpy as np
 from mof_jax import console
 from mof_jax.data.pairs import Pair
 from mof_jax.data.sources.jsonl import JsonLines
-from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.answer import letters
-from mof_jax.evals.answer.answers import write_answers
-from mof_jax.evals.answer.choice import BY_LETTER, answer_line, choose, method
+from mof_jax.evals.answer import parse_choice
+from mof_jax.evals.answer.answers_file import write_answers
 from mof_jax.evals.answer.choice_files import ChoiceQuestion
+from mof_jax.evals.answer.multiple_choice import BY_LETTER, answer_line, choose, method
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.files import field, spread, unique
+from mof_jax.evals.json_files import field, spread, unique
 from mof_jax.evals.metrics.paired import pair_scores
 from mof_jax.evals.mmvp.mmvp_files import Labels, read_mmvp
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Whole
 
 
@@ -36,12 +36,12 @@ class Mmvp(Evaluator):
 
     Attributes:
       path, labels, patterns: see `mmvp_files.read_mmvp`. pairs: how many the file must hold, 150 of the published one.
-      by, length, instruction, max_tokens: see `choice.Choice`.
+      by, length, instruction, max_tokens: see `multiple_choice.Choice`.
       limit: pairs to ask about, spread evenly over the file; 0 for all.
     """
 
     kind: ClassVar[str] = "mmvp"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
 
     path: str
     labels: Labels = "original"
@@ -63,7 +63,7 @@ class Mmvp(Evaluator):
         """How the numbers come about."""
         return f"{method(self)}, labels {self.labels}"
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """See `measure`; prints the version.
 
         Raises:
@@ -71,17 +71,21 @@ class Mmvp(Evaluator):
         """
         pairs = read_mmvp(self.path, self.labels, self.patterns, self.pairs)
         console.show(f"{self.name}: {self.version}")  # a number without these means little
-        return self.measure(responder, spread(pairs, self.limit))
+        return self.measure(model, spread(pairs, self.limit))
 
-    def measure(self, responder: Responder, pairs: Sequence[Pair]) -> dict[str, float]:
+    def measure(self, model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
         """`paired.pair_scores` of any pairs that have a question; `unparsed` or `tied` as in `Choice`."""
         asked = questions(pairs)
-        chosen, answers = choose(responder, asked, self, self.path)
+        chosen, answers = choose(model.generator, asked, self, self.path)
         right = np.array([choice == q.right for choice, q in zip(chosen, asked)])
         lines = ({**answer_line(*of_one), "pattern": of_one[0].category} for of_one in zip(asked, answers, right.tolist()))
-        write_answers(responder.pictures, self.name, lines)
+        write_answers(model.output_dir, self.name, lines)
+        halves = right.reshape(-1, 2)
+        units = [pair.id for pair in pairs]
+        model.keep("pair_accuracy", units, 100.0 * halves.all(axis=1))
+        model.keep("question_accuracy", [unit for unit in units for _ in (0, 1)], 100.0 * right)
         unparsed = {"unparsed" if self.by == "letter" else "tied": chosen.count(None)}
-        return pair_scores(right.reshape(-1, 2), [pair.pattern for pair in pairs]) | unparsed
+        return pair_scores(halves, [pair.pattern for pair in pairs]) | unparsed
 
 
 def questions(pairs: Sequence[Pair]) -> list[ChoiceQuestion]:
@@ -134,5 +138,5 @@ def _verdict(path: str, n: int, row: dict[str, Any], q: ChoiceQuestion) -> bool 
 
 
 def _choice(path: str, n: int, row: dict[str, Any], q: ChoiceQuestion) -> bool | None:
-    choice = letters.parse(field(row, "answer", str, path, f"line {n}"), q.options)
+    choice = parse_choice.parse(field(row, "answer", str, path, f"line {n}"), q.options)
     return None if choice is None else choice == q.right

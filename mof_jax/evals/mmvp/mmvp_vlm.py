@@ -12,12 +12,13 @@ import numpy as np
 from mof_jax import console
 from mof_jax.data.pairs import PATTERNS, Pair
 from mof_jax.errors import BadExample
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.embedder import Embedder
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.metrics.paired import similarity_scores
-from mof_jax.evals.mmvp.matching import scores_on_test_set
+from mof_jax.evals.metrics.paired import NAMES, group_scores, similarity_scores
 from mof_jax.evals.mmvp.mmvp_files import read_mmvp_vlm
 from mof_jax.evals.mmvp.mmvp_vlm_table import PAIRS, compare
+from mof_jax.evals.mmvp.test_time_matching import scores_on_test_set
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count
 
 
@@ -28,10 +29,11 @@ class MmvpVlm(Evaluator):
     Attributes:
       path: see `mmvp_files.read_mmvp_vlm`. pairs: how many the file must hold, 135 of the published one.
       prompt: stands before each statement.
-      matching: also what the model gains by knowing the test set's pairing, see `matching`.
+      matching: also what the model gains by knowing the test set's pairing, see `test_time_matching`.
     """
 
     kind: ClassVar[str] = "mmvp_vlm"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     path: str
     name: str = "mmvp_vlm"
@@ -44,21 +46,24 @@ class MmvpVlm(Evaluator):
         """How the numbers come about."""
         return f"prompt {self.prompt!r}, scorer mmvp_vlm/1"
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """See `measure`; of a set of the published size, the paper's ten models are printed beside this one.
 
         Raises:
           UserError: files that are missing or incomplete. BadExample: a row that is wrong, or its picture.
         """
-        result = self.measure(encoder, read_mmvp_vlm(self.path, self.pairs))
+        result = self.measure(model, read_mmvp_vlm(self.path, self.pairs))
         if result["pairs"] == PAIRS * len(PATTERNS):
             console.show(compare(result))
         return result
 
-    def measure(self, encoder: Encoder, pairs: Sequence[Pair]) -> dict[str, float]:
-        """`paired.similarity_scores` of any pairs that have statements; with `matching` also `matching.scores_on_test_set`."""
-        images, texts = self.embed(encoder, pairs)
+    def measure(self, model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
+        """`paired.similarity_scores` of any pairs that have statements; with `matching` also
+        `test_time_matching.scores_on_test_set`."""
+        images, texts = self.embed(model.embedder, pairs)
         of_pairs = np.einsum("pid,pjd->pij", images, texts)
+        for key, passed in group_scores(of_pairs).items():
+            model.keep(NAMES[key], [pair.id for pair in pairs], 100.0 * passed)
         result = similarity_scores(of_pairs, [pair.pattern for pair in pairs])
         if self.matching:
             flat = lambda x: x.reshape(-1, x.shape[-1])
@@ -66,7 +71,7 @@ class MmvpVlm(Evaluator):
         return result
 
     def embed(
-        self, encoder: Encoder, pairs: Sequence[Pair]
+        self, embedder: Embedder, pairs: Sequence[Pair]
     ) -> tuple[Float[np.ndarray, "pairs 2 dim"], Float[np.ndarray, "pairs 2 dim"]]:
         """Unit-norm embeddings of pictures and statements: their products are cosines, which scale and bias do not reorder.
 
@@ -76,7 +81,7 @@ class MmvpVlm(Evaluator):
         for pair in pairs:
             if len(pair.statements) != 2:
                 raise BadExample("pairs", pair.id, "has no two statements; MMVP-VLM compares them (MMVP has a question)")
-        images = encoder.pictures_of(lambda i: pairs[i // 2].record(i % 2), self.path, 2 * len(pairs))
-        texts = encoder.texts([self.prompt + statement for pair in pairs for statement in pair.statements])
+        images = embedder.embed_images(lambda i: pairs[i // 2].record(i % 2), self.path, 2 * len(pairs))
+        texts = embedder.texts([self.prompt + statement for pair in pairs for statement in pair.statements])
         unit = lambda x: (x / np.linalg.norm(x, axis=-1, keepdims=True)).reshape(len(pairs), 2, -1)
         return unit(np.asarray(images, np.float64)), unit(np.asarray(texts, np.float64))

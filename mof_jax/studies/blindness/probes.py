@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 import numpy as np
-import optax
 
 from mof_jax.data.pairs import PATTERNS
 from mof_jax.data.worlds.pattern_world import Scene, answer
+from mof_jax.evals.embed import attentive_probe
 from mof_jax.evals.embed.probe import fit, standardised
 
-_STRENGTH, _STEPS, _BATCH, _QUERIES = 1e-3, 400, 128, 4
+_STRENGTH = 1e-3
 
 
 class Learned(NamedTuple):
@@ -72,8 +70,8 @@ def attentive(train: Learned, tests: Mapping[str, Asked], seed: int = 0) -> dict
     layer reads what they gather."""
 
     def fitted(x: np.ndarray, y: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
-        params = _train(jnp.asarray(x, jnp.float32), jnp.asarray(y), classes, jax.random.key(seed))
-        return lambda test: np.asarray(_scores(params, jnp.asarray(test, jnp.float32)))
+        params = attentive_probe.fit(x, y, classes, seed)
+        return lambda test: attentive_probe.scores(params, test)
 
     return _by_pattern(train, tests, fitted)
 
@@ -95,37 +93,3 @@ def _by_pattern(train: Learned, tests: Mapping[str, Asked], fitted: Callable) ->
 
 def _of(scenes: Sequence[Scene], pattern: str) -> Int[np.ndarray, "rows"]:
     return np.array([i for i, scene in enumerate(scenes) if scene.pattern == pattern])
-
-
-def _init(key: Array, patches: int, width: int, classes: int) -> dict[str, Array]:
-    keys = jax.random.split(key, 4)
-    scale = width**-0.5
-    return {"query": jax.random.normal(keys[0], (_QUERIES, width)) * scale,
-            "place": jax.random.normal(keys[1], (patches, width)) * 0.02,
-            "key": jax.random.normal(keys[2], (width, width)) * scale,
-            "head": jax.random.normal(keys[3], (_QUERIES * width, classes)) * 0.01, "bias": jnp.zeros(classes)}
-
-
-def _scores(params: dict[str, Array], x: Float[Array, "batch patches width"]) -> Float[Array, "batch classes"]:
-    x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6) + params["place"]
-    attention = jax.nn.softmax(jnp.einsum("qd,bpd->bqp", params["query"], x @ params["key"]), axis=-1)
-    gathered = jnp.einsum("bqp,bpd->bqd", attention, x)
-    return gathered.reshape(len(x), -1) @ params["head"] + params["bias"]
-
-
-def _train(x: Array, y: Array, classes: int, key: Array) -> dict[str, Array]:
-    """AdamW with a cosine schedule; every step sees a random batch."""
-    tx = optax.adamw(optax.cosine_decay_schedule(3e-3, _STEPS), weight_decay=0.05)
-
-    def loss(params: dict[str, Array], rows: Array) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(_scores(params, x[rows]), y[rows]).mean()
-
-    def step(carry: tuple, key: Array) -> tuple[tuple, None]:
-        params, opt = carry
-        grads = jax.grad(loss)(params, jax.random.randint(key, (_BATCH,), 0, len(x)))
-        updates, opt = tx.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), opt), None
-
-    params = _init(key, x.shape[1], x.shape[2], classes)
-    run = jax.jit(lambda params, keys: jax.lax.scan(step, (params, tx.init(params)), keys)[0][0])
-    return run(params, jax.random.split(jax.random.fold_in(key, 1), _STEPS))

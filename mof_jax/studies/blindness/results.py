@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 import numpy as np
 
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.evals.embed.baselines import paired_interval
+from mof_jax.evals.metrics.paired import paired_interval
 from mof_jax.studies.blindness.jobs import best_ratio
 from mof_jax.studies.blindness.plan import Study
 from mof_jax.studies.blindness.store import Job, read

@@ -53,9 +53,10 @@ def embed(study: Study, workdir: str) -> dict[str, np.ndarray]:
     for split in ("train", *SPLITS):
         lesson = pictures.lesson(study, split)
         record = lambda i, pixels=lesson.pixels: Record(str(i), pixels[i], {})
-        for which, key, dtype in (("patches", "patches", np.float16), ("image", "pooled", np.float32)):
-            arrays[f"{split}/{key}"] = model.encoder.pictures_of(record, split, len(lesson.pixels), which=which).astype(dtype)
-        if "text" in model.run.task.predict and split != "train":
+        for which, key, dtype in (("tokens/image", "patches", np.float16), ("embed/image", "pooled", np.float32)):
+            arrays[f"{split}/{key}"] = model.embedder.embed_images(
+                record, split, len(lesson.pixels), which=which).astype(dtype)
+        if "embed/text" in model.embedder.capabilities and split != "train":
             captions = [s.caption(int(w)) for s, w in zip(lesson.scenes, lesson.which)]
-            arrays[f"{split}/texts"] = model.encoder.texts(captions)
+            arrays[f"{split}/texts"] = model.embedder.texts(captions)
     return arrays

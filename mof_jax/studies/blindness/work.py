@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from mof_jax.data.worlds.pattern_world import THINGS
-from mof_jax.evals.embed.labels import unit
+from mof_jax.evals.embed.labelled_sources import unit
 from mof_jax.evals.metrics import cider
 from mof_jax.evals.metrics.paired import group_scores
 from mof_jax.mining.blind import mine

@@ -9,8 +9,8 @@ import os
 import jax
 
 from mof_jax import console, storage
-from mof_jax.claim import Claim, holder
 from mof_jax.errors import UserError
+from mof_jax.folder_lock import FolderLock, holder
 from mof_jax.parsing import Malformed, check_text, parse_object, show
 
 LOCK = "train.lock"
@@ -43,20 +43,20 @@ def taken(workdir: str) -> Iterator[None]:
     Raises:
       UserError: another job has it.
     """
-    claim = None
+    lock = None
     if jax.process_index() == 0 and not storage.is_remote(workdir):
         try:
-            claim = Claim.take(workdir, LOCK)
+            lock = FolderLock.take(workdir, LOCK)
         except OSError as error:
             console.show(f"note: {workdir} cannot be locked ({error.strerror}); two runs there would spoil each other")
         else:
-            if claim is None:
+            if lock is None:
                 raise UserError(f"{workdir}: {holder(workdir, LOCK)} trains there; wait for it, or use another work dir")
     try:
         yield
     finally:
-        if claim is not None:
-            claim.release()
+        if lock is not None:
+            lock.release()
 
 
 def split(path: str) -> tuple[str, int | None]:

@@ -137,6 +137,10 @@ def go_on(
                         "work dir")
     kept = {key: (before.get(key), after.get(key)) for key in {**before, **after}
             if verdict(key) != FREE and _differs(key, before, after, workdir, was)}
+    # Of a section that is of another kind now, the kind says it for the keys that only one of them has.
+    others = tuple(key.removesuffix("kind") for key in kept if key.endswith(".kind"))
+    kept = {key: pair for key, pair in kept.items()
+            if not key.startswith(others) or key.endswith(".kind") or (key in before and key in after)}
     if _same_schedule(before, after, step) and not any(term.follows_steps for term in terms(config.objective).values()):
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}

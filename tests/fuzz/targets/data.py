@@ -28,7 +28,7 @@ from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.data.text.captions import CaptionConfig
 from mof_jax.data.text.tokenizers import train
 from mof_jax.errors import BadExample
-from mof_jax.evals.answer.answers import read_answers
+from mof_jax.evals.answer.answers_file import read_answers
 from mof_jax.mining import report
 from mof_jax.mining.embeddings import KIND, Embeddings
 from mof_jax.mining.state import Pairs, State

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import copy
 import functools
-from typing import Any
 import zlib
 
 from flax import nnx
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 import numpy as np
 
 from mof_jax.data.image.preprocess import Preprocess
@@ -21,39 +20,49 @@ from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import BadExample, UserError, lookup
 from mof_jax.mesh import batch_sharding, batch_shards, fetch, put_batch, replicated
 from mof_jax.nn.module import Params, Skeleton, flatten
+from mof_jax.task import Predictor
 
 # Decoded pictures kept between evaluations of one run, in bytes.
 _CACHE_BYTES = 2 * 2**30
 
 
-class Encoder:
-    """Towers as evaluators see them. `bind` gives them parameters; `images` and `texts` embed."""
+class Embedder:
+    """What embeds, as evaluators see it. `bind` gives it parameters; `images` and `texts` embed.
+
+    Attributes:
+      on_batch: called before each batch, alike on all processes; may raise to stop.
+    """
 
     def __init__(
         self,
-        predict: Mapping[str, Callable[[Any, Array], Array]],
+        predictors: Mapping[str, Predictor],
         skeleton: Skeleton,
         mesh: Mesh,
         preprocess: Preprocess,
         tokenizer: Tokenizer | None,
         batch_size: int = 256,
-        pictures: str | None = None,
+        on_batch: Callable[[], None] = lambda: None,
     ):
         shards = batch_shards(mesh)
         self.skeleton, self.mesh, self.preprocess, self.tokenizer = skeleton, mesh, preprocess, tokenizer
-        self.pictures = pictures  # folder for pictures that an evaluator wants to leave, None for none
-        self.between: Callable[[], None] = lambda: None  # called before each batch, alike on all processes; may raise to stop
+        self.on_batch = on_batch
         self.batch_size = -(-batch_size // shards) * shards
         self._params: Params | None = None
         self._cache: dict[tuple[str, int, int], np.ndarray] = {}
         jit = lambda fn: jax.jit(lambda params, x: fn(skeleton.merge(params), x), out_shardings=replicated(mesh),
                                  in_shardings=(None, batch_sharding(mesh)))
-        self._predict = {name: jit(fn) for name, fn in predict.items()}
+        self._predict = {name: jit(fn) for name, fn in predictors.items()}
 
-    def bind(self, params: Params) -> Encoder:
-        """This encoder with the given parameters (all of them, by path)."""
-        self._params = params
-        return self
+    def bind(self, params: Params) -> Embedder:
+        """This embedder with the given parameters (all of them, by path); programs and decoded pictures are shared."""
+        bound = copy.copy(self)
+        bound._params = params
+        return bound
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can be asked: `embed/image`, `embed/text`, `tokens/image`."""
+        return frozenset(self._predict)
 
     @property
     def logit_scale(self) -> float:
@@ -66,10 +75,10 @@ class Encoder:
             raise UserError("this model has no logit_scale; its embeddings are not compared by a contrastive loss")
         return float(np.exp(fetch(self._params["logit_scale"])))
 
-    def untrained(self, seed: int = 0) -> Encoder:
+    def untrained(self, seed: int = 0) -> Embedder:
         """The same model with fresh initial values, over the same decoded pictures."""
         initial = jax.jit(lambda key: flatten(self.skeleton.build(nnx.Rngs(key))))
-        return copy.copy(self).bind(initial(jax.random.key(seed, impl="threefry2x32")))
+        return self.bind(initial(jax.random.key(seed, impl="threefry2x32")))
 
     def pixels(self, source: Source, side: int) -> Float[np.ndarray, "records dim"]:
         """The pictures themselves, centred at grey and shrunk to `side` pixels, as features that nobody learned.
@@ -89,13 +98,13 @@ class Encoder:
         """
         key = (source.name, len(source), _fingerprint(source))
         if key in self._cache:
-            return self._embed("image", lambda rows: self._cache[key][rows], len(source))
+            return self._embed("embed/image", lambda rows: self._cache[key][rows], len(source))
         size = self.preprocess.image_size
         if len(source) * size * size * 3 > _CACHE_BYTES or jax.process_count() > 1:
-            return self.pictures_of(lambda i: source[i], source.name, len(source))
+            return self.embed_images(lambda i: source[i], source.name, len(source))
         pixels = self._cache[key] = np.empty((len(source), size, size, 3), np.uint8)
         try:
-            return self.pictures_of(lambda i: source[i], source.name, len(source), keep=pixels)
+            return self.embed_images(lambda i: source[i], source.name, len(source), keep=pixels)
         except BadExample:
             del self._cache[key]
             raise
@@ -108,15 +117,16 @@ class Encoder:
             total = zlib.crc32(value.view(np.uint8).reshape(-1), zlib.crc32(f"{path}{value.shape}{value.dtype}".encode(), total))
         return f"{len(self._params):04x}{total:08x}"
 
-    def pictures_of(
-        self, record: Callable[[int], Record], name: str, count: int, keep: np.ndarray | None = None, which: str = "image"
+    def embed_images(
+        self, record: Callable[[int], Record], name: str, count: int, keep: np.ndarray | None = None,
+        which: str = "embed/image",
     ) -> Float[np.ndarray, "count dim"]:
-        """Embeddings `which` of `record(0)` … `record(count - 1)`; their pixels are written to `keep` if given.
+        """What `which` makes of `record(0)` … `record(count - 1)`; their pixels are written to `keep` if given.
 
         Raises:
-          BadExample: a record that cannot be decoded. UserError: a model without such embeddings.
+          BadExample: a record that cannot be decoded. UserError: a model without this capability.
         """
-        lookup(self._predict, which, "kind of embedding")
+        lookup(self._predict, which, "capability of this model")
         with ThreadPoolExecutor(max_workers=4) as pool:
 
             def load(rows: np.ndarray) -> np.ndarray:
@@ -128,15 +138,20 @@ class Encoder:
             return self._embed(which, load, count)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
-        """One embedding a text."""
+        """One embedding a text.
+
+        Raises:
+          UserError: a model that embeds none.
+        """
+        lookup(self._predict, "embed/text", "capability of this model")
         tokens = self.tokenizer(texts)
-        return self._embed("text", lambda rows: tokens[rows], len(texts))
+        return self._embed("embed/text", lambda rows: tokens[rows], len(texts))
 
     def _embed(self, name: str, load: Callable[[np.ndarray], np.ndarray], count: int) -> Float[np.ndarray, "count dim"]:
         """Batches of a fixed size (one compiled program); each process loads only its own rows of a batch."""
         outputs = []
         for rows, real in self._blocks(count):
-            self.between()
+            self.on_batch()
             batch = put_batch(self.mesh, {"x": load(rows)})["x"]
             outputs.append(self._predict[name](self._params, batch)[:real])
         return np.concatenate([np.asarray(x, np.float32) for x in outputs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from fake_model import FakeModel
 import numpy as np
 import pytest
 import tiny_mllm
@@ -15,12 +16,12 @@ from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
-from mof_jax.evals.held_out import positives
+from mof_jax.evals.heldout_loss import positives
 
 SCENES = dict(kind="scenes", size=24, skip=8, pixels=16)
 
 
-class Towers:
+class Towers(FakeModel):
     """Known embeddings, by picture and by caption."""
 
     logit_scale = 3.0
@@ -80,7 +81,7 @@ def test_sets_that_do_not_fit_are_refused():
         evals.build(dict(kind="contrastive_loss", source=SCENES, candidates=1), "e")
 
 
-class Reader:
+class Reader(FakeModel):
     """A model that gives every byte of a document the same probability, one token a word."""
 
     class tokenizer:
@@ -99,7 +100,7 @@ def test_text_loss_by_tokens_and_by_bytes():
     source = open_source(configs.build(SourceConfig, section))
     texts = [source[i].texts["text"][0] for i in range(20)]
     size, tokens = sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts)
-    measure = evals.build(dict(kind="text_loss", source=section), "e", "responder")
+    measure = evals.build(dict(kind="text_loss", source=section), "e", ("generate",))
     found = measure.run(Reader())
     assert found == {"documents": 20.0, "tokens": float(tokens), "loss": pytest.approx(0.5 * size / tokens),
                      "bits_per_byte": pytest.approx(0.5 / np.log(2))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+from fake_model import FakeModel
 import numpy as np
 from PIL import Image
 import pytest
@@ -13,16 +14,16 @@ from mof_jax import cli
 from mof_jax.data import filter as filters
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.errors import UserError
-from mof_jax.evals import score as scores
+from mof_jax.evals import dfn_score as scores
 
 
-class FakeEncoder:
+class FakeEmbedder(FakeModel):
     """Pictures of one colour and texts `0` to `9` as unit vectors: the cosine is 1 where they agree, else 0."""
 
     def __init__(self):
         self.calls = 0
 
-    def pictures_of(self, record, name, count):
+    def embed_images(self, record, name, count):
         self.calls += 1
         shades = [int(np.asarray(Image.open(io.BytesIO(record(n).image)))[0, 0, 0]) // 20 for n in range(count)]
         return np.eye(10, dtype=np.float32)[shades]
@@ -47,14 +48,14 @@ def pool(tmp_path):
 
 @pytest.mark.parametrize("kind", ["alt", "caption", "text"])
 def test_the_kind_is_what_the_source_has(pool, kind):
-    found = scores.score(FakeEncoder(), pool({"image": "1.png", kind: "1"}, {"image": "2.png", kind: "3"}))
+    found = scores.score(FakeEmbedder(), pool({"image": "1.png", kind: "1"}, {"image": "2.png", kind: "3"}))
     assert found.ids == ["1.png", "2.png"] and found.cosines.tolist() == [1, 0] and found.bad == []
 
 
 def test_what_cannot_be_scored_is_lowest_or_left_out(pool, tmp_path):
     source = pool({"image": "1.png", "text": "1"}, {"image": "none.png", "text": "1"}, "{broken", {"image": "2.png", "text": " "},
                   {"id": 0, "image": "2.png", "text": "2"})
-    found = scores.score(FakeEncoder(), source)
+    found = scores.score(FakeEmbedder(), source)
     assert found.ids == ["1.png", "none.png", "2.png", "0"] and found.cosines.tolist() == [1, -1, -1, 1]
     assert [record.rpartition("/")[2] for record, _ in found.bad] == ["pool.jsonl line 2", "line 3", "2.png"]
     filters.write_scores(str(tmp_path / "s.jsonl"), found.ids, {"dfn": found.cosines})
@@ -70,20 +71,20 @@ def test_what_cannot_be_scored_is_lowest_or_left_out(pool, tmp_path):
     ([{"image": "none.png", "text": "1"}], "", "none of 1 records that were looked at can be read"),
 ])
 def test_mistakes_are_found_before_the_work(pool, rows, kind, says):
-    encoder = FakeEncoder()
+    embedder = FakeEmbedder()
     with pytest.raises(UserError, match=says):
-        scores.score(encoder, pool(*rows), kind)
-    assert encoder.calls == 0
+        scores.score(embedder, pool(*rows), kind)
+    assert embedder.calls == 0
 
 
 def test_no_record_that_can_be_scored_is_an_error(pool):
     with pytest.raises(UserError, match=r"none of 2 records can be scored; the first: 2: no image"):
-        scores.score(FakeEncoder(), pool({"id": 2, "text": "1"}, {"id": 3, "text": "2"}))
+        scores.score(FakeEmbedder(), pool({"id": 2, "text": "1"}, {"id": 3, "text": "2"}))
 
 
 def test_the_command_writes_nothing_that_failed(pool, tmp_path, monkeypatch, capsys):
     class Restored:
-        encoder = FakeEncoder()
+        embedder = FakeEmbedder()
 
     monkeypatch.setattr("mof_jax.restore.restore", lambda path: Restored)
     pool({"image": "1.png", "caption": "1"}, {"image": "2.png", "caption": "3"})

@@ -9,15 +9,15 @@ import re
 import struct
 import zlib
 
-from fake_responder import FakeResponder, picture, read_lines, shade_of, write_json
+from fake_generator import FakeGenerator, picture, read_lines, shade_of, write_json
 import numpy as np
 import pytest
 
 from mof_jax import evals
 from mof_jax.data.image import images
 from mof_jax.errors import UserError
-from mof_jax.evals.answer.choice import Choice, _likeliest
 from mof_jax.evals.answer.choice_files import mmbench, seed_bench
+from mof_jax.evals.answer.multiple_choice import Choice, _likeliest
 
 OPTIONS = ("red", "green", "blue", "yellow")
 HEADER = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
@@ -58,7 +58,7 @@ def seed(tmp_path):
 
 
 def build(**section):
-    return evals.build(dict(kind="choice", **section), "e", "responder")
+    return evals.build(dict(kind="choice", **section), "e", ("generate",))
 
 
 def reads(asked):
@@ -68,7 +68,7 @@ def reads(asked):
 
 
 def test_mmbench_by_letter(table, tmp_path):
-    right = FakeResponder(reads, pictures=tmp_path)
+    right = FakeGenerator(reads, output_dir=tmp_path)
     found = build(layout="mmbench", path=table).run(right)
     assert found == {"questions": 8.0, "accuracy": 100.0, "unparsed": 0.0, "accuracy_scene": 100.0, "accuracy_colour": 100.0}
     assert right.asked[1].text == ("<image>\nLook\nwell\nQuestion 1?\nA. red\nB. green\nC. blue\nD. yellow\n"
@@ -79,22 +79,22 @@ def test_mmbench_by_letter(table, tmp_path):
 
 
 def test_unparsed_replies_are_wrong_and_counted(table):
-    found = build(layout="mmbench", path=table).run(FakeResponder(lambda a: "who knows" if a.id in "024" else reads(a)))
+    found = build(layout="mmbench", path=table).run(FakeGenerator(lambda a: "who knows" if a.id in "024" else reads(a)))
     assert found["unparsed"] == 3 and found["accuracy"] == 100 * 5 / 8
     assert found["accuracy_scene"] == 25.0 and found["accuracy_colour"] == 100.0
 
 
 def test_circular_needs_every_rotation(table, tmp_path):
     """One who always says A is right a quarter of the time, and never under every rotation."""
-    always_a = FakeResponder(lambda asked: "A", pictures=tmp_path)
+    always_a = FakeGenerator(lambda asked: "A", output_dir=tmp_path)
     assert build(layout="mmbench", path=table).run(always_a)["accuracy"] == 25.0
     found = build(layout="mmbench", path=table, circular=True).run(always_a)
     assert found["accuracy"] == 0.0 and found["questions"] == 8
     lines = read_lines(tmp_path, "choice")
     assert len({line["id"] for line in lines}) == 32 and sum(line["right"] for line in lines) == 8
     assert [line["options"][0] for line in lines[:4]] == list(OPTIONS)
-    assert build(layout="mmbench", path=table, circular=True).run(FakeResponder(reads))["accuracy"] == 100.0
-    fails_once = FakeResponder(lambda asked: "" if asked.id == "3+2" else reads(asked))
+    assert build(layout="mmbench", path=table, circular=True).run(FakeGenerator(reads))["accuracy"] == 100.0
+    fails_once = FakeGenerator(lambda asked: "" if asked.id == "3+2" else reads(asked))
     found = build(layout="mmbench", path=table, circular=True).run(fails_once)
     assert found["accuracy"] == 100 * 7 / 8 and found["unparsed"] == 1
 
@@ -102,10 +102,10 @@ def test_circular_needs_every_rotation(table, tmp_path):
 def test_the_files_own_rotations_and_references(tmp_path):
     """Rows from a million on are copies, and a short image is the index of the row that holds it; three options are fine."""
     rows = [row(1_000_002, image="2"), row(2), row(5, image="2", answer="C", D=""), row(6, D="nan", answer="B")]
-    responder = FakeResponder(lambda asked: str(shade_of(asked.images[0])))
-    found = build(layout="mmbench", path=write_table(tmp_path / "t.tsv", rows)).run(responder)
-    assert found["questions"] == 3 and [shade_of(a.images[0]) for a in responder.asked] == [2, 2, 6]
-    assert "C. blue\nReply" in responder.asked[1].text and "D." not in responder.asked[2].text
+    generator = FakeGenerator(lambda asked: str(shade_of(asked.images[0])))
+    found = build(layout="mmbench", path=write_table(tmp_path / "t.tsv", rows)).run(generator)
+    assert found["questions"] == 3 and [shade_of(a.images[0]) for a in generator.asked] == [2, 2, 6]
+    assert "C. blue\nReply" in generator.asked[1].text and "D." not in generator.asked[2].text
 
 
 def test_a_picture_longer_than_the_csv_module_allows(tmp_path):
@@ -113,20 +113,20 @@ def test_a_picture_longer_than_the_csv_module_allows(tmp_path):
     noise = images.encode(np.random.default_rng(0).integers(0, 255, (250, 250, 3), np.uint8))
     text = base64.b64encode(noise).decode()
     assert len(text) > before
-    responder = FakeResponder()
-    build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(0, image=text)])).run(responder)
-    assert responder.asked[0].images == (noise,) and csv.field_size_limit() == before
+    generator = FakeGenerator()
+    build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(0, image=text)])).run(generator)
+    assert generator.asked[0].images == (noise,) and csv.field_size_limit() == before
 
 
 def test_seed_by_letter_and_by_likelihood(seed, tmp_path):
-    found = build(**seed).run(FakeResponder(reads))
+    found = build(**seed).run(FakeGenerator(reads))
     assert found == {"questions": 8.0, "accuracy": 100.0, "unparsed": 0.0, "accuracy_Scene Understanding": 100.0,
                      "accuracy_Instance Counting": 100.0}
     likes = lambda asked, answer: -1.0 if OPTIONS[shade_of(asked.images[0]) % 4] == answer else -2.0
-    responder = FakeResponder(log_prob=likes, pictures=tmp_path)
-    found = build(**seed, by="likelihood").run(responder)
-    assert found["accuracy"] == 100.0 and "unparsed" not in found and len(responder.asked) == 32
-    assert responder.asked[0].text == "<image>\nQuestion 0?"  # the options are not shown
+    generator = FakeGenerator(log_prob=likes, output_dir=tmp_path)
+    found = build(**seed, by="likelihood").run(generator)
+    assert found["accuracy"] == 100.0 and "unparsed" not in found and len(generator.asked) == 32
+    assert generator.asked[0].text == "<image>\nQuestion 0?"  # the options are not shown
     assert read_lines(tmp_path, "choice")[2]["answer"] == "blue"
 
 
@@ -134,8 +134,8 @@ def test_likelihoods_as_sum_and_as_mean(tmp_path):
     """The longer option is less likely as a whole and likelier by the token."""
     rows = [row(0, A="one", B="one two three", C="", D="", answer="B")]
     table = write_table(tmp_path / "t.tsv", rows)
-    responder = FakeResponder(log_prob=lambda asked, answer: -2.0 if answer == "one" else -3.0)
-    accuracy = lambda length: build(layout="mmbench", path=table, by="likelihood", length=length).run(responder)["accuracy"]
+    generator = FakeGenerator(log_prob=lambda asked, answer: -2.0 if answer == "one" else -3.0)
+    accuracy = lambda length: build(layout="mmbench", path=table, by="likelihood", length=length).run(generator)["accuracy"]
     assert (accuracy("sum"), accuracy("mean")) == (0.0, 100.0)
 
 
@@ -162,7 +162,7 @@ def test_the_version():
 def test_mistakes_in_the_table(rows, message, tmp_path):
     table = write_table(tmp_path / "bad.tsv", rows)
     with pytest.raises(UserError, match=rf"bad.tsv: (record|).*{message}"):
-        build(layout="mmbench", path=table).run(FakeResponder())
+        build(layout="mmbench", path=table).run(FakeGenerator())
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
@@ -172,15 +172,15 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     bomb = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
     table = write_table(tmp_path / "bad.tsv", [row(1, image=base64.b64encode(bomb).decode())])
     with pytest.raises(UserError, match="bad.tsv: record 1: .*(exceeds 64000000 pixels|exceeds limit of)"):
-        build(layout="mmbench", path=table).run(FakeResponder())
+        build(layout="mmbench", path=table).run(FakeGenerator())
 
 
 def test_wrong_tables(tmp_path):
     with pytest.raises(UserError, match="t.tsv: no column answer, image; an MMBench table has"):
-        build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(1)], HEADER[:7])).run(FakeResponder())
+        build(layout="mmbench", path=write_table(tmp_path / "t.tsv", [row(1)], HEADER[:7])).run(FakeGenerator())
     (tmp_path / "t.tsv").write_text("\t".join(HEADER) + "\n1\tquestion\n")
     with pytest.raises(UserError, match="record line 2: ends before column hint"):
-        build(layout="mmbench", path=str(tmp_path / "t.tsv")).run(FakeResponder())
+        build(layout="mmbench", path=str(tmp_path / "t.tsv")).run(FakeGenerator())
 
 
 @pytest.mark.parametrize("change, message", [
@@ -198,7 +198,7 @@ def test_mistakes_in_a_seed_file(seed, change, message):
     with open(seed["path"], "w") as f:
         json.dump(value, f)
     with pytest.raises(UserError, match=message):
-        build(**seed).run(FakeResponder())
+        build(**seed).run(FakeGenerator())
 
 
 @pytest.mark.parametrize("change, message", [

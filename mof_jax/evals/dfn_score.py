@@ -13,7 +13,7 @@ from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
 from mof_jax.data.text import captions
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.embed.encoder import Encoder
+from mof_jax.evals.embed.embedder import Embedder
 
 LOWEST = -1.0  # of a record that cannot be scored: no threshold keeps it before a readable one
 _BLOCK = 4096
@@ -28,7 +28,7 @@ class Scored:
     bad: list[tuple[str, str]]
 
 
-def score(encoder: Encoder, source: Source, kind: str = "") -> Scored:
+def score(embedder: Embedder, source: Source, kind: str = "") -> Scored:
     """The cosine between each record's picture and its first text of `kind`; unreadable records get `LOWEST`, those whose name
     cannot be read either are left out.
 
@@ -53,8 +53,8 @@ def score(encoder: Encoder, source: Source, kind: str = "") -> Scored:
                     bad.append((error.record, error.reason))
             if good:
                 kept = list(good.values())
-                pictures = encoder.pictures_of(lambda n: kept[n], source.name, len(kept))
-                texts = encoder.texts([record.texts[kind][0] for record in kept])
+                pictures = embedder.embed_images(lambda n: kept[n], source.name, len(kept))
+                texts = embedder.texts([record.texts[kind][0] for record in kept])
                 cosines[list(good)] = np.sum(pictures * texts, axis=-1)
             progress.advance(task, len(rows))
     if len(bad) == len(source):

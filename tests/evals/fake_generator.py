@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 
+from fake_model import FakeModel
 import numpy as np
 
 from mof_jax.data.image import images
@@ -22,7 +23,7 @@ class Asked:
     plain: bool
 
 
-class FakeResponder:
+class FakeGenerator(FakeModel):
     """Answers `reply(asked)` and finds an answer as likely as `log_prob(asked, answer)` says, one token a word.
 
     Attributes:
@@ -31,9 +32,10 @@ class FakeResponder:
 
     def __init__(
         self, reply: Callable[[Asked], str] = lambda asked: "",
-        log_prob: Callable[[Asked, str], float] = lambda asked, answer: 0.0, pictures: pathlib.Path | None = None,
+        log_prob: Callable[[Asked, str], float] = lambda asked, answer: 0.0, output_dir: pathlib.Path | None = None,
     ):
-        self.reply, self.log_prob, self.pictures = reply, log_prob, None if pictures is None else str(pictures)
+        self.reply, self.log_prob = reply, log_prob
+        self.output_dir = None if output_dir is None else str(output_dir)
         self.asked: list[Asked] = []
         self.calls: list[dict] = []
 

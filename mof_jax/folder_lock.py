@@ -9,15 +9,15 @@ import socket
 NAME = "lock"
 
 
-class Claim:
+class FolderLock:
     """A lock that this process holds, and every child that is given `fd`: a trainer that outlives a killed sweep keeps it."""
 
     def __init__(self, fd: int):
         self.fd = fd
 
     @classmethod
-    def take(cls, folder: str, name: str = NAME) -> Claim | None:
-        """The claim on a folder, None while somebody else holds it.
+    def take(cls, folder: str, name: str = NAME) -> FolderLock | None:
+        """The lock of a folder, None while somebody else holds it.
 
         Raises:
           OSError: the folder cannot be written to, or its file system has no locks.
@@ -42,7 +42,7 @@ class Claim:
 
 
 def holder(folder: str, name: str = NAME) -> str:
-    """Who says that he holds the claim on a folder, in words."""
+    """Who says that he holds the lock of a folder, in words."""
     try:
         with open(os.path.join(folder, name), errors="replace") as file:
             return file.read(200).strip() or "another process"

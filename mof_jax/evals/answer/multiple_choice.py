@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Literal, Protocol
 from jaxtyping import Float
 import numpy as np
 
-from mof_jax.decode.respond import Prompt, Responder
-from mof_jax.evals.answer import letters
-from mof_jax.evals.answer.answers import write_answers
-from mof_jax.evals.answer.asking import ask, ask_likelihood, named_prompt
+from mof_jax.decode.respond import Generator, Prompt
+from mof_jax.evals.answer import parse_choice
+from mof_jax.evals.answer.answers_file import write_answers
+from mof_jax.evals.answer.batch_generate import ask, ask_likelihood, named_prompt
 from mof_jax.evals.answer.choice_files import ChoiceQuestion, mmbench, seed_bench
 from mof_jax.evals.evaluator import Evaluator
-from mof_jax.evals.files import spread
+from mof_jax.evals.json_files import spread
+from mof_jax.evals.model import Model
 from mof_jax.ranges import Count, Whole
 
 BY_LETTER = "Reply with the letter of the right option and nothing else."
@@ -29,7 +30,7 @@ class Choice(Evaluator):
 
     Attributes:
       path: the file. layout: whose file it is, see `choice_files`. images: folder of the pictures of a SEED-Bench file.
-      by: `letter` shows the options and reads the letter off the reply, see `letters`; `likelihood` shows none and takes
+      by: `letter` shows the options and reads the letter off the reply, see `parse_choice`; `likelihood` shows none and takes
         the option whose text is the likeliest answer (SEED-Bench, arXiv 2307.16125).
       length: whether a likelihood is the `sum` over an option's tokens or their `mean`.
       circular: a question counts if it is answered rightly under every rotation of its options (MMBench, arXiv 2307.06281).
@@ -38,7 +39,7 @@ class Choice(Evaluator):
     """
 
     kind: ClassVar[str] = "choice"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
 
     path: str
     layout: Literal["mmbench", "seed"]
@@ -64,22 +65,24 @@ class Choice(Evaluator):
         """How the numbers come about."""
         return method(self) + (" circular" if self.circular else "")
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`accuracy`, `accuracy_<category>`; `unparsed`, replies that choose no option, or by likelihood `tied`, questions of
         which several options are the likeliest. Both count as wrong.
 
         Raises:
           UserError: a file that is missing or of another layout. BadExample: a record that is wrong.
         """
+        generator = model.generator
         questions = mmbench(self.path) if self.layout == "mmbench" else seed_bench(self.path, self.images)
         questions = spread(questions, self.limit)
         turns = [q.rotations() if self.circular else [q] for q in questions]
         asked = [turned for of_one in turns for turned in of_one]
-        chosen, answers = choose(responder, asked, self, self.path)
+        chosen, answers = choose(generator, asked, self, self.path)
         rights = [choice == q.right for choice, q in zip(chosen, asked)]
-        write_answers(responder.pictures, self.name, map(answer_line, asked, answers, rights))
+        write_answers(model.output_dir, self.name, map(answer_line, asked, answers, rights))
         left = iter(rights)
         passed = [all([next(left) for _ in of_one]) for of_one in turns]
+        model.keep("accuracy", [q.id for q in questions], 100.0 * np.array(passed))
         by_category = defaultdict(list)
         for question, whole in zip(questions, passed):
             by_category[question.category].append(whole)
@@ -102,11 +105,11 @@ def method(how: Asking) -> str:
     if how.by == "likelihood":
         return f"prompt choice-bare/1, likelihood {how.length}, scorer argmax/2"
     prompt = named_prompt("choice-letter/1", how.instruction, BY_LETTER)
-    return f"prompt {prompt}, greedy {how.max_tokens}, scorer {letters.VERSION}"
+    return f"prompt {prompt}, greedy {how.max_tokens}, scorer {parse_choice.VERSION}"
 
 
 def choose(
-    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+    generator: Generator, asked: Sequence[ChoiceQuestion], how: Asking, source: str
 ) -> tuple[list[int | None], list[str]]:
     """(the option that a model chooses for each question, None where its reply names none; its replies).
 
@@ -116,22 +119,22 @@ def choose(
     Raises:
       BadExample: a picture that is missing or cannot be decoded.
     """
-    return (_by_letter if how.by == "letter" else _by_likelihood)(responder, asked, how, source)
+    return (_by_letter if how.by == "letter" else _by_likelihood)(generator, asked, how, source)
 
 
 def _by_letter(
-    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+    generator: Generator, asked: Sequence[ChoiceQuestion], how: Asking, source: str
 ) -> tuple[list[int | None], list[str]]:
-    prompt = lambda q: _chat(responder, q, lettered(q.options), how.instruction)
-    replies = ask(responder, asked, prompt, source, max_tokens=how.max_tokens)
-    return [letters.parse(reply, q.options) for reply, q in zip(replies, asked)], replies
+    prompt = lambda q: _chat(generator, q, lettered(q.options), how.instruction)
+    replies = ask(generator, asked, prompt, source, max_tokens=how.max_tokens)
+    return [parse_choice.parse(reply, q.options) for reply, q in zip(replies, asked)], replies
 
 
 def _by_likelihood(
-    responder: Responder, asked: Sequence[ChoiceQuestion], how: Asking, source: str
+    generator: Generator, asked: Sequence[ChoiceQuestion], how: Asking, source: str
 ) -> tuple[list[int | None], list[str]]:
     items = [(q, option) for q in asked for option in q.options]
-    scores, counts = ask_likelihood(responder, items, lambda q: _chat(responder, q), source)
+    scores, counts = ask_likelihood(generator, items, lambda q: _chat(generator, q), source)
     if how.length == "mean":
         scores = scores / np.maximum(counts, 1)
     ends = np.cumsum([len(q.options) for q in asked])[:-1]
@@ -150,9 +153,9 @@ def lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options))
 
 
-def _chat(responder: Responder, q: ChoiceQuestion, *after: str) -> Prompt:
+def _chat(generator: Generator, q: ChoiceQuestion, *after: str) -> Prompt:
     words = "\n".join(part for part in ("<image>", q.hint, q.question, *after) if part)
-    return responder.chat(({"role": "user", "content": words},), [q.image()], q.id)
+    return generator.chat(({"role": "user", "content": words},), [q.image()], q.id)
 
 
 def answer_line(q: ChoiceQuestion, answer: str, right: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from mof_jax.evals.answer.letters import parse
+from mof_jax.evals.answer.parse_choice import parse
 
 ANIMALS = ("cat", "dog", "cat and dog", "no animal at all")
 

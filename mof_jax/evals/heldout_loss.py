@@ -14,11 +14,12 @@ from mof_jax.data.packing import documents
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.decode.respond import Responder
 from mof_jax.errors import UserError
-from mof_jax.evals.embed.encoder import Encoder, records
+from mof_jax.evals.embed.embedder import records
 from mof_jax.evals.embed.retrieval import kinds_of, same_words
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
+from mof_jax.evals.model import Model
 from mof_jax.objectives.contrastive import softmax_loss
 from mof_jax.ranges import Range
 
@@ -34,6 +35,7 @@ class ContrastiveLoss(Evaluator):
     """
 
     kind: ClassVar[str] = "contrastive_loss"
+    requires: ClassVar[tuple[str, ...]] = ("embed/image", "embed/text")
 
     source: SourceConfig
     name: str = "held_out"
@@ -44,7 +46,7 @@ class ContrastiveLoss(Evaluator):
         if self.candidates < 2:
             raise ValueError(f"candidates {self.candidates}: a set has 2 at least")
 
-    def run(self, encoder: Encoder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`loss` in nats a pair, the mean of both directions, at the model's own temperature; `shared` counts the pairs that are
         positives of another one in their set.
 
@@ -52,6 +54,7 @@ class ContrastiveLoss(Evaluator):
           UserError: no such kind of text, a record without a caption, a source that does not divide into sets, a model without
             a temperature.
         """
+        embedder = model.embedder
         source = open_source(self.source)
         items = records(source)
         if len(items) % self.candidates:
@@ -63,15 +66,16 @@ class ContrastiveLoss(Evaluator):
             if not words:
                 raise UserError(f"{self.source.label}: record {item.id} has no text of kind {', '.join(kinds)}")
             captions.append(words[0])
-        images, texts, scale = encoder.images(source), encoder.texts(captions), jnp.float32(encoder.logit_scale)
-        total, shared = 0.0, 0
+        images, texts, scale = embedder.images(source), embedder.texts(captions), jnp.float32(embedder.logit_scale)
+        sums, shared = [], 0
         for start in range(0, len(items), self.candidates):
             rows = slice(start, start + self.candidates)
             group = positives(items[rows], captions[rows])
             shared += int((np.bincount(group)[group] > 1).sum())
-            total += float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
-                                        group=jnp.asarray(group)).sum)
-        return {"pairs": len(items), "loss": total / len(items), "shared": shared}
+            sums.append(float(softmax_loss(jnp.asarray(images[rows]), jnp.asarray(texts[rows]), scale,
+                                           group=jnp.asarray(group)).sum))
+        model.keep("loss", [f"set {i}" for i in range(len(sums))], np.array(sums) / self.candidates)
+        return {"pairs": len(items), "loss": sum(sums) / len(items), "shared": shared}
 
 
 def positives(items: Sequence[Record], captions: Sequence[str]) -> Int[np.ndarray, "pairs"]:
@@ -96,26 +100,30 @@ class TextLoss(Evaluator):
     """
 
     kind: ClassVar[str] = "text_loss"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
     version: ClassVar[str] = "plain text behind bos, nats a token"
 
     source: SourceConfig
     name: str = "held_out"
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`loss` in nats a token; `bits_per_byte` of UTF-8, which another tokenizer does not change.
 
         Raises:
           UserError: a source without text, or a tokenizer without a token to begin with.
         """
-        if responder.tokenizer.bos_id is None:
+        generator = model.generator
+        if generator.tokenizer.bos_id is None:
             raise UserError(f"{self.name}: the tokenizer has no bos, so that nothing precedes a document's first token")
         source = open_source(self.source)
-        texts = [text for i in range(len(source)) for text in documents.words(source[i]) if text.strip()]
+        items = records(source)
+        texts = [text for record in items for text in documents.words(record) if text.strip()]
         if not texts:
             raise UserError(f"{self.source.label}: no text to predict")
-        log_probs, tokens = responder.log_probs([responder.text("")] * len(texts), texts)
+        log_probs, tokens = generator.log_probs([generator.text("")] * len(texts), texts)
         nats = -float(np.sum(log_probs, dtype=np.float64))
+        units = [unit_of(record) for record in items for text in documents.words(record) if text.strip()]
+        model.keep("loss", units, np.stack([-log_probs, tokens], axis=1), "ratio")
         bits = nats / np.log(2) / sum(len(text.encode()) for text in texts)
         return {"documents": len(texts), "tokens": int(tokens.sum()), "loss": nats / int(tokens.sum()),
                 "bits_per_byte": float(bits)}

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from mof_jax.data.keyed import Draws
-from mof_jax.decode.respond import Prompt, Responder
+from mof_jax.decode.respond import Generator, Prompt
 from mof_jax.errors import BadExample, UserError
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ SHORT_ANSWER = "Reply with one word or a short phrase."
 
 
 def ask(
-    responder: Responder, items: Sequence[T], prompt: Callable[[T], Prompt], source: str, *, max_tokens: int,
+    generator: Generator, items: Sequence[T], prompt: Callable[[T], Prompt], source: str, *, max_tokens: int,
     stop: Sequence[str] = (), pictures: int = 1,
 ) -> list[str]:
     """One greedy answer an item.
@@ -44,7 +44,7 @@ def ask(
     answers: list[str] = []
     with _named(source):
         for prompts in _blocks(items, prompt, source, pictures):
-            answers += responder.answer(prompts, max_tokens=max_tokens, stop=stop)
+            answers += generator.answer(prompts, max_tokens=max_tokens, stop=stop)
     return answers
 
 
@@ -54,7 +54,7 @@ def empty(answers: Sequence[str]) -> int:
 
 
 def ask_likelihood(
-    responder: Responder, items: Sequence[tuple[T, str]], prompt: Callable[[T], Prompt], source: str
+    generator: Generator, items: Sequence[tuple[T, str]], prompt: Callable[[T], Prompt], source: str
 ) -> tuple[Float[np.ndarray, "items"], Int[np.ndarray, "items"]]:
     """Σ log p of the answer that stands beside each item, and the answer's number of tokens.
 
@@ -64,7 +64,7 @@ def ask_likelihood(
     sums, counts, done = [], [], 0
     with _named(source):
         for prompts in _blocks(items, lambda item: prompt(item[0]), source, 1):
-            found = responder.log_probs(prompts, [answer for _, answer in items[done : done + len(prompts)]])
+            found = generator.log_probs(prompts, [answer for _, answer in items[done : done + len(prompts)]])
             sums.append(found[0])
             counts.append(found[1])
             done += len(prompts)
@@ -84,7 +84,7 @@ def _blocks(items: Sequence[T], prompt: Callable[[T], Prompt], source: str, pict
 
 @contextlib.contextmanager
 def _named(source: str) -> Iterator[None]:
-    """Names the benchmark's file where a responder, which knows none, complains about a `prompt`."""
+    """Names the benchmark's file where a generator, which knows none, complains about a `prompt`."""
     try:
         yield
     except BadExample as error:

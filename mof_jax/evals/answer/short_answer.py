@@ -19,14 +19,15 @@ from mof_jax.data.image import images
 from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
-from mof_jax.decode.respond import Responder
 from mof_jax.errors import BadExample, UserError
-from mof_jax.evals.answer.answers import read_answers, write_answers
-from mof_jax.evals.answer.asking import empty
-from mof_jax.evals.embed.baselines import paired_interval
-from mof_jax.evals.embed.encoder import records
+from mof_jax.evals.answer.answers_file import read_answers, write_answers
+from mof_jax.evals.answer.batch_generate import empty
+from mof_jax.evals.embed.embedder import records
 from mof_jax.evals.embed.gallery import draw_answers
 from mof_jax.evals.evaluator import Evaluator
+from mof_jax.evals.items import unit_of
+from mof_jax.evals.metrics.paired import paired_interval
+from mof_jax.evals.model import Model
 from mof_jax.parsing import show
 from mof_jax.ranges import Count, Whole
 
@@ -43,7 +44,7 @@ class Questions(Evaluator):
     """
 
     kind: ClassVar[str] = "questions"
-    needs: ClassVar[str] = "responder"
+    requires: ClassVar[tuple[str, ...]] = ("generate",)
     version: ClassVar[str] = "prompt template/1, greedy, scorer match/1"
 
     source: SourceConfig
@@ -52,7 +53,7 @@ class Questions(Evaluator):
     baseline: str = ""
     shown: Whole = 12
 
-    def run(self, responder: Responder) -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """`acc` and `acc_<kind>`; with a baseline also `lead_<kind>` over it and `lead_<kind>_low`, the lower end of the
         difference's 95 % paired bootstrap interval.
 
@@ -63,25 +64,29 @@ class Questions(Evaluator):
           UserError: a baseline that does not answer all of these questions, or questions that share an id, which it cannot tell
             apart. BadExample: a record without question, answer or picture.
         """
+        generator = model.generator
         source = open_source(self.source)
         items = records(source)
         asked = [_attribute(source.name, record, "question") for record in items]
         wanted = [_attribute(source.name, record, "answer") for record in items]
-        prompts = [responder.ask(question, [record.image], record.id) for question, record in zip(asked, items)]
-        answers = responder.answer(prompts, self.max_tokens)
+        prompts = [generator.ask(question, [record.image], record.id) for question, record in zip(asked, items)]
+        answers = generator.answer(prompts, self.max_tokens)
         right = np.array([matches(answer, want) for answer, want in zip(answers, wanted)])
         kinds = np.array([record.attributes.get("kind", "") for record in items])
         groups = {"": np.ones(len(items), bool)} | {f"_{kind}": kinds == kind for kind in dict.fromkeys(kinds.tolist()) if kind}
         result = {f"acc{name}": 100 * float(right[mine].mean()) for name, mine in groups.items()} | {"empty": empty(answers)}
+        units = [unit_of(record) for record in items]
+        for name, mine in groups.items():
+            model.keep(f"acc{name}", [units[i] for i in np.flatnonzero(mine)], 100.0 * right[mine])
         if self.baseline:
             other = self._baseline([record.id for record in items], result)
             for name, mine in groups.items():
                 result[f"lead{name}"] = 100 * float(right[mine].mean() - other[mine].mean())
                 result[f"lead{name}_low"] = 100 * paired_interval(right[mine], other[mine])[0]
-        write_answers(responder.pictures, self.name, (
+        write_answers(model.output_dir, self.name, (
             {"id": r.id, "kind": kind, "question": q, "answer": a, "reference": w, "right": bool(ok)}
             for r, kind, q, a, w, ok in zip(items, kinds.tolist(), asked, answers, wanted, right)))
-        self._draw(responder.pictures, items, asked, answers, [None if ok else want for ok, want in zip(right, wanted)])
+        self._draw(model.output_dir, items, asked, answers, [None if ok else want for ok, want in zip(right, wanted)])
         return result
 
     def _baseline(self, ids: Sequence[str], result: dict[str, float]) -> Bool[np.ndarray, "questions"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from fake_model import FakeModel
 import numpy as np
 from PIL import Image
 import pytest
@@ -11,16 +12,16 @@ import pytest
 from mof_jax import evals
 from mof_jax.data.worlds import scenes
 from mof_jax.errors import UserError
-from mof_jax.evals.answer.questions import matches
+from mof_jax.evals.answer.short_answer import matches
 
 SECTION = dict(kind="questions", name="q", source=dict(kind="scenes", split="test", size=100, pixels=16), shown=6)
 
 
-class Knows:
+class Knows(FakeModel):
     """Answers some kinds of question rightly, and says "?" to the others."""
 
     def __init__(self, folder, *kinds):
-        self.pictures, self.kinds = str(folder), kinds
+        self.output_dir, self.kinds = str(folder), kinds
         self.world = {scenes.Scenes(100, "test").id(i): scenes.Scenes(100, "test").scene(i) for i in range(100)}
 
     def ask(self, question, images, id):
@@ -33,21 +34,21 @@ class Knows:
 
 def test_scores_by_kind_leads_and_files(tmp_path):
     weak, strong = Knows(tmp_path / "weak", "colour"), Knows(tmp_path / "strong", "colour", "count")
-    measure = evals.build(SECTION, "e", "responder")
+    measure = evals.build(SECTION, "e", ("generate",))
     others = {f"acc_{kind}": 0 for kind in scenes.KINDS if kind != "colour"}
     assert measure.run(weak) == {"acc": 20, "acc_colour": 100, **others, "empty": 0}
     lines = [json.loads(line) for line in (tmp_path / "weak/answers/q.jsonl").read_text().splitlines()]
     assert len(lines) == 100 and sum(line["right"] for line in lines) == 20 and lines[0]["reference"] in scenes.COUNTS
     sheet = np.asarray(Image.open(tmp_path / "weak/q.png"))
     assert sheet.min() == 0 or sheet.std() > 10
-    found = evals.build(SECTION | {"baseline": str(tmp_path / "weak/answers/q.jsonl")}, "e", "responder").run(strong)
+    found = evals.build(SECTION | {"baseline": str(tmp_path / "weak/answers/q.jsonl")}, "e", ("generate",)).run(strong)
     assert (found["lead_count"], found["lead_count_low"], found["lead_colour"], found["lead_colour_low"]) == (100, 100, 0, 0)
     assert found["lead"] == 20 and 0 < found["lead_low"] < 20
 
 
 def test_a_baseline_of_other_questions_is_refused(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"id": "count/0000000", "right": true}\n')
-    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", "responder")
+    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", ("generate",))
     with pytest.raises(UserError, match="b.jsonl does not answer all of these questions"):
         measure.run(Knows(tmp_path))
     (tmp_path / "b.jsonl").write_text('{"id": "count/0000000"}\n')
@@ -56,9 +57,9 @@ def test_a_baseline_of_other_questions_is_refused(tmp_path):
 
 
 def test_a_baseline_says_true_or_false_and_what_it_answers_besides_is_counted(tmp_path):
-    evals.build(SECTION, "e", "responder").run(Knows(tmp_path))
+    evals.build(SECTION, "e", ("generate",)).run(Knows(tmp_path))
     answers = tmp_path / "answers" / "q.jsonl"
-    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", "responder")
+    measure = evals.build(SECTION | {"baseline": str(tmp_path / "b.jsonl")}, "e", ("generate",))
     (tmp_path / "b.jsonl").write_text(answers.read_text() + '{"id": "another", "right": true}\n')
     assert measure.run(Knows(tmp_path))["baseline_unused"] == 1
     (tmp_path / "b.jsonl").write_text(answers.read_text().replace('"right": false', '"right": "false"', 1))
@@ -72,7 +73,9 @@ def test_exact_match_forgives_case_spaces_and_a_full_stop():
 
 
 def test_evaluators_and_tasks_that_do_not_fit_are_named():
-    with pytest.raises(UserError, match="'questions' asks a model questions; this task's models can be asked by .*zeroshot"):
-        evals.build(SECTION, "config.evals.0")
-    with pytest.raises(UserError, match="'knn' asks a model for embeddings; this task's models can be asked by .*questions"):
-        evals.build(dict(kind="knn"), "config.evals.0", "responder")
+    both = ("embed/image", "embed/text")
+    suits = "this task's models can embed/image, embed/text, which suits .*zeroshot"
+    with pytest.raises(UserError, match=f"'questions' requires generate; {suits}"):
+        evals.build(SECTION, "config.evals.0", both)
+    with pytest.raises(UserError, match="'knn' requires embed/image; this task's models can generate, which suits .*questions"):
+        evals.build(dict(kind="knn"), "config.evals.0", ("generate",))

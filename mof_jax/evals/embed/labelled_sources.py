@@ -13,7 +13,8 @@ from mof_jax.data.sources import open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.classes import check_splits, labels_of
-from mof_jax.evals.embed.encoder import records
+from mof_jax.evals.embed.embedder import records
+from mof_jax.evals.items import unit_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Labels:
     def counts(self) -> dict[str, float]:
         """What a result is about: `images` and `classes`; and `left_out`, test records whose class has no training record."""
         return {"images": len(self.test), "classes": self.classes, "left_out": int((~self.known).sum())}
+
+    @property
+    def units(self) -> list[str]:
+        """What each test record is about, see `evals.items`."""
+        return [unit_of(record) for record, known in zip(records(self.sources[1]), self.known) if known]
 
     def features(
         self, embed: Callable[[Source], Float[np.ndarray, "records dim"]]

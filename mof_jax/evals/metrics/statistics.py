@@ -1,0 +1,66 @@
+"""Figures as functions of rows and of how often each row counts, so that a bootstrap can take them anew.
+
+A statistic takes the rows of an evaluation once and returns the figure for any weights of them. A resample is a weight for each
+row, the number of times that its unit was drawn; a row that was drawn twice is no pair with itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+
+from jaxtyping import Float
+import numpy as np
+
+from mof_jax.evals.metrics import geometry, multilabel
+
+Weights = Float[np.ndarray, "rows"]
+Statistic = Callable[[Float[np.ndarray, "rows columns"]], Callable[[Weights], float]]
+
+
+def mean(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
+    """Of each column over the rows where it is a number; of several columns, the mean of their means."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    return lambda w: float(np.mean((w @ filled) / (w @ known)))
+
+
+def ratio(values: Float[np.ndarray, "rows two"]) -> Callable[[Weights], float]:
+    """Σ of the first column over Σ of the second: nats a token, right answers a question."""
+    return lambda w: float((w @ values[:, 0]) / (w @ values[:, 1]))
+
+
+def uniformity(values: Float[np.ndarray, "rows dim"]) -> Callable[[Weights], float]:
+    """See `geometry.uniformity`."""
+    kernel = geometry.gaussian_kernel(values)
+    return lambda w: geometry.log_mean_over_pairs(kernel, w)
+
+
+def effective_rank(values: Float[np.ndarray, "rows dim"]) -> Callable[[Weights], float]:
+    """See `geometry.effective_rank`."""
+    return functools.partial(geometry.effective_rank, values)
+
+
+def tolerance(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
+    """See `geometry.tolerance`; the last column is the class."""
+    return functools.partial(geometry.tolerance, values[:, :-1], values[:, -1])
+
+
+def centroid_distance(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
+    """See `geometry.centroid_distance`; the left half of the columns is one modality, the right half the other."""
+    return functools.partial(geometry.centroid_distance, *np.split(values, 2, axis=1))
+
+
+def average_precision(values: Float[np.ndarray, "rows two"]) -> Callable[[Weights], float]:
+    """See `multilabel.average_precision`; columns are score and label."""
+    return functools.partial(multilabel.average_precision, values[:, 0], values[:, 1] > 0)
+
+
+def mean_average_precision(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
+    """See `multilabel.mean_average_precision`, in percent; the left half of the columns holds scores, the right half labels."""
+    scores, labels = np.split(values, 2, axis=1)
+    return lambda w: 100 * multilabel.mean_average_precision(scores, labels > 0, w)
+
+
+STATISTICS: dict[str, Statistic] = {statistic.__name__: statistic for statistic in (
+    mean, ratio, uniformity, effective_rank, tolerance, centroid_distance, average_precision, mean_average_precision)}
