@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = None if supervise.supervised() else job_of(args)
         if job is not None:
             return supervise.run([sys.executable, "-m", "mof_jax.cli", *(sys.argv[1:] if argv is None else argv)], job)
+        if args.plugin:
+            from mof_jax import plugins
+
+            for path in args.plugin:
+                plugins.load_file(path)
         args.command(args)
         return ExitCode.DONE
     except UserError as error:

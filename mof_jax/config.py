@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import ml_collections
 
-from mof_jax import renames
+from mof_jax import plugins, renames
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import reason, show
 from mof_jax.ranges import Range
@@ -43,7 +43,8 @@ def load(spec: str) -> ml_collections.ConfigDict:
       spec: `path/to/file.py` or `path/to/file.py:arg`; `arg` is handed to `get_config` as a string.
 
     Raises:
-      UserError: the file is missing, has no `get_config`, raises while it is read, or takes no argument and is given one.
+      UserError: the file is missing, has no `get_config`, raises while it is read, or takes no argument and is given one; or a
+        plugin that it names cannot be imported.
     """
     path, _, arg = spec.partition(":")
     module = load_module(path)
@@ -56,7 +57,9 @@ def load(spec: str) -> ml_collections.ConfigDict:
     config = call(path, module.get_config, *([arg] if arg else []))
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: get_config returned {type(config).__name__}, not ml_collections.ConfigDict")
-    return config
+    values = config.to_dict()
+    named = plugins.load(values, os.path.dirname(os.path.abspath(path)))
+    return config if named == values else ml_collections.ConfigDict(named)
 
 
 def arguments(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
@@ -134,7 +137,7 @@ def override(config: ml_collections.ConfigDict, assignments: Sequence[str]) -> m
             renames.told(f"config.{key} is called config.{now} now")
         with _of_override(key):
             _assign(values, now, _plain(literal(text)))
-    return ml_collections.ConfigDict(renames.translate(values, renames.told))
+    return ml_collections.ConfigDict(plugins.load(renames.translate(values, renames.told)))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The one idiom for "a config names a kind".
 
 A kind is a frozen dataclass with a class attribute `kind`; its fields are the keys of its config section. A room has a base class
-and a registry, which imports the modules of the room once, at the first look-up, and finds them: there is no list to edit.
+and a registry, which imports the modules of the room once, at the first look-up, and finds them: there is no list to edit. A
+user's own kinds come from files that his config names (`plugins`).
 
     EVALUATORS = Registry("mof_jax.evals", Evaluator, "evaluator")
     EVALUATORS.build({"kind": "knn", "k": 5, ...}, "config.evals.0")
@@ -10,7 +11,6 @@ and a registry, which imports the modules of the room once, at the first look-up
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -18,6 +18,7 @@ import re
 from typing import Any, Generic, TypeVar
 
 from mof_jax import config as configs
+from mof_jax import plugins
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import show
 
@@ -34,10 +35,21 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __init__(self, package: str, base: type[T], what: str):
         self.package, self.base, self.what = package, base, what
         self._broken: dict[str, str] = {}
+        self._known: tuple[frozenset[str], dict[str, type[T]]] | None = None
 
-    @functools.cached_property
-    def _kinds(self) -> dict[str, type[T]]:
+    @property
+    def _kinds(self) -> Mapping[str, type[T]]:
+        """Those of the room, and of the plugins that have been loaded."""
+        loaded = frozenset(plugins.loaded())
+        if self._known is None or self._known[0] != loaded:
+            self._known = loaded, self._find(loaded)
+        return self._known[1]
+
+    def _find(self, loaded: frozenset[str]) -> dict[str, type[T]]:
         """Every kind; a module whose extra is not installed breaks only itself.
+
+        Args:
+          loaded: the plugins' modules.
 
         Raises:
           UserError: two classes of one kind.
@@ -52,7 +64,8 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 self._broken[name] = str(error)
         found: dict[str, type[T]] = {}
         for cls in _below(self.base):
-            if "kind" not in vars(cls) or not f"{cls.__module__}.".startswith(f"{self.package}."):
+            ours = f"{cls.__module__}.".startswith(f"{self.package}.") or cls.__module__ in loaded
+            if "kind" not in vars(cls) or not ours:
                 continue
             if (other := found.setdefault(cls.kind, cls)) is not cls:
                 both = f"{inspect.getfile(other)} and {inspect.getfile(cls)}"

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import evals, objectives, renames, storage
+from mof_jax import evals, objectives, plugins, renames, storage
 from mof_jax.data.text.tokenizers import Tokenizer, TokenizerConfig
 from mof_jax.decode.respond import Generator
 from mof_jax.errors import UserError, lookup
@@ -52,6 +52,7 @@ class RunConfig:
       compilation_cache: folder of compiled programs, None for none.
       branch_from: a checkpoint of another run, see `train.start.trunk`. A run without one of its own goes on from there with
         everything: parameters, optimizer, position in the data. Steps are counted on.
+      plugins: files of a user's own kinds, see `mof_jax.plugins`.
       others: see the classes.
     """
 
@@ -76,6 +77,7 @@ class RunConfig:
     eval_batch_size: Count = 256
     log_every: Count = 50
     profile: tuple[Count, Count] | None = None
+    plugins: tuple[plugins.Plugin, ...] = ()
     spikes: SpikeConfig = SpikeConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
     precision: Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32"] | None = None
@@ -102,6 +104,7 @@ def resolve(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
         given = values["init_from"]
         values["init_from"] = [_source(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
     run = configs.build(RunConfig, values)
+    plugins.check(run.plugins)
     objective = _objective(run.task, kind.objective, configs.section(values, "objective"))
     names: list[str] = []
     for i, section in enumerate(run.evals):

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from mof_jax import config as configs
-from mof_jax import console, evals, storage
+from mof_jax import console, evals, plugins, storage
 from mof_jax.data.pipeline import Pipeline
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.data.text.tokenizers import load as load_tokenizer
@@ -69,7 +69,7 @@ def train(
     """
     if isinstance(config, RunConfig):
         return train_one(config, workdir, allow_change)
-    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    values = plugins.load(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
     if "stages" in values:
         return train_stages(values, workdir, allow_change)
     return train_one(resolve(values), workdir, allow_change)

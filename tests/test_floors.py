@@ -8,8 +8,8 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-GROUND = {"braces", "config", "console", "errors", "folder_lock", "hardware", "jsonl", "moved", "parsing", "ranges", "registry",
-          "renames", "rules", "storage", "style", "supervise"}
+GROUND = {"braces", "config", "console", "errors", "folder_lock", "hardware", "jsonl", "moved", "parsing", "plugins", "ranges",
+          "registry", "renames", "rules", "storage", "style", "supervise"}
 # From the ground up. A room is a package or a module of `mof_jax`; those of one floor do not know each other.
 FLOORS = [GROUND, {"data", "nn"}, {"mesh", "scaling"}, {"models", "objectives"}, {"task"}, {"tasks", "decode", "interop"},
           {"evals", "train"}, {"run", "mining"}, {"restore", "plan"}, {"evaluate"}, {"trainer"},

@@ -16,6 +16,8 @@ def add_command(commands, name: str, command: Callable, what: str, example: str)
     parser = commands.add_parser(name, help=what, description=what, epilog=f"example:\n  {example}",
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(command=command)
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py",
+                        help="import this file of your own kinds (a config that a checkpoint holds does not)")
     return parser
 
 

@@ -35,6 +35,7 @@ FREE, NOTED, REFUSED = "free", "noted", "refused"
 RULES = (
     Rule(r"(mesh|hardware|checkpoint|watchdog|evals)(\..*)?", FREE),
     Rule(r"eval_every|eval_ema|eval_batch_size|log_every|profile(\..*)?|compilation_cache", FREE),
+    Rule(r"plugins\.\d+\.path", FREE),  # its hash says what it is
     Rule(r"data\.(threads|prefetch|workers|chunk|cache|cache_gb)", FREE),
     Rule(r"(data|data\.kinds\.[^.]+)\.sources\.\d+\.(name|cache_dir)", FREE),
     Rule(r"model\.(.*\.)?(remat|unroll|kernel)", FREE),
