@@ -25,7 +25,9 @@ _ROOMS = {
 }
 MOVED = {f"{room.rpartition('.')[0]}.{name}": f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()} | {
     "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
-    "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.training": "mof_jax.trainer"}
+    "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.training": "mof_jax.trainer",
+    "mof_jax.objectives.kinds": "mof_jax.objectives.scores.statistics",
+    "mof_jax.objectives.streamed": "mof_jax.objectives.scores"}
 
 
 class Moved(MetaPathFinder, Loader):

@@ -1,4 +1,4 @@
-"""Contrastive losses over the global batch, each a few lines on streamed statistics.
+"""Contrastive losses over the global batch, each a few lines on statistics of scores.
 
 With n_i the log-sum-exp of query i's negatives and s_i its positive score (several positives: see `Reduced`),
 
@@ -17,7 +17,7 @@ Every loss takes
     logit_scale    the multiplier of the inner products, already exponentiated
     group          int32 id per pair: pairs with one id are each other's positives (several pictures of one caption);
                    -1, or no `group`, for none
-    **where        `mesh`, `batch_axes`, `strip`, `precision` of `streamed.score_statistics`
+    **where        `mesh`, `batch_axes`, `groups`, `how`, `precision` of `scores.scores`; `strip` is its `block_size`
 
 and returns `Loss` with weight = number of pairs: the usual mean loss is `sum / weight`.
 """
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mof_jax.objectives.streamed import Statistic, score_statistics, score_total
+from mof_jax.objectives.scores import BLOCK_SIZE, Diagonal, Groups, Scores, Statistic, scores
 from mof_jax.task import Loss
 
 
@@ -70,7 +70,8 @@ def softmax_loss(
     directions = reduce_both(image, text, logit_scale, group=group, **where)
     losses = [jax.nn.softplus(d.negatives - d.positives) + d.spread for d in directions]
     if label_smoothing:
-        means = mean_scores(image, text, logit_scale), mean_scores(text, image, logit_scale)
+        blocks = where.get("groups", 1)
+        means = mean_scores(image, text, logit_scale, blocks), mean_scores(text, image, logit_scale, blocks)
         losses = [l + label_smoothing * (d.positive_mean - mean) for l, d, mean in zip(losses, directions, means)]
     solved = sum(jax.nn.sigmoid(d.positives - d.negatives) for d in directions) / 2
     return _loss(sum(losses).sum() / 2, image, text, positive_probability=solved)
@@ -89,7 +90,7 @@ def sigmoid_loss(
     wanted = [Statistic("logistic", "negatives")]
     if group is not None:
         wanted.append(Statistic("logistic", "positives"))
-    total = score_total(image, text, logit_scale, wanted, offset=logit_bias, group=group, **where)
+    total = _scores(image, text, logit_scale, group, offset=logit_bias, **where).total(*wanted)
     if group is None:
         total += jax.nn.softplus(-(pair_scores(image, text, logit_scale) + logit_bias)).sum()
     return _loss(total, image, text)
@@ -118,23 +119,25 @@ def decoupled_softmax_loss(
 ) -> Loss:
     """DEXML: positives compete with the negatives but not with each other; a second pass sees s_ij - n_i."""
     directions = reduce_both(image, text, logit_scale, group=group, **where)
-    against, losses = [Statistic("logistic", "positives")], []
+    losses = []
     for d, query, key in zip(directions, (image, text), (text, image)):
-        losses += score_statistics(query, key, logit_scale, against, offset=-d.negatives, group=group, **where)
-    return _loss((sum(losses) / (2 * positive_counts(group))).sum(), image, text)
+        against = _scores(query, key, logit_scale, group, offset=-d.negatives, **where)
+        losses += against.reduce(Statistic("logistic", "positives"))
+    return _loss((sum(losses) / (2 * positive_counts(group, where.get("groups", 1)))).sum(), image, text)
 
 
 def reduce_both(image, text, logit_scale, *, group=None, **where) -> tuple[Reduced, Reduced]:
     """Both directions of the score matrix, image to text and text to image, reduced in one pass."""
     sides = ("query", "key")
+    s = _scores(image, text, logit_scale, group, **where)
     wanted = [Statistic("lse", "negatives", side) for side in sides]
     if group is None:
         positive = pair_scores(image, text, logit_scale)
-        negatives = score_statistics(image, text, logit_scale, wanted, **where)
+        negatives = s.reduce(*wanted)
         return tuple(Reduced(n, positive, jnp.zeros_like(positive)) for n in negatives)
     wanted += [Statistic(kind, "positives", side) for kind in ("lse", "sum") for side in sides]
-    n0, n1, p0, p1, s0, s1 = score_statistics(image, text, logit_scale, wanted, group=group, **where)
-    count = positive_counts(group)
+    n0, n1, p0, p1, s0, s1 = s.reduce(*wanted)
+    count = positive_counts(group, where.get("groups", 1))
     return Reduced(n0, p0, p0 - s0 / count), Reduced(n1, p1, p1 - s1 / count)
 
 
@@ -144,17 +147,29 @@ def pair_scores(query, key, scale) -> Float[Array, "pairs"]:
     return scale * jnp.sum(query * key, axis=1)
 
 
-def mean_scores(query, key, scale) -> Float[Array, "pairs"]:
-    """Each query's mean score over all keys: one product with the mean key."""
+def mean_scores(query, key, scale, blocks: int = 1) -> Float[Array, "pairs"]:
+    """Each query's mean score over the keys of its block of the batch: one product with the mean key."""
     query, key = _at_least_f32(query), _at_least_f32(key)
-    return scale * jnp.sum(query * key.mean(axis=0), axis=1)
+    if blocks > 1:
+        block = len(key) // blocks
+        mean = jnp.repeat(key.reshape(blocks, block, -1).mean(axis=1), block, axis=0)
+    else:
+        mean = key.mean(axis=0)
+    return scale * jnp.sum(query * mean, axis=1)
 
 
-def positive_counts(group: Int[Array, "pairs"]) -> Float[Array, "pairs"]:
-    """How many positives each pair has, itself among them."""
+def positive_counts(group: Int[Array, "pairs"], blocks: int = 1) -> Float[Array, "pairs"]:
+    """How many positives each pair has in its block of the batch, itself among them."""
+    if blocks > 1:
+        return jax.vmap(positive_counts)(group.reshape(blocks, -1)).reshape(-1)
     ordered = jnp.sort(group)
     count = jnp.searchsorted(ordered, group, side="right") - jnp.searchsorted(ordered, group, side="left")
     return jnp.where(group == -1, 1, count).astype(jnp.float32)
+
+
+def _scores(query, key, scale, group, *, strip: int = BLOCK_SIZE, **where) -> Scores:
+    pairing = Diagonal() if group is None else Groups(group)
+    return scores(query, key, scale=scale, pairing=pairing, block_size=strip, **where)
 
 
 def _loss(total: Float[Array, ""], image, text, **metrics: Float[Array, "pairs"]) -> Loss:

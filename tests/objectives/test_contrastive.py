@@ -4,18 +4,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 import numpy as np
 import pytest
+from score_cases import MESHES, mesh_of
+import textbook
 
 from mof_jax.errors import UserError
-from mof_jax.objectives import contrastive, reference
+from mof_jax.objectives import contrastive
 
 PAIRS, DIM = 192, 24
-MESHES = {"none": ((), ()), "1": ((1,), ("data",)), "2": ((2,), ("data",)), "4": ((4,), ("data",)),
-          "8": ((8,), ("data",)), "2x2": ((2, 2), ("data", "fsdp")), "4x2": ((4, 2), ("data", "fsdp"))}  # fmt: skip
 GROUP = np.random.default_rng(2).integers(-1, 40, PAIRS).astype(np.int32)
 CASES = {
     "softmax": ("softmax_loss", {}),
@@ -36,20 +36,12 @@ def features(pairs=PAIRS, dim=DIM, alike=0.5, dtype=np.float32):
     return [(x / np.linalg.norm(x, axis=1, keepdims=True)).astype(dtype) for x in (a, b)]
 
 
-def mesh_of(name):
-    shape, axes = MESHES[name]
-    if not axes:
-        return {"mesh": None}
-    devices = np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape)
-    return {"mesh": Mesh(devices, axes), "batch_axes": axes}
-
-
 def compiled(name, count, **options):
     """Jitted mean loss and gradients of `count` arguments; the full-matrix form when options name no mesh."""
 
     def mean(*args):
         if "mesh" not in options:
-            return getattr(reference, name)(*args, **options)
+            return getattr(textbook, name)(*args, **options)
         out = getattr(contrastive, name)(*args, **options)
         return out.sum / out.weight
 
@@ -207,5 +199,5 @@ def test_batch_that_the_mesh_does_not_divide_is_a_user_error():
         contrastive.softmax_loss(image, text, 10.0, **mesh_of("4x2"))
     with pytest.raises(UserError, match="rows"):
         contrastive.softmax_loss(image, text, 10.0, mesh=mesh_of("2")["mesh"], batch_axes=("rows",))
-    with pytest.raises(UserError, match="group"):
+    with pytest.raises(UserError, match="Groups.query"):
         contrastive.softmax_loss(image, text, 10.0, group=GROUP)
