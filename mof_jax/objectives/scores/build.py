@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 import inspect
 from typing import Any, Literal
 
@@ -120,13 +121,19 @@ def _check_tile(tile: Callable | None, parameters: Any, query: Any, key: Any, sh
             shapes = " and ".join(map(str, jax.tree.map(jnp.shape, [query, key])))
             raise UserError(f"query and key must be [pairs, dim] of one dim, or there is a `tile`; got {shapes}")
         return
-    captured = inspect.getclosurevars(tile).nonlocals if inspect.isfunction(tile) else {}
-    for name, value in captured.items():
+    for name, value in _captured(tile).items():
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
             raise UserError(f"tile closes over {name!r}, a traced value that would get no gradient: make it a parameter")
     made = jax.eval_shape(tile, parameters, query, key)
     if getattr(made, "shape", None) != shape:
         raise UserError(f"tile gives {made} for {shape[0]} queries and {shape[1]} keys; it must be [queries, keys]")
+
+
+def _captured(tile: Callable) -> dict[str, Any]:
+    """What a function has from outside its arguments, by name."""
+    if isinstance(tile, functools.partial):
+        return _captured(tile.func) | {str(i): x for i, x in enumerate(tile.args)} | tile.keywords
+    return dict(inspect.getclosurevars(tile).nonlocals) if inspect.isfunction(tile) else {}
 
 
 def _cleared(x: Array, valid: Array | None) -> Array:
