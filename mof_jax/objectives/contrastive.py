@@ -17,7 +17,8 @@ Every loss takes
     logit_scale    the multiplier of the inner products, already exponentiated
     group          int32 id per pair: pairs with one id are each other's positives (several pictures of one caption);
                    -1, or no `group`, for none
-    **where        `mesh`, `batch_axes`, `groups`, `how`, `precision` of `scores.scores`; `strip` is its `block_size`
+    **where        `mesh`, `batch_axes`, `groups`, `how`, `precision` of `scores.scores`, and `strip`, its
+                   `block_size`
 
 and returns `Loss` with weight = number of pairs: the usual mean loss is `sum / weight`.
 """

@@ -1,13 +1,15 @@
 """Meshes and features for tests of scores and losses."""
 
+import itertools
+
 import jax
 from jax.sharding import Mesh
 import numpy as np
 
 from mof_jax.objectives.scores import Statistic
 
-MESHES = {"none": ((), ()), "1": ((1,), ("data",)), "2": ((2,), ("data",)), "4": ((4,), ("data",)),
-          "8": ((8,), ("data",)), "2x2": ((2, 2), ("data", "fsdp")), "4x2": ((4, 2), ("data", "fsdp"))}  # fmt: skip
+MESHES = {"none": ((), ()), **{str(n): ((n,), ("data",)) for n in (1, 2, 4, 8)},
+          **{f"{n}x2": ((n, 2), ("data", "fsdp")) for n in (2, 4)}}
 OF_ONE = ("lse", "sum", "count", "logistic", "expit", "max", "kth")
 OF_TWO = ("expectation", "weighted")
 
@@ -23,8 +25,8 @@ def mesh_of(name):
 
 def every(kinds=OF_ONE + OF_TWO, sides=("query", "key"), overs=("positives", "negatives", "all")):
     """Every statistic of some kinds."""
-    return tuple(Statistic(kind, over, side, 3 if kind == "kth" else 1) for kind in kinds for over in overs for side in sides
-                 if (kind, over) != ("logistic", "all"))
+    named = [x for x in itertools.product(kinds, overs, sides) if x[:2] != ("logistic", "all")]
+    return tuple(Statistic(*x, 3 if x[0] == "kth" else 1) for x in named)
 
 
 def normal(seed, *shape, dtype=np.float32):

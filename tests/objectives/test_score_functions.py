@@ -16,22 +16,24 @@ GROUPS = Groups(np.arange(QUERIES, dtype=np.int32) % 7, np.arange(KEYS, dtype=np
 
 
 def volume(parameters, query, key):
-    """Minus the volume that a key spans with two features of a query, from its Gram matrix (GRAM, arXiv 2412.11959)."""
+    """Minus the volume of a key and two features of a query, by the Gram matrix (GRAM, arXiv 2412.11959)."""
+    def dot(x, y):
+        return jnp.sum(x * y, -1)
+
     a, b = query["left"][:, None], query["right"][:, None]
-    dot = lambda x, y: jnp.sum(x * y, -1)
     ab, ac, bc = dot(a, b), dot(a, key[None]), dot(b, key[None])
     aa, bb, cc = dot(a, a) + 1, dot(b, b) + 1, dot(key, key)[None] + 1
     return -jnp.sqrt(aa * bb * cc + 2 * ab * ac * bc - aa * bc**2 - bb * ac**2 - cc * ab**2)
 
 
 def temperatures(parameters, query, key):
-    """An inner product at a temperature of its own for every pair, which a small network makes of both (AMCL)."""
+    """An inner product at a temperature of its own for every pair, from a small network of both (AMCL)."""
     hidden = jnp.tanh((query @ parameters["query"])[:, None] + (key @ parameters["key"])[None])
     return query @ key.T * jax.nn.softplus(hidden @ parameters["out"] + parameters["layers"])
 
 
 def best_of_tokens(parameters, query, key):
-    """The largest product of a key with the tokens of a query that are real; integers and booleans ride along."""
+    """The largest product of a key with the real tokens of a query; integers and booleans ride along."""
     products = jnp.einsum("qtd,kd->qtk", query["tokens"] * parameters, key["features"])
     products += 0.1 * (query["kind"][:, None] == key["kind"])[:, None]
     return jnp.where(query["real"][:, :, None], products, -5).max(1)
@@ -44,27 +46,33 @@ def tokens(seed):
 
 
 FUNCTIONS = {
-    "volume": (volume, None, {"left": normal(0, QUERIES, DIM), "right": normal(1, QUERIES, DIM)}, normal(2, KEYS, DIM)),
-    "temperatures": (temperatures, {"query": normal(3, DIM, 5), "key": normal(4, DIM, 5), "out": normal(5, 5),
-                                    "layers": np.int32(1)}, normal(6, QUERIES, DIM), normal(7, KEYS, DIM)),
-    "best of tokens": (best_of_tokens, normal(8, DIM), tokens(9),
-                       {"features": normal(10, KEYS, DIM), "kind": np.arange(KEYS, dtype=np.int32) % 3}),
+    "volume": (
+        volume, None,
+        {"left": normal(0, QUERIES, DIM), "right": normal(1, QUERIES, DIM)}, normal(2, KEYS, DIM)),
+    "temperatures": (
+        temperatures,
+        {"query": normal(3, DIM, 5), "key": normal(4, DIM, 5), "out": normal(5, 5), "layers": np.int32(1)},
+        normal(6, QUERIES, DIM), normal(7, KEYS, DIM)),
+    "best of tokens": (
+        best_of_tokens, normal(8, DIM), tokens(9),
+        {"features": normal(10, KEYS, DIM), "kind": np.arange(KEYS, dtype=np.int32) % 3}),
 }
-PLACES = [("volume", "none"), ("volume", "8"), ("temperatures", "2"), ("temperatures", "4x2"), ("temperatures", "replicated"),
-          ("temperatures", "blocks"), ("best of tokens", "4"), ("best of tokens", "2x2")]
+PLACES = [
+    ("volume", "none"), ("volume", "8"), ("temperatures", "2"), ("temperatures", "4x2"),
+    ("temperatures", "replicated"), ("temperatures", "blocks"),
+    ("best of tokens", "4"), ("best of tokens", "2x2")]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def values_and_gradients(name, statistics, options, parameters, query, key, scale, offset, key_offset):
-    """All statistics, expectations under inner products of other features, and gradients of everything that has one."""
+    """Gradients of everything that has one, and all statistics; expectations are under inner products."""
     def reduced(operands):
         floats = iter(operands[0])
         restored = [next(floats) if has_gradient(x) else x for x in flat]
         p, q, k = jax.tree.unflatten(tree, restored)
         made = scores(q, k, tile=FUNCTIONS[name][0], parameters=p, scale=operands[1], offset=operands[2],
                       key_offset=operands[3], pairing=GROUPS, **dict(options))
-        inner = {key: value for key, value in options if key != "tile"}
-        under = scores(normal(11, QUERIES, 3), normal(12, KEYS, 3), scale=0.2, **inner)
+        under = scores(normal(11, QUERIES, 3), normal(12, KEYS, 3), scale=0.2, **dict(options))
         values = made.reduce(*statistics, under=under)
         return sum(jnp.where(jnp.isfinite(v), v, 0).sum() for v in values), values
 
@@ -100,7 +108,7 @@ def test_streamed_is_dense_with_gradients_of_parameters(name, place):
 
 @pytest.mark.parametrize("mesh", ["none", "8"])
 def test_the_inner_product_as_a_function_is_the_inner_product(mesh):
-    """Also as the total of linear statistics, and under bfloat16: gradients have the dtypes of what they belong to."""
+    """Also in total, and under bfloat16: gradients have the dtypes of what they belong to."""
     query, key = (jnp.asarray(normal(i, 24, DIM), jnp.bfloat16) for i in (0, 1))
     wanted = every(("sum", "expit"), overs=("positives", "negatives"))
 
@@ -138,14 +146,19 @@ def test_rows_that_do_not_exist_have_no_gradient():
 def test_what_a_function_may_not_do_is_named():
     query, key = normal(0, QUERIES, DIM), normal(1, KEYS, DIM)
 
-    def closes_over(temperature):
-        return scores(query, key, tile=lambda _, q, k: q @ k.T * temperature).reduce(Statistic("lse"))[0].sum()
+    def product(_, q, k, t):
+        return q @ k.T * t
 
-    with pytest.raises(UserError, match="'temperature', a traced value that would get no gradient: make it a parameter"):
+    def closes_over(temperature):
+        return scores(query, key, tile=lambda *x: product(*x, temperature)).total(Statistic("sum"))
+
+    def binds(temperature):
+        return scores(query, key, tile=functools.partial(product, t=temperature)).total(Statistic("sum"))
+
+    with pytest.raises(UserError, match="'temperature', a traced value that .*: make it a parameter"):
         jax.grad(closes_over)(2.0)
     with pytest.raises(UserError, match="'t', a traced value"):
-        jax.jit(lambda t: scores(query, key, tile=functools.partial(lambda _, q, k, t: q @ k.T * t, t=t)).total(
-            Statistic("sum")))(2.0)
+        jax.jit(binds)(2.0)
     with pytest.raises(UserError, match=r"tile gives .*\(40, 24\).* for 24 queries and 40 keys"):
         scores(query, key, tile=lambda _, q, k: k @ q.T)
     with pytest.raises(UserError, match="parameters are those of `tile`"):

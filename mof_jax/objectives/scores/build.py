@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from mof_jax.errors import UserError
+from mof_jax.objectives.scores import trees
 from mof_jax.objectives.scores.dense import DenseScores
 from mof_jax.objectives.scores.layout import layout
 from mof_jax.objectives.scores.pairing import Diagonal, Pairing
 from mof_jax.objectives.scores.streamed import StreamedScores
-from mof_jax.objectives.scores.value import Scores, at_least_f32
+from mof_jax.objectives.scores.value import Scores
 
 BLOCK_SIZE = 512
 FORMS: dict[str, type[Scores]] = {"streamed": StreamedScores, "dense": DenseScores}
@@ -48,24 +49,30 @@ def scores(
         n, p = s.reduce(Statistic("lse", "negatives"), Statistic("lse", "positives"))
         loss = jax.nn.softplus(n - p).sum()                                             # InfoNCE
 
-    KL of a teacher's softmax t and this one's: `lse_s - lse_t + E_t[t] - E_t[s]` with `Statistic("expectation", "all")`.
+    KL of a teacher's softmax t and this one's: `lse_s - lse_t + E_t[t] - E_t[s]` with
+    `Statistic("expectation", "all")`.
 
     Args:
-      query: features, any float dtype; usually L2-normalised, not required. With `tile`, a pytree of arrays with a row each.
-      key: features of the other side; their number may differ from the queries' (a queue, a class table).
+      query: features, any float dtype; usually L2-normalised, not required. With `tile`, a pytree of
+        arrays with a row each.
+      key: features of the other side; their number may differ from the queries' (a queue, a class
+        table).
       scale: multiplier of the inner products (the exponentiated `logit_scale`), or of the tiles.
-      offset: added to a query's scores, one number or one per query (SigLIP's bias, Sinkhorn's potential).
+      offset: added to a query's scores, one number or one per query (SigLIP's bias, Sinkhorn's
+        potential).
       key_offset: the same for keys.
-      tile: in the place of the inner product, `tile(parameters, query, key)` of some rows of each -> [rows, rows]. It is
-        called on parts of any size and must treat every pair alike. What it closes over has no gradient, and must be no
-        traced value: that is what `parameters` are for.
-      parameters: a pytree, of which every device has the whole; its gradients are summed over tiles and devices.
+      tile: in the place of the inner product, `tile(parameters, query, key)` of some rows of each ->
+        [rows, rows]. It is called on parts of any size and must treat every pair alike. What it
+        closes over has no gradient, and must be no traced value: that is what `parameters` are for.
+      parameters: a pytree, of which every device has the whole; its gradients are summed over tiles
+        and devices.
       pairing: which entries are positive, negative or ignored.
       mesh: devices the rows are spread over; `None` computes everything where it is called.
       batch_axes: the mesh axes over which queries and keys are sharded, major first.
       groups: the batch is that many consecutive blocks of equal size, and only rows of one block meet.
         Positions (`Labels`, the diagonal) count from the start of a block.
-      replicated: every device has all keys (a small class table); they do not travel, and are not reduced by column.
+      replicated: every device has all keys (a small class table); they do not travel, and are not
+        reduced by column.
       how: `streamed` never forms the matrix; `dense` does, and gives it as `.matrix`.
       block_size: queries per tile; fewer are taken where a tile would exceed 32 MiB.
       precision: of the inner products, as in `jax.lax.dot_general`.
@@ -74,7 +81,8 @@ def scores(
       The scores: see `Scores.reduce` and `Scores.total`.
 
     Raises:
-      UserError: shapes that do not fit each other, the pairing, the mesh or the groups, or a tile that closes over a tracer.
+      UserError: shapes that do not fit each other, the pairing, the mesh or the groups, or a tile
+        that closes over a tracer.
     """
     if block_size < 1:
         raise UserError(f"block_size={block_size}: a tile needs at least one query")
@@ -82,8 +90,14 @@ def scores(
         raise UserError(f"how={how!r}: scores are {' or '.join(FORMS)}")
     query, key, parameters = jax.tree.map(jnp.asarray, (query, key, parameters))
     queries, keys = _count(query, "query"), _count(key, "key")
-    _check_tile(tile, parameters, query, key, (queries, keys))
-    dtype = at_least_f32(*(x.dtype for x in jax.tree.leaves((query, key)) if jnp.issubdtype(x.dtype, jnp.inexact)))
+    if tile is not None:
+        _check_tile(tile, parameters, query, key, (queries, keys))
+    elif parameters is not None:
+        raise UserError("parameters are those of `tile`, and there is none")
+    else:
+        _check_features(query, key)
+    floats, _ = trees.partition((query, key))
+    dtype = jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(floats)))
     pairing = pairing.prepared(queries, keys)
     if tile is None:
         query, key = (_cleared(x, pairing.valid(side)) for x, side in ((query, "query"), (key, "key")))
@@ -113,20 +127,23 @@ def _count(tree: Any, name: str) -> int:
     return counts.pop()[0]
 
 
-def _check_tile(tile: Callable | None, parameters: Any, query: Any, key: Any, shape: tuple[int, int]) -> None:
-    if tile is None:
-        if parameters is not None:
-            raise UserError("parameters are those of `tile`, and there is none")
-        if not all(isinstance(x, jax.Array) and x.ndim == 2 for x in (query, key)) or query.shape[1] != key.shape[1]:
-            shapes = " and ".join(map(str, jax.tree.map(jnp.shape, [query, key])))
-            raise UserError(f"query and key must be [pairs, dim] of one dim, or there is a `tile`; got {shapes}")
-        return
+def _check_features(query: Any, key: Any) -> None:
+    """An inner product needs two matrices of one width."""
+    matrices = all(isinstance(x, jax.Array) and x.ndim == 2 for x in (query, key))
+    if not matrices or query.shape[1] != key.shape[1]:
+        shapes = " and ".join(map(str, jax.tree.map(jnp.shape, [query, key])))
+        raise UserError(f"query and key must be [pairs, dim] of one dim, or there is a `tile`; got {shapes}")
+
+
+def _check_tile(tile: Callable, parameters: Any, query: Any, key: Any, shape: tuple[int, int]) -> None:
     for name, value in _captured(tile).items():
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
-            raise UserError(f"tile closes over {name!r}, a traced value that would get no gradient: make it a parameter")
+            raise UserError(
+                f"tile closes over {name!r}, a traced value that would get no gradient: make it a parameter")
     made = jax.eval_shape(tile, parameters, query, key)
     if getattr(made, "shape", None) != shape:
-        raise UserError(f"tile gives {made} for {shape[0]} queries and {shape[1]} keys; it must be [queries, keys]")
+        raise UserError(
+            f"tile gives {made} for {shape[0]} queries and {shape[1]} keys; it must be [queries, keys]")
 
 
 def _captured(tile: Callable) -> dict[str, Any]:
@@ -144,7 +161,7 @@ def _cleared(x: Array, valid: Array | None) -> Array:
 def _number(x: Any, dtype: Any) -> Array:
     x = jnp.asarray(x, dtype)
     if x.ndim:
-        raise UserError(f"scale is one number, got shape {x.shape}; other temperatures are a matter for `tile`")
+        raise UserError(f"scale is one number, got shape {x.shape}; for other temperatures write a `tile`")
     return x
 
 

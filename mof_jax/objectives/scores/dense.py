@@ -1,4 +1,7 @@
-"""The same statistics from the whole matrix, in plain JAX: small batches, tests, and papers that need more of the scores."""
+"""The same statistics from the whole matrix, in plain JAX.
+
+For small batches, for tests, and for papers that need more of the scores than statistics.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class DenseScores(Scores):
     def matrix(self) -> Float[Array, "queries keys"]:
         """All s_ij, those that are ignored among them."""
         if self.tile is None:
-            f = jnp.einsum("id,jd->ij", self.query, self.key, precision=self.precision, preferred_element_type=self.dtype)
+            features, kind = (self.query, self.key), self.dtype
+            f = jnp.einsum("id,jd->ij", *features, precision=self.precision, preferred_element_type=kind)
         else:
             f = self.tile(self.parameters, self.query, self.key).astype(self.dtype)
         s = self.scale * f
@@ -31,39 +35,42 @@ class DenseScores(Scores):
     @functools.cached_property
     def members(self) -> Members:
         """Which entries are positive, and which take part."""
-        groups, (queries, keys) = self.layout.groups, self.shape
-        (group, row), (other, column) = (jnp.divmod(jnp.arange(n), max(n // groups, 1)) for n in (queries, keys))
+        groups = self.layout.groups
+        blocks = [max(n // groups, 1) for n in self.shape]
+        (group, row), (other, column) = (jnp.divmod(jnp.arange(n), b) for n, b in zip(self.shape, blocks))
         same = group[:, None] == other
         tile = Tile(self.matrix, lambda: same & (row[:, None] == column), lambda: column)
         members = self.pairing.members(tile)
         if groups == 1:
             return members
-        return members._replace(takes_part=same if members.takes_part is None else same & members.takes_part)
+        inside = members.takes_part
+        return members._replace(takes_part=same if inside is None else same & inside)
 
     def _reduce(self, wanted: tuple[Statistic, ...], under: DenseScores | None, learn_under: bool):
         t = None if under is None else under.matrix if learn_under else lax.stop_gradient(under.matrix)
         return tuple(_reduced(s, self.matrix, t, self.members.over(s.over)) for s in wanted)
 
-    def _total(self, wanted: tuple[Statistic, ...], under: DenseScores | None, learn_under: bool) -> Float[Array, ""]:
+    def _total(self, wanted: tuple[Statistic, ...], under: DenseScores | None, learn_under: bool):
         return sum(values.sum() for values in self._reduce(wanted, under, learn_under))
 
 
-def _reduced(statistic: Statistic, s: Array, t: Array | None, members: Bool[Array, "queries keys"]) -> Float[Array, "rows"]:
+def _reduced(
+    statistic: Statistic, s: Array, t: Array | None, members: Bool[Array, "queries keys"]
+) -> Float[Array, "rows"]:
     """One statistic of a whole matrix `s`, weights from `t`."""
     if statistic.side == "key":
         s, t, members = s.T, None if t is None else t.T, members.T
     some = members.any(1)
-    inside = jnp.where(members | ~some[:, None], s, -jnp.inf)  # finite over no entries, so that its gradient is no NaN
+    inside = members | ~some[:, None]  # all of a row without members, so that its gradient is no NaN
     match statistic.kind:
         case "lse":
-            return jnp.where(some, jax.nn.logsumexp(inside, 1), -jnp.inf)
+            return jnp.where(some, jax.nn.logsumexp(jnp.where(inside, s, -jnp.inf), 1), -jnp.inf)
         case "max" | "kth":
             k = statistic.k if statistic.kind == "kth" else 1
             at = lax.top_k(jnp.where(members, s, -jnp.inf), min(k, s.shape[1]))[1][:, -1:]
             return jnp.where(members.sum(1) >= k, jnp.take_along_axis(s, at, 1)[:, 0], -jnp.inf)
         case "expectation":
-            weights = jax.nn.softmax(jnp.where(members | ~some[:, None], t, -jnp.inf), 1)
-            entries = weights * s
+            entries = jax.nn.softmax(jnp.where(inside, t, -jnp.inf), 1) * s
         case "weighted":
             entries = jnp.exp(t) * s
         case "logistic":

@@ -1,9 +1,10 @@
 """How the rows of both sides lie on devices, and which of them meet.
 
-Queries are spread over the batch axes of a mesh, and so are keys, which travel a ring (Inf-CL, arXiv 2410.17243; SigLIP,
-arXiv 2303.15343, section 3.3), unless they are replicated: then each device reads all of them, and none travels. With
-`groups` = g, the global batch is g consecutive blocks of equal size that do not see each other: a ring of its own for each,
-or several blocks within each device (M2-Encoder, arXiv 2401.15896).
+Queries are spread over the batch axes of a mesh, and so are keys, which travel a ring (Inf-CL, arXiv
+2410.17243; SigLIP, arXiv 2303.15343, section 3.3), unless they are replicated: then each device reads
+all of them, and none travels. With `groups` = g, the global batch is g consecutive blocks of equal
+size that do not see each other: a ring of its own for each, or several blocks within each device
+(M2-Encoder, arXiv 2401.15896).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Layout(NamedTuple):
 
     Attributes:
       axes: the mesh axes over which rows are spread, major first. devices: how many those are.
-      ring: consecutive devices whose rows meet. blocks: of one device, that do not see each other; 1 unless `ring` is 1.
+      ring: consecutive devices whose rows meet. blocks: of one device, that do not see each other; 1
+        unless `ring` is 1.
       groups: blocks of the global batch. replicated: every device has all keys.
       queries, keys: rows of a block on one device.
     """
@@ -49,9 +51,9 @@ class Layout(NamedTuple):
 
     def first_query(self) -> Int[Array, ""] | int:
         """Position, in its group, of this device's first query."""
-        if self.devices == 1 or self.blocks > 1:
-            return 0
-        return lax.axis_index(self.axes) % (self.devices if self.replicated else self.ring) * self.queries
+        if self.replicated and self.axes:
+            return lax.axis_index(self.axes) * self.queries
+        return 0 if self.ring == 1 else lax.axis_index(self.axes) % self.ring * self.queries
 
     def first_key(self, hop) -> Int[Array, ""] | int:
         """Position, in its group, of the first key that is here at a hop of the ring."""
@@ -64,10 +66,10 @@ class Layout(NamedTuple):
         return hop(0, carry) if self.ring == 1 else lax.fori_loop(0, self.ring, hop, carry)
 
     def pass_on(self, x):
-        """Hands `x` to the next device of the ring; after as many hops as it has devices everything is home again."""
+        """Hands `x` to the next device of the ring; after `ring` hops everything is home again."""
         if self.ring == 1:
             return x
-        after = [(i // self.ring * self.ring + (i + 1) % self.ring) for i in range(self.devices)]
+        after = [i // self.ring * self.ring + (i + 1) % self.ring for i in range(self.devices)]
         return jax.tree.map(lambda a: lax.ppermute(a, self.axes, list(enumerate(after))), x)
 
     def summed(self, x):
@@ -77,7 +79,8 @@ class Layout(NamedTuple):
     def run(self, f: Callable, rows, columns, shared):
         """`f(rows, columns, shared) -> (rows, columns, sums)` on every device, with its share of the rows.
 
-        `f` sees the rows of one block and sums over devices itself; here sums are added over the blocks of a device.
+        `f` sees the rows of one block and sums over devices itself; here sums are added over the
+        blocks of a device.
         """
         if self.blocks > 1:
             f = _by_blocks(f, self.blocks)
@@ -96,27 +99,31 @@ def layout(
     """The layout of global row counts.
 
     Raises:
-      UserError: the mesh lacks an axis, its size does not divide the rows, or it cannot hold the groups.
+      UserError: the mesh lacks an axis, its size does not divide the rows, or it cannot hold the
+        groups.
     """
     axes = tuple(batch_axes) if mesh is not None else ()
     if unknown := [a for a in axes if a not in mesh.shape]:
         raise UserError(f"batch_axes {unknown}: the mesh has axes {', '.join(mesh.axis_names)}")
     devices = math.prod(mesh.shape[a] for a in axes)
     sizes = ", ".join(f"{a}={mesh.shape[a]}" for a in axes)
-    spread = {"pairs": queries} if queries == keys else {"queries": queries, "keys": devices if replicated else keys}
-    for what, count in spread.items():
-        if count % devices:
-            raise UserError(f"a global batch of {count} {what} is not a multiple of {devices} devices ({sizes})")
+    for what, count in (("pairs" if queries == keys else "queries", queries), ("keys", keys)):
+        if count % devices and not (what == "keys" and replicated):
+            raise UserError(
+                f"a global batch of {count} {what} is not a multiple of {devices} devices ({sizes})")
     if groups < 1 or queries % groups or keys % groups:
-        raise UserError(f"groups={groups} does not divide {queries} queries and {keys} keys into equal blocks")
+        raise UserError(f"groups={groups} does not divide {queries} queries and {keys} keys evenly")
     if groups > 1 and replicated:
-        raise UserError(f"groups={groups}: keys that every device has are no group's; spread them over the batch axes")
+        raise UserError(
+            f"groups={groups}: keys that every device has are no group's; spread them over the batch axes")
     if groups % devices and devices % groups:
-        raise UserError(f"groups={groups} cannot lie on {devices} devices ({sizes}): neither is a multiple of the other")
+        raise UserError(
+            f"groups={groups} cannot lie on {devices} devices ({sizes}): neither is a multiple of the other")
     blocks = max(1, groups // devices)
     ring = 1 if replicated else max(1, devices // groups)
     here = devices * blocks
-    return Layout(mesh, axes, devices, ring, blocks, groups, replicated, queries // here, keys // (1 if replicated else here))
+    local = queries // here, keys if replicated else keys // here
+    return Layout(mesh, axes, devices, ring, blocks, groups, replicated, *local)
 
 
 def _by_blocks(f: Callable, blocks: int) -> Callable:

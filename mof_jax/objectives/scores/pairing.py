@@ -1,19 +1,19 @@
 """Which entries of a score matrix are positive, negative or take no part.
 
-A pairing is a value: vectors with a row per query or per key, and `members`, which sorts the entries of a tile. Every entry
-is a positive, a negative, or ignored; `Statistic.over` chooses among
+A pairing is a value: vectors with a row per query or per key, and `members`, which sorts the entries
+of a tile. Every entry is a positive, a negative, or ignored; `Statistic.over` chooses among
 
     positives    those that `of` calls positive, unless ignored
     negatives    the others, unless ignored
     all          both
 
-`Diagonal`, `Groups`, `LabelSets` and `Labels` say what is positive, and ignore nothing. `Valid` and `Band` stand around one
-of them, or around each other, and ignore:
+`Diagonal`, `Groups`, `LabelSets` and `Labels` say what is positive, and ignore nothing. `Valid` and
+`Band` stand around one of them, or around each other, and ignore:
 
     Valid(slots, slots, of=Band(high=s_ii + 0.1, of=LabelSets(tags)))
 
-`members` is written as if for the whole matrix. The streamed form calls it on tiles, with each vector cut to the tile's rows
-or columns; vectors of the keys travel with them.
+`members` is written as if for the whole matrix. The streamed form calls it on tiles, with each vector
+cut to the tile's rows or columns; vectors of the keys travel with them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -48,7 +49,8 @@ class Members(NamedTuple):
     """What the entries of a tile are.
 
     Attributes:
-      positive: positives, whether ignored or not. takes_part: False for ignored ones; None if nothing is ignored.
+      positive: positives, whether ignored or not. takes_part: False for ignored ones; None if nothing
+        is ignored.
     """
 
     positive: Bool[Array, "queries keys"]
@@ -67,7 +69,7 @@ def _vector(side: str, default: Any = None) -> Any:
 
 
 class Pairing(abc.ABC):
-    """Base of all pairings: a registered dataclass whose fields are vectors of one side, or another pairing."""
+    """Base of all pairings: a registered dataclass of vectors, each of one side, and other pairings."""
 
     @abc.abstractmethod
     def members(self, tile: Tile) -> Members:
@@ -121,7 +123,8 @@ class Pairing(abc.ABC):
         value, name = jnp.asarray(value), f"{type(self).__name__}.{name}"
         if value.ndim != self.dims or value.shape[0] != count:
             what = "a number" if self.dims == 1 else "a row of numbers"
-            raise UserError(f"{name} has shape {value.shape}; each of {count} rows of `{side}` needs {what}")
+            raise UserError(
+                f"{name} has shape {value.shape}; each of {count} rows of `{side}` needs {what}")
         return value
 
 
@@ -142,7 +145,8 @@ class Groups(Pairing):
     """Rows of one id are each other's positives; the diagonal always is positive.
 
     Attributes:
-      query: int32 id per query; -1 has no siblings. key: the same for keys; by default the queries' own.
+      query: int32 id per query; -1 has no siblings. key: the same for keys; by default the queries'
+        own.
     """
 
     query: Int[Array, "queries"] = _vector("query")
@@ -174,32 +178,45 @@ class LabelSets(Pairing):
         return _keys_like_queries(self, queries, keys)
 
     def members(self, tile: Tile) -> Members:
-        own, other = self.query[:, :, None, None], self.key.T[None, None, :, :]
-        return Members(tile.diagonal() | ((own == other) & (own != -1)).any((1, 2)))
+        width = self.key.shape[1]
+
+        def shared(i):
+            own = lax.dynamic_index_in_dim(self.query, i // width, 1)
+            return (own == lax.dynamic_index_in_dim(self.key, i % width, 1).T) & (own != -1)
+
+        return Members(_any_of(self.query.shape[1] * width, shared, tile.diagonal()))
 
 
 @_pairing
 class Labels(Pairing):
-    """Each query names the keys that are its positives by their positions: rows of a class table. There is no diagonal.
+    """Each query names its positives by their positions among the keys: rows of a class table.
+
+    There is no diagonal.
 
     Attributes:
-      columns: int32 positions per query, rows of one width filled up with -1. A position that is no key's is nobody's.
+      columns: int32 positions per query, rows of one width filled up with -1. A position that is no
+        key's is nobody's.
     """
 
     columns: Int[Array, "queries labels"] = _vector("query")
     dims: ClassVar[int] = 2
 
     def members(self, tile: Tile) -> Members:
-        return Members((self.columns[:, :, None] == tile.columns()[None, None, :]).any(1))
+        columns, nothing = tile.columns()[None, :], jnp.zeros(tile.scores.shape, bool)
+
+        def named(i):
+            return lax.dynamic_index_in_dim(self.columns, i, 1) == columns
+
+        return Members(_any_of(self.columns.shape[1], named, nothing))
 
 
 @_pairing
 class Valid(Pairing):
-    """Ignores all entries of queries or keys that do not exist: empty slots of packed rows, absent modalities.
+    """Ignores all entries of queries or keys that do not exist: empty slots, absent modalities.
 
-    A statistic of such a row is one over no entries (see `Statistic`), and gradients of its features are 0 whatever its
-    cotangent. Of an inner product even a NaN in such a row is harmless; a function that makes tiles must be finite there,
-    with finite derivatives.
+    A statistic of such a row is one over no entries (see `Statistic`), and gradients of its features
+    are 0 whatever its cotangent. Of an inner product even a NaN in such a row is harmless; a function
+    that makes tiles must be finite there, with finite derivatives.
 
     Attributes:
       query: False for queries that take part in nothing; None if all exist. key: the same for keys.
@@ -225,10 +242,11 @@ class Valid(Pairing):
 
 @_pairing
 class Band(Pairing):
-    """Ignores the scores of a query outside low <= s <= high, such as likely false negatives above s_ii + beta (UniME).
+    """Ignores the scores of a query outside low <= s <= high.
 
-    Bounds carry no gradient. A bound that is itself one of the scores (the k-th largest) wants a margin of a few roundings:
-    one score computed in two programs may differ in its last bit.
+    Such as likely false negatives above s_ii + beta (UniME, arXiv 2504.17432). Bounds carry no gradient. A
+    bound that is itself one of the scores (the k-th largest) wants a margin of a few roundings: one score
+    computed twice may differ in its last bit.
 
     Attributes:
       low, high: a number per query, or None for no bound.
@@ -239,7 +257,8 @@ class Band(Pairing):
     low: Float[Array, "queries"] | None = _vector("query")
     high: Float[Array, "queries"] | None = _vector("query")
     of: Pairing = Diagonal()
-    drops: Literal["negatives", "all"] = dataclasses.field(default="negatives", metadata={"static": True})
+    drops: Literal["negatives", "all"] = dataclasses.field(
+        default="negatives", metadata={"static": True})
 
     def _complete(self, queries: int, keys: int) -> Self:
         if self.drops not in ("negatives", "all"):
@@ -261,10 +280,16 @@ def _both(a, b):
     return b if a is None else a if b is None else a & b
 
 
+def _any_of(count: int, test: Callable, found: Array) -> Array:
+    """`found` or any of `test(0)` to `test(count - 1)`, in turn: there is no room for `count` tiles."""
+    return lax.fori_loop(0, count, lambda i, found: found | test(i), found)
+
+
 def _keys_like_queries(pairing, queries: int, keys: int):
     """Ids of the keys, if not given, are those of the queries."""
     if pairing.key is not None:
         return pairing
     if queries != keys:
-        raise UserError(f"{type(pairing).__name__}.key is missing: {queries} queries and {keys} keys are no pairs")
+        name = f"{type(pairing).__name__}.key"
+        raise UserError(f"{name} is missing: {queries} queries and {keys} keys are no pairs")
     return dataclasses.replace(pairing, key=pairing.query)

@@ -1,7 +1,8 @@
 """What a statistic of scores is: how it grows over tiles, and its slope in each score.
 
-A new statistic is one `Kind` in `KINDS` and its line in `dense.py`. `members` marks the entries of a tile that take part;
-masks, tiles and devices are the business of `pairing.py`, `walk.py` and `streamed.py`.
+A new statistic is one `Kind` in `KINDS` and its line in `dense.py`. `members` marks the entries of a
+tile that take part; masks, tiles and devices are the business of `pairing.py`, `walk.py` and
+`streamed.py`.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ NOWHERE = 2**31 - 1  # the position of a maximum before any score
 class Statistic(NamedTuple):
     """One number per query (or per key): `kind` of its scores with its `over` keys (or queries).
 
-    | kind          | value                                                       | over no entries |
-    | ------------- | ----------------------------------------------------------- | --------------- |
-    | `lse`         | log-sum-exp                                                 | -inf            |
-    | `sum`         | sum                                                         | 0               |
-    | `count`       | how many take part; without gradient                        | 0               |
-    | `logistic`    | sum of softplus(-s) over positives, softplus(s) over negatives | 0            |
-    | `expit`       | sum of sigmoid(s)                                           | 0               |
-    | `max`         | the largest                                                 | -inf            |
-    | `kth`         | the `k`-th largest, equal scores counted apart              | -inf, as for fewer than `k` |
-    | `expectation` | sum of w_ij s_ij, w the softmax of a second matrix over the same entries | 0  |
-    | `weighted`    | sum of w_ij s_ij, w = exp of a second matrix as it is       | 0               |
+    | kind          | value                                                          | of nothing |
+    | ------------- | -------------------------------------------------------------- | ---------- |
+    | `lse`         | log-sum-exp                                                    | -inf       |
+    | `sum`         | sum                                                            | 0          |
+    | `count`       | how many take part; without gradient                           | 0          |
+    | `logistic`    | sum of softplus(-s) over positives, of softplus(s) over negatives | 0       |
+    | `expit`       | sum of sigmoid(s)                                              | 0          |
+    | `max`         | the largest                                                    | -inf       |
+    | `kth`         | the `k`-th largest; equal scores count apart                   | -inf, also of fewer |
+    | `expectation` | sum of w_ij s_ij; w: softmax of a second matrix over the same entries | 0   |
+    | `weighted`    | sum of w_ij s_ij; w: exp of a second matrix                    | 0          |
 
-    The gradient of `max` and `kth` goes to one entry: of equal scores the earlier position counts as the larger.
+    The gradient of `max` and `kth` goes to one entry: of equal scores the earlier position counts as
+    the larger.
 
     Attributes:
-      over: which entries take part; see `pairing`. `logistic` has a sign only over positives or negatives.
+      over: which entries take part; see `pairing`. `logistic` has a sign only over positives or
+        negatives.
       side: `query` reduces each row of the score matrix, `key` each column.
       k: of `kth`, 1 is the largest.
     """
@@ -56,8 +59,10 @@ class Entries(NamedTuple):
     """A tile of the score matrix, as statistics see it.
 
     Attributes:
-      scores: of the matrix that is reduced. under: the same entries of the matrix that makes weights, if there is one.
-      positions: of an axis (0 or 1): where its entries lie in the whole matrix, in a shape that broadcasts to the tile.
+      scores: of the matrix that is reduced. under: the same entries of the matrix that makes weights,
+        if there is one.
+      positions: of an axis (0 or 1): where its entries lie in the whole matrix, in a shape that
+        broadcasts to the tile.
     """
 
     scores: Float[Array, "rows columns"]
@@ -71,9 +76,10 @@ class Kind(NamedTuple):
     Attributes:
       start: (statistic, length, dtype) -> accumulator, a pytree of arrays with `length` rows.
       update: (accumulator, entries, members, statistic) -> accumulator with one more tile.
-      finish: accumulator -> (value, residual); the residual is what the slope needs besides the entries.
-      slope: (entries, residual, statistic) -> d value / d score; the residual's leaves broadcast against the tile. Entries
-        outside the members may hold anything: the caller masks them.
+      finish: accumulator -> (value, residual); the residual is what the slope needs besides the
+        entries.
+      slope: (entries, residual, statistic) -> d value / d score; the residual's leaves broadcast
+        against the tile. Entries outside the members may hold anything: the caller masks them.
       linear: a plain sum over its entries, so that the slope needs no residual.
       under_slope: as `slope`, for the scores of the second matrix; None for a statistic of one matrix.
     """
@@ -100,8 +106,8 @@ def _lse_update(acc, entries: Entries, members: Bool[Array, "rows columns"], sta
 
 def _lse_finish(acc):
     peak, total = acc
-    # Peak and log(total) stay apart in the residual: their sum would round away digits of the probabilities when
-    # scores are near 100.
+    # Peak and log(total) stay apart in the residual: their sum would round away digits of the
+    # probabilities when scores are near 100.
     return peak + jnp.log(total), (peak, jnp.log(jnp.where(total > 0, total, 1)))
 
 
@@ -143,8 +149,8 @@ def _softplus(x):
 
 
 def _logistic_update(acc, entries, members, statistic):
-    scores = entries.scores
-    return _add(acc, _softplus(-scores if statistic.over == "positives" else scores), members, statistic)
+    losses = _softplus(-entries.scores if statistic.over == "positives" else entries.scores)
+    return _add(acc, losses, members, statistic)
 
 
 def _logistic_slope(entries, residual, statistic):
@@ -160,8 +166,8 @@ def _expit_slope(entries, residual, statistic):
     return jax.nn.sigmoid(entries.scores) * jax.nn.sigmoid(-entries.scores)
 
 
-# `max` and `kth` remember positions: a score that is computed again may round differently, even within one program, so that
-# none need equal the maximum.
+# `max` and `kth` remember positions: a score that is computed again may round differently, even
+# within one program, so that none need equal the maximum.
 
 
 def _max_start(statistic, length, dtype):
@@ -182,11 +188,12 @@ def _position_slope(entries, residual, statistic):
 
 
 def _kth_start(statistic, length, dtype):
-    return jnp.full((length, statistic.k), -jnp.inf, dtype), jnp.full((length, statistic.k), NOWHERE, jnp.int32)
+    shape = length, statistic.k
+    return jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, NOWHERE, jnp.int32)
 
 
 def _kth_update(acc, entries, members, statistic):
-    """The k best of the tile joined with the k best so far, by score and then by position; a NaN is the largest."""
+    """The k best of the tile join the k best so far, by score and then by position; a NaN is the largest."""
     axis, k = statistic.axis, statistic.k
     scores = jnp.where(members, entries.scores, -jnp.inf)
     best, at = lax.top_k(scores if axis == 1 else scores.T, min(k, scores.shape[axis]))
@@ -252,8 +259,10 @@ KINDS: dict[str, Kind] = {
     "expit": Kind(_sum_start, _expit_update, _sum_finish, _expit_slope, linear=True),
     "max": Kind(_max_start, _max_update, tuple, _position_slope),
     "kth": Kind(_kth_start, _kth_update, _kth_finish, _position_slope),
-    "expectation": Kind(_expectation_start, _expectation_update, _expectation_finish, _expectation_slope,
-                        under_slope=_expectation_under_slope),
-    "weighted": Kind(_sum_start, _weighted_update, _sum_finish, _weighted_slope, linear=True,
-                     under_slope=_weighted_under_slope),
+    "expectation": Kind(
+        _expectation_start, _expectation_update, _expectation_finish, _expectation_slope,
+        under_slope=_expectation_under_slope),
+    "weighted": Kind(
+        _sum_start, _weighted_update, _sum_finish, _weighted_slope, linear=True,
+        under_slope=_weighted_under_slope),
 }

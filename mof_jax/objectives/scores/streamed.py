@@ -1,8 +1,8 @@
-"""Scores that are never formed: statistics and their exact gradients in O(n * dim) memory, whatever the devices.
+"""Scores that are never formed: statistics and exact gradients in O(n * dim) memory, flat in devices.
 
-The derivative is defined on the global arrays, outside shard_map: each pass is one shard_map of its own, and the sums over
-devices that a transposed shard_map would insert are written out, where they can be read. Residuals are the features and a few
-vectors; the largest temporary is one tile.
+The derivative is defined on the global arrays, outside shard_map: each pass is one shard_map of its
+own, and the sums over devices that a transposed shard_map would insert are written out, where they
+can be read. Residuals are the features and a few vectors; the largest temporary is one tile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mof_jax.objectives.scores import trees
 from mof_jax.objectives.scores.statistics import KINDS, Statistic
@@ -29,9 +28,9 @@ class StreamedScores(Scores):
     def _reduce(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool):
         return _streamed(*_prepared(self, wanted, under, learn_under))
 
-    def _total(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool) -> Float[Array, ""]:
-        """A normaliser is known only after a pass over all scores, so its gradient needs a second one; a sum has none, and
-        value and gradients come out of one walk: three matmuls in the place of four."""
+    def _total(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool):
+        # A normaliser is known only after a pass over all scores, so its gradient needs a second one; a sum
+        # has none, and value and gradients come out of one walk: three matmuls in the place of four.
         return _totalled(*_prepared(self, wanted, under, learn_under))
 
 
@@ -54,8 +53,12 @@ def _run(plan: Plan, f, learned, fixed, rows: Any = None):
     """`f` on every device: (plan, Side of rows, Side of columns, shared, further rows)."""
     *fixed, pairing = fixed
     row_parts, column_parts, shared = (tuple(zip(*both)) for both in zip(learned, fixed))
-    sides = Side(row_parts, pairing[0]), Side(column_parts, pairing[1])
-    return plan.layout.run(lambda r, c, s: f(plan, r[0], c, s, r[1]), (sides[0], rows), sides[1], shared)
+    row_side, column_side = Side(row_parts, pairing[0]), Side(column_parts, pairing[1])
+
+    def local(ours, columns, shared):
+        return f(plan, ours[0], columns, shared, ours[1])
+
+    return plan.layout.run(local, (row_side, rows), column_side, shared)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

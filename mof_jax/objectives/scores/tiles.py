@@ -2,10 +2,11 @@
 
     s_ij = scale * f(query_i, key_j) + offset_i + key_offset_j
 
-with f the inner product, whose derivative is written out, or a function of a tile, which JAX differentiates inside the tile.
+with f the inner product, whose derivative is written out, or a function of a tile, which JAX
+differentiates inside the tile.
 
-What both are made of comes in three parts: `rows` (query, offset), `columns` (key, key_offset) and `shared` (scale,
-parameters). Each is a pair of trees, the leaves that have gradients and the others.
+What both are made of comes in three parts: `rows` (query, offset), `columns` (key, key_offset) and
+`shared` (scale, parameters). Each is a pair of trees, the leaves that have gradients and the others.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class InnerProduct(NamedTuple):
     precision: Any = None
 
     def over(self, rows, shared, differentiate: bool) -> Callable:
-        """`tile(start, size, columns)` -> its scores, and `pull(weights)` -> its share of the gradients' `sums`."""
+        """`tile(start, size, columns)` -> scores, and `pull(weights)` -> the tile's part of `sums`."""
         ((query, offset), _), ((scale, _), _) = rows, shared
-        # The keys' gradient is summed transposed: [dim, block] @ [block, keys] needs no transposed tile, which costs an
-        # XLA:CPU matmul almost half its speed.
+        # The keys' gradient is summed transposed: [dim, block] @ [block, keys] needs no transposed
+        # tile, which costs an XLA:CPU matmul almost half its speed.
         query_t, dtype = query.T, scale.dtype
 
         def tile(start, size, columns):
@@ -48,14 +49,14 @@ class InnerProduct(NamedTuple):
         return tile
 
     def sums(self, rows, columns, shared):
-        """Zeros to add tiles' gradients in, for rows, columns and what is shared; both without `scale`, see `gradients`."""
+        """Zeros in which tiles' gradients are added, of rows, columns and what is shared."""
         ((query, offset), _), ((key, key_offset), _), ((scale, _), _) = rows, columns, shared
         dtype = scale.dtype
         offset, key_offset = trees.sums_like((offset, key_offset), dtype)
         return (jnp.zeros(query.shape, dtype), offset), (jnp.zeros(key.T.shape, dtype), key_offset), ()
 
     def gradients(self, sums, rows, columns, shared):
-        """Of rows, columns and what is shared, from the sums over all tiles."""
+        """Gradients of rows, columns and what is shared, from the sums over all tiles."""
         ((query, _), _), ((scale, _), _) = rows, shared
         (dquery, doffset), (dkey_t, dkey_offset), _ = sums
         dscale = jnp.sum(query.astype(scale.dtype) * dquery)  # sum_ij W_ij <q_i, k_j>: no tile needed
@@ -68,7 +69,7 @@ class InnerProduct(NamedTuple):
 
 
 class Function(NamedTuple):
-    """f is a tile of `f(parameters, query, key)`: pytrees with rows of a tile -> [rows of query, rows of key]."""
+    """f(parameters, query, key) is the tile of some rows of each side: [rows of query, rows of key]."""
 
     f: Callable[..., jax.Array]
 
@@ -80,9 +81,9 @@ class Function(NamedTuple):
             (keys, key_offset), (keys_rest, _) = columns
 
             def raw(parameters, query, keys):
+                parameters = trees.merge(parameters, parameters_rest)
                 query = trees.merge(query, trees.rows(query_rest, start, size))
-                out = self.f(trees.merge(parameters, parameters_rest), query, trees.merge(keys, keys_rest))
-                return out.astype(scale.dtype)
+                return self.f(parameters, query, trees.merge(keys, keys_rest)).astype(scale.dtype)
 
             operands = parameters, trees.rows(query, start, size), keys
             scores, back = jax.vjp(raw, *operands) if differentiate else (raw(*operands), None)
@@ -90,7 +91,8 @@ class Function(NamedTuple):
             def pull(weights):
                 dparameters, dquery, dkeys = back(scale * weights)
                 offsets = _of_offsets(weights, offset, key_offset)
-                return (dquery, offsets[0]), (dkeys, offsets[1]), (jnp.sum(weights * scores), dparameters)
+                shared = jnp.sum(weights * scores), dparameters
+                return (dquery, offsets[0]), (dkeys, offsets[1]), shared
 
             return _shifted(scale * scores, trees.rows(offset, start, size), key_offset), pull
 

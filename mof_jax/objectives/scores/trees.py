@@ -25,7 +25,7 @@ def add(whole: Any, part: Any, start) -> Any:
 
 
 def partition(tree: Any) -> tuple[Any, Any]:
-    """The leaves that have gradients, and the others (integers, booleans); None in the place of what the other holds."""
+    """The leaves that have gradients, and the others; None in each where the other holds a leaf."""
     def floats(x):
         return x if jnp.issubdtype(x.dtype, jnp.inexact) else None
 

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 from jax import lax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mof_jax.errors import UserError, lookup
@@ -20,8 +19,8 @@ from mof_jax.objectives.scores.statistics import KINDS, Statistic
 class Scores(abc.ABC):
     """A matrix of scores over global queries and keys; made by `scores`.
 
-    Attributes are the arguments of `scores`, checked and as arrays; `layout` is how rows lie on devices, `dtype` that of the
-    scores: f32, or f64 for f64 features.
+    Attributes are the arguments of `scores`, checked and as arrays; `layout` is how rows lie on
+    devices, `dtype` that of the scores: f32, or f64 for f64 features.
     """
 
     query: Any
@@ -41,19 +40,23 @@ class Scores(abc.ABC):
     def reduce(
         self, *statistics: Statistic, under: Scores | None = None, learn_under: bool = False
     ) -> tuple[Float[Array, "rows"], ...]:
-        """A vector for each statistic, all in one pass, differentiable in everything the scores are made of.
+        """A vector for each statistic, all in one pass, differentiable in what the scores are made of.
 
         Args:
-          under: for `expectation` and `weighted`, a second matrix t of the same rows, layout and form. Which entries take
-            part is for the pairing of this one to say; that of `under` is not asked. With offsets as potentials (Sinkhorn),
-            `weighted` has w_ij = exp(t_ij + u_i + v_j).
-          learn_under: gradients go to `under`, too; otherwise weights are constants, as soft targets are.
+          under: for `expectation` and `weighted`, a second matrix t of the same rows, layout and
+            form. Which entries take part is for the pairing of this one to say; that of `under` is
+            not asked. With offsets as potentials (Sinkhorn), `weighted` has w_ij = exp(t_ij + u_i +
+            v_j).
+          learn_under: gradients go to `under`, too; otherwise weights are constants, as soft targets
+            are.
 
         Returns:
-          In the order of the statistics, a number per query or per key of each, in `dtype`, sharded like these.
+          In the order of the statistics, a number per query or per key of each, in `dtype`, sharded
+          like these.
 
         Raises:
-          UserError: a statistic that there is not, or one that this layout or a missing `under` does not allow.
+          UserError: a statistic that there is not, or one that this layout or a missing `under` does
+            not allow.
         """
         self._check(statistics, under)
         return self._reduce(statistics, under, learn_under)
@@ -61,10 +64,13 @@ class Scores(abc.ABC):
     def total(
         self, *statistics: Statistic, under: Scores | None = None, learn_under: bool = False
     ) -> Float[Array, ""]:
-        """The sum of `reduce` over all statistics and rows, for those whose slope needs the entry alone; cheaper.
+        """The sum of `reduce` over all statistics and rows, for those whose slope needs the entry alone.
+
+        Value and gradients come out of one walk over the tiles, where `reduce` needs two.
 
         Raises:
-          UserError: as `reduce`, or a statistic is not a plain sum over its entries (`lse`, `max`, `kth`, `expectation`).
+          UserError: as `reduce`, or a statistic is not a plain sum over its entries (`lse`, `max`,
+            `kth`, `expectation`).
         """
         self._check(statistics, under)
         if curved := [s.kind for s in statistics if not KINDS[s.kind].linear]:
@@ -72,10 +78,12 @@ class Scores(abc.ABC):
         return self._total(statistics, under, learn_under)
 
     @abc.abstractmethod
-    def _reduce(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool) -> tuple: ...
+    def _reduce(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool):
+        """`reduce`, once everything is checked."""
 
     @abc.abstractmethod
-    def _total(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool) -> Float[Array, ""]: ...
+    def _total(self, wanted: tuple[Statistic, ...], under: Scores | None, learn_under: bool):
+        """`total`, once everything is checked."""
 
     def _check(self, statistics: tuple[Statistic, ...], under: Scores | None) -> None:
         if not statistics:
@@ -85,11 +93,11 @@ class Scores(abc.ABC):
             if s.over not in ("positives", "negatives", "all") or s.side not in ("query", "key"):
                 raise UserError(f"{s}: over is positives, negatives or all, side is query or key")
             if s.kind == "logistic" and s.over == "all":
-                raise UserError(f"{s}: over all entries it has no one sign; ask for positives and negatives")
+                raise UserError(f"{s}: over all it has no one sign; ask for positives and negatives")
             if s.k < 1 or (s.k > 1 and s.kind != "kth"):
                 raise UserError(f"{s}: k counts from 1, and only for kth")
             if s.side == "key" and self.layout.replicated:
-                raise UserError(f"{s}: a replicated key is reduced on no device; spread it over the batch axes")
+                raise UserError(f"{s}: a replicated key is reduced on no device; spread it over the axes")
             if kind.under_slope is not None and under is None:
                 raise UserError(f"{s}: needs `under`, the scores that its weights come from")
         if under is not None:
@@ -97,14 +105,12 @@ class Scores(abc.ABC):
 
     def _check_under(self, statistics: tuple[Statistic, ...], under: Scores) -> None:
         if not any(KINDS[s.kind].under_slope for s in statistics):
-            raise UserError(f"`under` is given, but no statistic takes weights from it: {[s.kind for s in statistics]}")
+            kinds = ", ".join(s.kind for s in statistics)
+            raise UserError(f"`under` is given, but no statistic takes weights from it: {kinds}")
         if type(under) is not type(self):
             raise UserError("`under` must have the form of the scores: both streamed or both dense")
-        if (under.shape, under.layout) != (self.shape, self.layout):
-            raise UserError(f"`under` is {under.shape} in another place than the scores, {self.shape}: "
-                            "the same queries and keys, mesh, axes, groups and replication are needed")
+        if (under.shape, under.layout, under.dtype) != (self.shape, self.layout, self.dtype):
+            here, there = (f"{x.shape} {x.dtype}" for x in (self, under))
+            raise UserError(f"`under` is {there} in another place than the scores, {here}: it needs their "
+                            "queries and keys, mesh, axes, groups, replication and dtype")
 
-
-def at_least_f32(*dtypes) -> Any:
-    """The dtype of scores of such features."""
-    return jnp.result_type(jnp.float32, *dtypes)

@@ -5,13 +5,15 @@
         queries' statistics += over the tile's columns
         keys' statistics    += over the tile's rows
 
-Gradients walk the same tiles and compute the scores again: with W_ij = sum over statistics of (cotangent * d value / d s_ij),
-a tile's maker pulls W back to queries, keys and parameters. Here all arrays have the shapes of one device.
+Gradients walk the same tiles and compute the scores again: with W_ij = sum over statistics of
+(cotangent * d value / d s_ij), a tile's maker pulls W back to queries, keys and parameters. Here all
+arrays have the shapes of one device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +31,8 @@ class Plan(NamedTuple):
     """What is static about one walk (hashable, so that `custom_vjp` can carry it).
 
     Attributes:
-      makers: of the matrix that is reduced and, if there is one, of the matrix under which expectations are taken.
+      makers: of the matrix that is reduced and, if there is one, of the matrix under which
+        expectations are taken.
       differentiated: which of them have gradients.
       block_size: queries per tile. dtype: of scores and statistics.
     """
@@ -46,14 +49,17 @@ class Side(NamedTuple):
     """The queries or the keys.
 
     Attributes:
-      matrices: what each maker needs of them: (leaves with gradients, the others). pairing: their vectors of the pairing.
+      matrices: what each maker needs of them: (leaves with gradients, the others). pairing: their
+        vectors of the pairing.
     """
 
     matrices: tuple[tuple[Any, Any], ...]
     pairing: Pairing
 
 
-def walk(plan: Plan, rows: Side, columns: Side, shared: tuple, *, reduce: bool = False, of_statistics: tuple = ()):
+def walk(
+    plan: Plan, rows: Side, columns: Side, shared: tuple, *, reduce: bool = False, of_statistics: tuple = ()
+):
     """Grows the statistics (`reduce`), sums the gradients (given `of_statistics`), or both.
 
     Args:
@@ -61,8 +67,9 @@ def walk(plan: Plan, rows: Side, columns: Side, shared: tuple, *, reduce: bool =
       of_statistics: (residual, cotangent) of each wanted statistic, leaves with a row per query or key.
 
     Returns:
-      The accumulators; and for each matrix the gradients of its rows, columns and shared part, in the dtypes of what they
-      belong to, summed over devices where all have the same part. What was not asked for is empty or None.
+      The accumulators; and for each matrix the gradients of its rows, columns and shared part, in the
+      dtypes of what they belong to, summed over devices where all have the same part. What was not
+      asked for is empty or None.
     """
     layout = plan.layout
     parts = list(zip(rows.matrices, columns.matrices, shared))
@@ -72,7 +79,7 @@ def walk(plan: Plan, rows: Side, columns: Side, shared: tuple, *, reduce: bool =
     sums = tuple(maker.sums(*part) if d else None for maker, part, d in zip(plan.makers, parts, pulled))
     of_keys = tuple(x if s.side == "key" else None for s, x in zip(plan.wanted, of_statistics))
 
-    def tile(hop, start, size, here, carry):
+    def tile(hop, here, start, size, carry):
         (columns, of_keys), (accumulators, sums) = here, carry
         made = [make(start, size, part) for make, part in zip(makes, columns.matrices)]
         scores, under = made[0][0], made[1][0] if len(made) > 1 else None
@@ -83,20 +90,22 @@ def walk(plan: Plan, rows: Side, columns: Side, shared: tuple, *, reduce: bool =
         chosen = [members.over(s.over) for s in plan.wanted]
         accumulators = _grown(plan, accumulators, entries, chosen, start)
         if of_statistics:
-            here = [trees.rows(x, start, size) if of_key is None else of_key for x, of_key in zip(of_statistics, of_keys)]
-            weights = _weights(plan, entries, chosen, here)
+            slopes = [trees.rows(x, start, size) if y is None else y for x, y in zip(of_statistics, of_keys)]
+            weights = _weights(plan, entries, chosen, slopes)
             sums = tuple(s and _added(s, pull(w), start) for s, (_, pull), w in zip(sums, made, weights))
         return accumulators, sums
 
     def hop(i, carry):
         here, *grown = carry
-        arriving = layout.pass_on(here)  # needed only by the next hop, so it can travel under this one's matmuls
-        accumulators, sums = _over_blocks(plan, lambda start, size, c: tile(i, start, size, here, c), tuple(grown))
-        accumulators = tuple(a if s.side == "query" else layout.pass_on(a) for s, a in zip(plan.wanted, accumulators))
+        arriving = layout.pass_on(here)  # needed by the next hop only: it travels under this one's matmuls
+        accumulators, sums = _over_blocks(plan, partial(tile, i, here), tuple(grown))
+        accumulators = tuple(
+            a if s.side == "query" else layout.pass_on(a) for s, a in zip(plan.wanted, accumulators))
         return arriving, accumulators, tuple(s and (s[0], layout.pass_on(s[1]), s[2]) for s in sums)
 
     _, accumulators, sums = layout.over_ring(hop, ((columns, of_keys), accumulators, sums))
-    return accumulators, tuple(s and _gradients(plan, maker, s, part) for s, maker, part in zip(sums, plan.makers, parts))
+    summed = zip(sums, plan.makers, parts)
+    return accumulators, tuple(s and _gradients(plan, maker, s, part) for s, maker, part in summed)
 
 
 class _Place(NamedTuple):
@@ -119,8 +128,8 @@ class _Place(NamedTuple):
         if not self.layout.square:
             return self.positions(0) == self.positions(1)
         # It exists only where a device meets its own keys.
-        here = (lax.broadcasted_iota(jnp.int32, self.shape, 0) + self.start) == lax.broadcasted_iota(jnp.int32, self.shape, 1)
-        return here & jnp.equal(self.hop, 0)
+        row, column = (lax.broadcasted_iota(jnp.int32, self.shape, axis) for axis in (0, 1))
+        return ((row + self.start) == column) & jnp.equal(self.hop, 0)
 
 
 def _start(plan: Plan, statistic: Statistic):
@@ -166,7 +175,7 @@ def _gradients(plan: Plan, maker, sums, part):
 
 
 def _over_blocks(plan: Plan, tile: Callable, carry):
-    """`tile(start, size, carry)` over all blocks of queries; the last one is smaller where they do not fit evenly."""
+    """`tile(start, size, carry)` over all blocks of queries; the last is smaller where they do not fit."""
     size = plan.block_size
     whole, rest = divmod(plan.layout.queries, size)
     carry = lax.fori_loop(0, whole, lambda i, c: tile(i * size, size, c), carry)
