@@ -211,6 +211,7 @@ Q, K = normal(0, 24, 3), normal(1, 40, 3)
 MISTAKES = {
     r"\[pairs, dim\] of one dim.*got \(24, 3\) and \(40, 2\)": lambda: scores(Q, K[:, :2]),
     "block_size=0": lambda: scores(Q, K, block_size=0),
+    "pairing=<class .*> is none": lambda: scores(Q, Q, pairing=Diagonal),
     "how='sparse': scores are streamed or dense": lambda: scores(Q, K, how="sparse"),
     r"scale is one number, got shape \(24,\)": lambda: scores(Q, K, scale=np.ones(24)),
     r"key_offset has shape \(24,\).*each of 40 rows": lambda: scores(Q, K, key_offset=np.ones(24)),

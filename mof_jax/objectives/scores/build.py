@@ -96,6 +96,8 @@ def scores(
         raise UserError("parameters are those of `tile`, and there is none")
     else:
         _check_features(query, key)
+    if not isinstance(pairing, Pairing):
+        raise UserError(f"pairing={pairing!r} is none; it is a value such as Diagonal() or Groups(ids)")
     floats, _ = trees.partition((query, key))
     dtype = jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(floats)))
     pairing = pairing.prepared(queries, keys)

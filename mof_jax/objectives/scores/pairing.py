@@ -69,7 +69,13 @@ def _vector(side: str, default: Any = None) -> Any:
 
 
 class Pairing(abc.ABC):
-    """Base of all pairings: a registered dataclass of vectors, each of one side, and other pairings."""
+    """Base of all pairings: a registered dataclass of vectors, each of one side, and other pairings.
+
+    Attributes:
+      dims: of its vectors: 1 for a number a row, 2 for several.
+    """
+
+    dims: ClassVar[int] = 1
 
     @abc.abstractmethod
     def members(self, tile: Tile) -> Members:
@@ -109,8 +115,6 @@ class Pairing(abc.ABC):
         """Which rows of a side exist; None for all."""
         inner = getattr(self, "of", None)
         return inner.valid(side) if inner is not None else None
-
-    dims: ClassVar[int] = 1  # of its vectors
 
     def _vectors(self):
         return [(f.name, f, getattr(self, f.name)) for f in dataclasses.fields(self)]
@@ -169,10 +173,10 @@ class LabelSets(Pairing):
       key: the same for keys, of any width; by default the queries' own.
     """
 
+    dims: ClassVar[int] = 2
+
     query: Int[Array, "queries labels"] = _vector("query")
     key: Int[Array, "keys labels2"] | None = _vector("key")
-
-    dims: ClassVar[int] = 2
 
     def _complete(self, queries: int, keys: int) -> Self:
         return _keys_like_queries(self, queries, keys)
@@ -198,8 +202,9 @@ class Labels(Pairing):
         key's is nobody's.
     """
 
-    columns: Int[Array, "queries labels"] = _vector("query")
     dims: ClassVar[int] = 2
+
+    columns: Int[Array, "queries labels"] = _vector("query")
 
     def members(self, tile: Tile) -> Members:
         columns, nothing = tile.columns()[None, :], jnp.zeros(tile.scores.shape, bool)
@@ -215,8 +220,9 @@ class Valid(Pairing):
     """Ignores all entries of queries or keys that do not exist: empty slots, absent modalities.
 
     A statistic of such a row is one over no entries (see `Statistic`), and gradients of its features
-    are 0 whatever its cotangent. Of an inner product even a NaN in such a row is harmless; a function
-    that makes tiles must be finite there, with finite derivatives.
+    are 0 whatever its cotangent. Of an inner product even a NaN in such a row is harmless (of scores given
+    as `under`, if they are `Valid`, too); a function that makes tiles must be finite there, with finite
+    derivatives.
 
     Attributes:
       query: False for queries that take part in nothing; None if all exist. key: the same for keys.
