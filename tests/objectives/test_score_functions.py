@@ -165,3 +165,30 @@ def test_what_a_function_may_not_do_is_named():
         scores(query, key, parameters=1.0)
     with pytest.raises(UserError, match="query: its arrays must have one number of rows"):
         scores({"a": query, "b": key}, key, tile=volume)
+
+
+@pytest.mark.parametrize("how", ["dense", "streamed"])
+def test_weights_that_a_function_makes_can_be_learned(how):
+    """A soft target with parameters of its own: gradients of both matrices, against the textbook."""
+    _, parameters, query, key = FUNCTIONS["temperatures"]
+    features = normal(15, QUERIES, 3), normal(16, KEYS, 3)
+
+    @jax.jit
+    def step(*operands):
+        def expected(parameters, query, key, left, right):
+            where = mesh_of("4") | {"how": how, "block_size": 5, "precision": "highest"}
+            learned = scores(query, key, tile=temperatures, parameters=parameters | {"layers": 1}, **where)
+            s = scores(left, right, **where)
+            return s.reduce(Statistic("expectation", "all"), under=learned, learn_under=True)[0].sum()
+
+        def textbook(parameters, query, key, left, right):
+            made = temperatures(parameters | {"layers": 1}, query, key)
+            return (jax.nn.softmax(made) * (left @ right.T)).sum()
+
+        return [jax.value_and_grad(f, range(5))(*operands) for f in (expected, textbook)]
+
+    learned = {name: x for name, x in parameters.items() if name != "layers"}
+    with jax.default_matmul_precision("highest"):
+        got, want = step(learned, query, key, *features)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert_close(a, b, 2e-5)

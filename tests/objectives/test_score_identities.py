@@ -151,6 +151,21 @@ def test_sinkhorn_without_a_matrix():
     np.testing.assert_allclose(columns, np.zeros(16), atol=1e-5)
 
 
+def test_a_queue_is_more_keys_or_a_call_of_its_own():
+    """Negatives of batch and queue in one call, or in two joined; a replicated queue need not divide by devices."""
+    query, key, queue = normal(0, 16, 3), normal(1, 16, 3), normal(2, 40, 3)
+    where, wanted = WHERE | mesh_of("8"), Statistic("lse", "negatives")
+    together, = scores(query, np.concatenate([key, queue]), **where).reduce(wanted)
+    own, = scores(query, key, **where).reduce(wanted)
+    nobody = Labels(np.full((16, 1), -1))
+    for extra, options in ((queue, {}), (queue[:37], {"replicated": True}), (queue[37:], {"replicated": True})):
+        more, = scores(query, extra, pairing=nobody, **where, **options).reduce(wanted)
+        np.testing.assert_allclose(more, jax.nn.logsumexp(query @ extra.T, axis=1), rtol=1e-5)
+        own = jnp.logaddexp(own, more)
+        if not options:
+            np.testing.assert_allclose(own, together, rtol=1e-5)
+
+
 def test_rows_that_do_not_exist_are_as_if_deleted():
     """Statistics and gradients of the others; those of the missing are defined and 0, NaN features or not."""
     statistics, rng = every(overs=("positives", "negatives")), np.random.default_rng(0)

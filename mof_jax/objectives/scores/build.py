@@ -72,7 +72,8 @@ def scores(
       groups: the batch is that many consecutive blocks of equal size, and only rows of one block meet.
         Positions (`Labels`, the diagonal) count from the start of a block.
       replicated: every device has all keys (a small class table); they do not travel, and are not
-        reduced by column.
+        reduced by column. Such extra keys beside the batch's own are a second call; `jnp.logaddexp`
+        joins log-sum-exps.
       how: `streamed` never forms the matrix; `dense` does, and gives it as `.matrix`.
       block_size: queries per tile; fewer are taken where a tile would exceed 32 MiB.
       precision: of the inner products, as in `jax.lax.dot_general`.
