@@ -37,7 +37,8 @@ MOVED |= {
     "mof_jax.claim": "mof_jax.folder_lock", "mof_jax.data.braces": "mof_jax.braces", "mof_jax.data.remote": "mof_jax.storage",
     "mof_jax.evals.files": "mof_jax.evals.json_files", "mof_jax.evals.held_out": "mof_jax.evals.heldout_loss",
     "mof_jax.evals.lmms": "mof_jax.commands.lmms", "mof_jax.evals.score": "mof_jax.evals.dfn_score",
-    "mof_jax.training": "mof_jax.trainer"}
+    "mof_jax.objectives.kinds": "mof_jax.objectives.scores.statistics",
+    "mof_jax.objectives.streamed": "mof_jax.objectives.scores", "mof_jax.training": "mof_jax.trainer"}
 
 
 class Moved(MetaPathFinder, Loader):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Collection, Mapping
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 import jax
@@ -30,6 +30,23 @@ Batch = Mapping[str, Array]
 Predictor = Callable[..., Any]
 
 
+class StackInfo(NamedTuple):
+    """A stack of layers at work in a step; what formulas of memory and time are made of.
+
+    Attributes:
+      part: of the model, as `Task.flops` calls it; its layers' parameters are under `PART/blocks/`.
+      config: of the stack: its width, depth, heads, `mlp_dim`, kernel and rematerialisation.
+      sequences: a step, on all devices. tokens: of one.
+      upstream: prefixes of parameters in front of it: where one is trained, a gradient runs through the stack.
+    """
+
+    part: str
+    config: Any
+    sequences: int
+    tokens: int
+    upstream: tuple[str, ...] = ()
+
+
 class Task(abc.ABC):
     """What training and evaluation need to know of a paper.
 
@@ -38,7 +55,8 @@ class Task(abc.ABC):
       teacher: which parameters follow others, and how; None if none do.
       head_reads: features that `heads` makes others from.
       rows: rows of a batch that share a buffer and stay together on a device and in a micro-batch.
-    predictors: ClassVar[Mapping[str, Predictor]] = {}
+      predictors: what evaluators may ask of the model, by capability. `embed/NAME` and `tokens/NAME` are functions
+        `(model, inputs)` to [rows, dim] and [rows, tokens, dim]; `generate` is `(model)` to the `Mllm` in it that answers.
     """
 
     terms: Mapping[str, Objective] = {}
@@ -135,6 +153,10 @@ class Task(abc.ABC):
                 if feature not in known and not feature.startswith("sums/"):
                     raise UserError(f"config.objective: {name} reads {feature!r}, which neither the model nor the data gives"
                                     f"{nearest(feature, known)} (they give {', '.join(sorted(known))})")
+
+    def stacks(self, batch_size: int) -> list[StackInfo]:
+        """The stacks of a training step, the ones that work first in front; empty where no formula knows them."""
+        return []
 
     @abc.abstractmethod
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -61,6 +62,14 @@ def test_imports_go_down(graph):
               if module != "mof_jax" and room(module) != room(target)
               and not (room(module) in GROUND and room(target) in GROUND) and height[room(target)] >= height[room(module)]]
     assert not upward
+
+
+def test_the_planner_and_the_sweeps_know_no_task_by_name():
+    """They ask it: which stacks run on how many tokens (`Task.stacks`)."""
+    named = re.compile(r"task [=!]=|TASKS\[")
+    files = [path for room in ("plan", "sweep") for path in (ROOT / "mof_jax" / room).rglob("*.py")]
+    assert len(files) > 20
+    assert not [path.name for path in files if named.search(path.read_text())]
 
 
 def test_there_is_no_circle(graph):

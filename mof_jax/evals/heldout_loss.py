@@ -20,7 +20,7 @@ from mof_jax.evals.embed.retrieval import kinds_of, same_words
 from mof_jax.evals.evaluator import Evaluator
 from mof_jax.evals.items import unit_of
 from mof_jax.evals.model import Model
-from mof_jax.objectives.contrastive import softmax_loss
+from mof_jax.objectives.softmax import softmax_loss
 from mof_jax.ranges import Range
 
 

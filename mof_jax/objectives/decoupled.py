@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from mof_jax.objectives import contrastive
+from jaxtyping import Array, Float, Int
+
 from mof_jax.objectives.loss import Features, Loss
-from mof_jax.objectives.pairwise import Pairwise, Side
+from mof_jax.objectives.pairwise import Pairwise, Side, loss_of_pairs, reduce_both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,4 +27,17 @@ class Decoupled(Pairwise):
         return self.multi_positive
 
     def pair(self, image: Side, text: Side, features: Features, where: dict[str, Any]) -> Loss:
-        return contrastive.decoupled_loss(image, text, features["scale"], **where)
+        return decoupled_loss(image, text, features["scale"], **where)
+
+
+def decoupled_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"] | None = None,
+    **where: Any,
+) -> Loss:
+    """DCL: the positive leaves the denominator. Unbounded below, so not a likelihood; -inf without negatives."""
+    directions = reduce_both(image, text, logit_scale, group=group, **where)
+    return loss_of_pairs(sum((d.negatives - d.positive_mean).sum() for d in directions) / 2, image, text)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from mof_jax.objectives import contrastive
+import jax
+from jaxtyping import Array, Float, Int
+
 from mof_jax.objectives.loss import Features, Loss
-from mof_jax.objectives.pairwise import Pairwise, Side
+from mof_jax.objectives.pairwise import Pairwise, Side, loss_of_pairs, pair_scores, pairing_scores
+from mof_jax.objectives.scores import Statistic
 
 BIAS = -10.0  # of a fresh model, whose pairs are nearly all negatives
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,4 +37,23 @@ class Sigmoid(Pairwise):
         return model if model.logit_bias_init is not None else dataclasses.replace(model, logit_bias_init=BIAS)
 
     def pair(self, image: Side, text: Side, features: Features, where: dict[str, Any]) -> Loss:
-        return contrastive.sigmoid_loss(image, text, features["scale"], features["bias"], **where)
+        return sigmoid_loss(image, text, features["scale"], features["bias"], **where)
+
+
+def sigmoid_loss(
+    image: Float[Array, "pairs dim"],
+    text: Float[Array, "pairs dim"],
+    logit_scale: Float[Array, ""],
+    logit_bias: Float[Array, ""],
+    *,
+    group: Int[Array, "pairs"] | None = None,
+    **where: Any,
+) -> Loss:
+    """SigLIP: every entry of the score matrix is a yes-or-no question; summed over all, divided by the batch."""
+    wanted = [Statistic("logistic", "negatives")]
+    if group is not None:
+        wanted.append(Statistic("logistic", "positives"))
+    total = pairing_scores(image, text, logit_scale, group, offset=logit_bias, **where).total(*wanted)
+    if group is None:
+        total += jax.nn.softplus(-(pair_scores(image, text, logit_scale) + logit_bias)).sum()
+    return loss_of_pairs(total, image, text)

@@ -16,12 +16,12 @@ import ml_collections
 from rich.table import Table
 
 from mof_jax import config as configs
-from mof_jax import console
+from mof_jax import console, tasks
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig
 from mof_jax.mesh import MeshConfig, abstract_mesh, check_batch, param_shardings
 from mof_jax.nn.module import Skeleton
 from mof_jax.run import RunConfig, resolve, resolve_stages, step_flops
 from mof_jax.task import Task
-from mof_jax.tasks import TASKS
 from mof_jax.train.optim import Decision, decide
 
 
@@ -72,7 +72,7 @@ def sketch(config: RunConfig) -> Sketch:
       UserError: a rule that matches nothing, a dimension or a batch that the mesh does not divide.
     """
     mesh = smallest_mesh(config.mesh)
-    task = TASKS[config.task].make(config, mesh, vocabulary(config))
+    task = tasks.make(config, mesh, vocabulary(config))
     skeleton = Skeleton.of(task.build)
     decisions = decide(config.optimizer, skeleton)
     param_shardings(mesh, skeleton, config.mesh.rules)
@@ -101,7 +101,7 @@ def rows(path: str) -> list[tuple[str, ...]]:
     for name, config in stages(configs.load(path)).items():
         p = sketch(config)
         flops, data = sum(p.flops.values()), config.data
-        positions = config.batch_size * data.context_length if config.task == "mllm" else 0
+        positions = config.batch_size * data.context_length if isinstance(data, SequenceConfig) else 0
         pictures = config.batch_size // data.rows_per_stream * data.images_per_stream if positions else config.batch_size
         found.append((path, name, f"{p.parameters():,}", f"{p.parameters(True):,}", f"{config.steps:,}", f"{config.batch_size:,}",
                       f"{positions:,}", f"{pictures:,}", f"{flops:.3g}", f"{flops * config.steps:.3g}"))

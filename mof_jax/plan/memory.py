@@ -21,6 +21,7 @@ import math
 
 import jax.numpy as jnp
 
+from mof_jax import tasks
 from mof_jax.hardware import Topology
 from mof_jax.mesh import abstract_mesh, batch_shards, check_batch
 from mof_jax.objectives.next_token import NextToken
@@ -28,7 +29,6 @@ from mof_jax.plan.cost import vocabulary
 from mof_jax.plan.program import state_bytes
 from mof_jax.plan.towers import Tower, microbatches, towers
 from mof_jax.run import Program, Run, RunConfig
-from mof_jax.tasks import TASKS
 
 # Temporaries that the compiler reports are within this factor of the estimate's, both ways, for everything in docs/plans.jsonl
 # (tests/plan/test_memory.py). It was 0.62 to 1.52 for the eight plans that it was first compared with, fitted to none of them.
@@ -76,7 +76,7 @@ def estimate(run: Run, program: Program) -> Estimate:
     rows = {tower: tower.sequences / parallel / microbatches(run) for tower in found}
     local = lambda path: math.prod(run.shardings[path].shard_shape(run.skeleton.shapes[path].shape))
     trained = sum(local(path) for path, d in run.decisions.items() if d.trained)
-    batch = TASKS[run.config.task].pipeline.shapes(run.config.data, run.config.batch_size, run.tokenizer.context_length)
+    batch = tasks.shapes(run.config, run.tokenizer.context_length)
     return Estimate(
         state=sum(state_bytes(program).values()),
         batch=sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) / parallel,

@@ -21,13 +21,13 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mof_jax import tasks
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import batch_sharding, check_batch, make_mesh
 from mof_jax.plan.cache import FOLDER, cached, key_of
 from mof_jax.plan.cost import vocabulary
 from mof_jax.run import Program, Run, RunConfig
-from mof_jax.tasks import TASKS
 
 _OOM = re.compile(r"(Used |HLO temporaries \()([\d.]+)([KMGT])\b")
 _PLACE = r"^.*(site-packages/|(?=mof_jax/))"
@@ -106,7 +106,7 @@ def lower(config: RunConfig, mesh: Mesh) -> tuple[Run, Program, Any]:
     words = vocabulary(config)
     run = Run(config, words, mesh=mesh)
     check_batch(mesh, config.batch_size, config.microbatches, run.task.rows)
-    shapes = TASKS[config.task].pipeline.shapes(config.data, config.batch_size, words.context_length)
+    shapes = tasks.shapes(config, words.context_length)
     cursor = shapes.get("cursor")
     program = Program.of(run, None if cursor is None else jnp.zeros(cursor.shape, cursor.dtype))
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -12,6 +12,7 @@ from rich.table import Table
 from mof_jax import console
 from mof_jax.config import digest
 from mof_jax.console import plain
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig
 from mof_jax.hardware import Topology
 from mof_jax.plan.collectives import Collective, axes_of, read
 from mof_jax.plan.program import Compiled, compile_step, state_bytes
@@ -98,7 +99,7 @@ class Plan:
                 roofline={name: getattr(self.clocks, name) for name in ("compute", "memory", "ici", "dcn", "bound", "exposed")},
                 limit=self.clocks.limit, mfu_bound=self.clocks.mfu(self.clocks.bound), seconds=self.seconds,
                 chip_hours=self.chip_hours, dollars=self.dollars)
-            if c.task == "mllm":
+            if isinstance(c.data, SequenceConfig):
                 found["tokens_per_second"] = c.batch_size * c.data.context_length / self.seconds
         return found
 
@@ -165,7 +166,7 @@ def _speed(p: Plan) -> Table:
     table.add_row("with nothing hidden", f"{clocks.exposed:.3f} s")
     table.add_row("MFU", f"{clocks.mfu(clocks.exposed):.1%} with nothing hidden, at most {clocks.mfu(clocks.bound):.1%}")
     rate = f"{c.batch_size / p.seconds:,.0f} examples/s"
-    if c.task == "mllm":
+    if isinstance(c.data, SequenceConfig):
         rate += f", {c.batch_size * c.data.context_length / p.seconds:,.0f} positions/s"
     share = f"{clocks.mfu(p.seconds):.0%} MFU (config.hardware.mfu {hardware.mfu})"
     table.add_row("expected", f"{p.seconds:.3f} s at {share}: {rate}")

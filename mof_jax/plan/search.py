@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Group
 
-from mof_jax import console
+from mof_jax import console, tasks
 from mof_jax.errors import UserError
 from mof_jax.hardware import Topology
 from mof_jax.mesh import AXES, MeshConfig, abstract_mesh, check_batch, param_shardings
@@ -30,7 +30,6 @@ from mof_jax.plan.report import ROOM
 from mof_jax.plan.roofline import Roofline
 from mof_jax.plan.towers import towers
 from mof_jax.run import Program, Run, RunConfig
-from mof_jax.tasks import TASKS
 from mof_jax.train.state import state_shardings
 
 REMATS = ("none", "dots", "full")
@@ -237,7 +236,7 @@ def changed(run: Run, changes: Changes) -> Run:
     """A run with another config, on the mesh that it is on, its skeleton kept: what changes must not change parameters."""
     found = copy.copy(run)
     found.config = replaced(run.config, changes)
-    found.task = TASKS[found.config.task].make(found.config, found.mesh, found.tokenizer)
+    found.task = tasks.make(found.config, found.mesh, found.tokenizer)
     return found
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from typing import Any, TypeVar
 
+from mof_jax.data.packing.sequence_pipeline import SequenceConfig
 from mof_jax.hardware import Topology
 from mof_jax.mesh import BATCH_AXES, abstract_mesh
 from mof_jax.models.connector import ConnectorConfig
@@ -32,7 +33,8 @@ def shrink(config: RunConfig, topology: Topology) -> tuple[RunConfig, Topology]:
     mesh = small_mesh(full, small.devices, topology.slices)
     shards = lambda sizes: math.prod(sizes[a] for a in BATCH_AXES)
     rows, data = config.batch_size // shards(full), config.data
-    if config.task == "mllm":  # long rows and many pictures fill the memory: a compiler that has to make room takes minutes
+    # Long rows and many images fill the memory: a compiler that has to make room takes minutes.
+    if isinstance(data, SequenceConfig):
         rows, pictures = min(rows, config.microbatches), min(data.images_per_stream, 1)
         data = dataclasses.replace(data, rows_per_stream=1, images_per_stream=pictures, max_images=pictures)
     return dataclasses.replace(config, model=shallow(config.model), data=data, batch_size=rows * shards(mesh),

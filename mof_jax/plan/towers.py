@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import dataclasses
 import math
 from typing import Any
 
 from mof_jax.errors import UserError
 from mof_jax.models.llm import LLMConfig
-from mof_jax.models.text import TextConfig
-from mof_jax.models.vit import ViTConfig
 from mof_jax.run import Run
+from mof_jax.task import StackInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +51,10 @@ def towers(run: Run) -> list[Tower]:
     Raises:
       UserError: the task's model has no formula here.
     """
-    kinds: dict[str, Callable[[Run], Iterator[Tower]]] = {"contrastive": _contrastive, "mllm": _mllm, "mae": _mae, "dino": _dino}
-    if run.config.task not in kinds:
-        raise UserError(f"no formula for the memory of task {run.config.task!r}; it has {', '.join(kinds)}")
-    return list(kinds[run.config.task](run))
+    found = run.task.stacks(run.config.batch_size)
+    if not found:
+        raise UserError(f"no formula for the memory of task {run.config.task!r}, which names no stacks of layers")
+    return [_tower(run, stack) for stack in found]
 
 
 def microbatches(run: Run) -> int:
@@ -68,50 +66,14 @@ def _trained(run: Run, prefix: str) -> bool:
     return any(d.trained for path, d in run.decisions.items() if path.startswith(prefix))
 
 
-def _contrastive(run: Run) -> Iterator[Tower]:
-    model, data, rows = run.task.model, run.config.data, run.config.batch_size
-    if not isinstance(model.image, ViTConfig):
-        raise UserError(f"no formula for the memory of an image tower of kind {model.image.kind!r}")
-    kept = max(1, round(model.image.grid**2 * (1 - model.image.patch_dropout)))
-    yield _tower(run, "image", model.image, rows * data.views, kept + model.image.prefix)
-    yield _tower(run, "text", model.text, rows * data.captions, model.text.context_length)
-
-
-def _mllm(run: Run) -> Iterator[Tower]:
-    model, data, rows = run.task.model, run.config.data, run.config.batch_size
-    for encoder in model.encoders:
-        pictures = rows // data.rows_per_stream * data.images_per_stream
-        yield _tower(run, f"encoders/{encoder.name}", encoder.tower, pictures, encoder.tower.grid**2 + encoder.tower.prefix)
-    upstream = any(map(lambda part: _trained(run, part), ("encoders/", "adapters/")))
-    yield _tower(run, "llm", model.llm, rows, data.context_length, upstream)
-
-
-def _mae(run: Run) -> Iterator[Tower]:
-    model, e, pictures = run.task.model, run.task.model.encoder, run.config.batch_size * run.config.data.views
-    yield _tower(run, "encoder", e, pictures, model.kept + e.prefix)
-    decoder = dataclasses.replace(e, variant=None, width=model.decoder_width, depth=model.decoder_depth,
-                                  heads=model.decoder_heads, mlp_dim=model.decoder.mlp_dim)
-    yield _tower(run, "decoder", decoder, pictures, e.grid**2 + e.prefix, _trained(run, "encoder/"))
-
-
-def _dino(run: Run) -> Iterator[Tower]:
-    e, data, rows = run.task.model.encoder, run.config.data, run.config.batch_size
-    large, kept = e.grid**2, 1 - e.patch_dropout
-    yield _tower(run, "teacher/encoder", e, rows * data.views, large + e.prefix)
-    yield _tower(run, "student/encoder", e, rows * data.views, max(1, round(large * kept)) + e.prefix)
-    if data.local:
-        small = (data.local.image_size // e.patch_size) ** 2
-        yield _tower(run, "student/encoder", e, rows * data.local.views, max(1, round(small * kept)) + e.prefix)
-
-
-def _tower(run: Run, part: str, config: ViTConfig | TextConfig | LLMConfig, sequences: int, tokens: int,
-           upstream: bool = False) -> Tower:
-    trained = _trained(run, f"{part}/")
-    inner, attention = _layer(config, tokens)
-    heads = math.gcd(config.heads, getattr(config, "kv_heads", config.heads))
-    scores = config.heads if config.kernel == "xla" else 0
-    return Tower(part, sequences, tokens, config.width, config.depth, inner, heads, scores, attention, config.remat, trained,
-                 trained or upstream)
+def _tower(run: Run, stack: StackInfo) -> Tower:
+    c, trained = stack.config, _trained(run, f"{stack.part}/")
+    inner, attention = _layer(c, stack.tokens)
+    heads = math.gcd(c.heads, getattr(c, "kv_heads", c.heads))
+    scores = c.heads if c.kernel == "xla" else 0
+    through = trained or any(_trained(run, prefix) for prefix in stack.upstream)
+    return Tower(stack.part, stack.sequences, stack.tokens, c.width, c.depth, inner, heads, scores, attention, c.remat, trained,
+                 through)
 
 
 def _layer(c: Any, tokens: int) -> tuple[int, float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 import dataclasses
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from mof_jax.data.load import DataConfig
@@ -60,7 +61,8 @@ def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]
 
 TASKS: dict[str, TaskKind] = {
     "contrastive": TaskKind(
-        lambda config, mesh, tokenizer: ContrastiveTask(config.model.with_tokenizer(tokenizer), config.objective),
+        lambda config, mesh, tokenizer: ContrastiveTask(
+            config.model.with_tokenizer(tokenizer), config.objective, views=config.data.views, captions=config.data.captions),
         TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size},
         capabilities=lambda model: ContrastiveTask.predictors),
     "mllm": TaskKind(
@@ -87,3 +89,13 @@ TASKS: dict[str, TaskKind] = {
     "words": TaskKind(lambda config, mesh, tokenizer: WordsTask(config.model.with_tokenizer(tokenizer)), WordsConfig,
                       None, lambda model: {"views": 0}, capabilities=lambda model: WordsTask.predictors),
 }
+
+
+def make(config: Any, mesh: Mesh, tokenizer: Tokenizer | None) -> Task:
+    """The task of a resolved `run.RunConfig`."""
+    return TASKS[config.task].make(config, mesh, tokenizer)
+
+
+def shapes(config: Any, context_length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of a batch of such a config, whose texts have so many tokens."""
+    return TASKS[config.task].pipeline.shapes(config.data, config.batch_size, context_length)

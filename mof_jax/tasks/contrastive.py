@@ -8,14 +8,16 @@ from flax import nnx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from mof_jax.errors import UserError
 from mof_jax.models.tower import patch_features
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
+from mof_jax.models.vit import ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import terms
 from mof_jax.objectives.loss import Context, Features
 from mof_jax.objectives.objective import Objective
-from mof_jax.task import Batch, Task
+from mof_jax.task import Batch, StackInfo, Task
 
 
 class ContrastiveTask(Task):
@@ -30,8 +32,11 @@ class ContrastiveTask(Task):
                   "embed/text": lambda model, x: model.embed_text(x),
                   "tokens/image": lambda model, x: patch_features(model.image, x, model.config.dtype)}
 
-    def __init__(self, model: TwoTowerConfig, objective: Objective | Mapping[str, Objective]):
-        self.terms = terms(objective)
+    def __init__(
+        self, model: TwoTowerConfig, objective: Objective | Mapping[str, Objective], *, views: int = 1, captions: int = 1
+    ):
+        """`views` and `captions` are in every example."""
+        self.terms, self.views, self.captions = terms(objective), views, captions
         for term in self.terms.values():
             model = term.prepare(model)
         self.model = model
@@ -55,6 +60,15 @@ class ContrastiveTask(Task):
 
     def shared(self, model: TwoTower) -> Features:
         return {"scale": model.scale} | ({} if model.logit_bias is None else {"bias": model.logit_bias[...]})
+
+    def stacks(self, batch_size: int) -> list[StackInfo]:
+        """Raises `UserError` for an image tower that is no stack."""
+        image, text = self.model.image, self.model.text
+        if not isinstance(image, ViTConfig):
+            raise UserError(f"no formula for the memory of an image tower of kind {image.kind!r}")
+        kept = max(1, round(image.grid**2 * (1 - image.patch_dropout)))
+        return [StackInfo("image", image, batch_size * self.views, kept + image.prefix),
+                StackInfo("text", text, batch_size * self.captions, text.context_length)]
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """Per tower and for the scores; a frozen tower counts its forward pass only, whatever is learned behind its blocks."""

@@ -23,7 +23,7 @@ from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import dino as objectives
 from mof_jax.objectives.loss import Context, Features
 from mof_jax.objectives.objective import Objective
-from mof_jax.task import Batch, Task
+from mof_jax.task import Batch, StackInfo, Task
 
 
 class DinoTask(Task):
@@ -76,6 +76,16 @@ class DinoTask(Task):
         features = [in_rows(network.features, x, drop.fold(context.keys, i)) for i, x in enumerate(images)]
         frozen = context.step < self.objective.frozen_prototypes
         return {"scores": network.head(jnp.concatenate(features, axis=1), frozen)}, {}
+
+    def stacks(self, batch_size: int) -> list[StackInfo]:
+        e, large = self.model.encoder, self.model.encoder.grid**2
+        seen = lambda patches: max(1, round(patches * (1 - e.patch_dropout))) + e.prefix
+        found = [StackInfo("teacher/encoder", e, batch_size * self.views, large + e.prefix),
+                 StackInfo("student/encoder", e, batch_size * self.views, seen(large))]
+        if self.local:
+            small = (self.local.image_size // e.patch_size) ** 2
+            found.append(StackInfo("student/encoder", e, batch_size * self.local.views, seen(small)))
+        return found
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """The student on every crop and the teacher, forward only, on the large ones."""

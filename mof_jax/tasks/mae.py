@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+import dataclasses
 
 from flax import nnx
 import jax
@@ -16,7 +17,7 @@ from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import terms
 from mof_jax.objectives.loss import Context, Features
 from mof_jax.objectives.objective import Objective
-from mof_jax.task import Batch, Task
+from mof_jax.task import Batch, StackInfo, Task
 
 
 class MaeTask(Task):
@@ -58,6 +59,13 @@ class MaeTask(Task):
             painted.append(model.reconstruct(images, seen, masked, keys=keys).astype(jnp.float32))
             pixels.append(model.targets(images, masked))
         return {"painted": jnp.stack(painted, axis=1), "pixels": jnp.stack(pixels, axis=1)}, {}
+
+    def stacks(self, batch_size: int) -> list[StackInfo]:
+        model, e, images = self.model, self.model.encoder, batch_size * self.views
+        decoder = dataclasses.replace(e, variant=None, width=model.decoder_width, depth=model.decoder_depth,
+                                      heads=model.decoder_heads, mlp_dim=model.decoder.mlp_dim)
+        return [StackInfo("encoder", e, images, model.kept + e.prefix),
+                StackInfo("decoder", decoder, images, e.grid**2 + e.prefix, ("encoder/",))]
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         """The encoder on what it sees, and the decoder on everything."""

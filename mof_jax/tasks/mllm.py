@@ -19,7 +19,7 @@ from mof_jax.nn import dropout as drop
 from mof_jax.objectives import terms
 from mof_jax.objectives.loss import Context, Features, Mean
 from mof_jax.objectives.objective import Objective
-from mof_jax.task import Batch, Task
+from mof_jax.task import Batch, StackInfo, Task
 
 
 class MllmTask(Task):
@@ -79,6 +79,11 @@ class MllmTask(Task):
         if part != "encoders" or not rest.startswith("blocks/"):
             return value
         return value[:next(e.tower for e in self.model.encoders if e.name == name).depth]
+
+    def stacks(self, batch_size: int) -> list[StackInfo]:
+        model, images = self.model, batch_size // self.rows * self.images
+        encoders = [StackInfo(f"encoders/{e.name}", e.tower, images, e.tower.grid**2 + e.tower.prefix) for e in model.encoders]
+        return [*encoders, StackInfo("llm", model.llm, batch_size, self.context, ("encoders/", "adapters/"))]
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:
         return mllm_flops(self.model, batch_size, self.context, batch_size // self.rows * self.images, trained)

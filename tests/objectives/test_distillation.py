@@ -7,11 +7,11 @@ import pytest
 from small_models import quick_jit
 
 from mof_jax.mesh import MeshConfig, batch_sharding, make_mesh
+from mof_jax.models.teacher import Teacher
 from mof_jax.objectives.distillation import (
     cross_entropy_of_crops,
     entropy,
     sinkhorn_knopp,
-    teacher_momentum,
     teacher_temperature,
 )
 
@@ -98,5 +98,5 @@ def test_schedules():
     temperatures = [float(teacher_temperature(jnp.float32(t), 0.04, 0.07, 30)) for t in (0, 10, 30, 500)]
     np.testing.assert_allclose(temperatures, [0.04, 0.05, 0.07, 0.07], rtol=1e-6)
     np.testing.assert_allclose(teacher_temperature(jnp.float32(0), 0.04, 0.07, 0), 0.07, rtol=1e-6)
-    momenta = [float(teacher_momentum(jnp.float32(t), 0.996, 100)) for t in (0, 25, 50, 100)]
+    momenta = [float(Teacher("teacher/", "", 0.996, 100).at(jnp.float32(t))) for t in (0, 25, 50, 100)]
     np.testing.assert_allclose(momenta, [0.996, 1 - 0.002 * (1 + 0.5**0.5), 0.998, 1.0], rtol=1e-6)

@@ -51,7 +51,7 @@ def test_weight_and_accuracy(inputs):
     loss = cross_entropy(hidden, head, labels, weight, block_size=5)
     assert float(loss.weight) == pytest.approx(weight.sum())
     right = (hidden @ head).argmax(-1) == labels
-    np.testing.assert_allclose(loss.metrics["accuracy"], (weight * right).sum(), rtol=1e-5)
+    np.testing.assert_allclose(loss.metrics["accuracy"].sum, (weight * right).sum(), rtol=1e-5)
     uniform = cross_entropy(hidden, head * 0, labels, weight)
     np.testing.assert_allclose(uniform.sum / uniform.weight, np.log(VOCAB), rtol=1e-6)
 

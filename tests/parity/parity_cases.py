@@ -23,7 +23,8 @@ from mof_jax.models.tower import Tower, TowerConfig, Words, WordsConfig
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
 from mof_jax.models.vit import ViTConfig, resample_pos_embed
 from mof_jax.nn.module import Skeleton
-from mof_jax.objectives import contrastive
+from mof_jax.objectives.sigmoid import sigmoid_loss
+from mof_jax.objectives.softmax import softmax_loss
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
@@ -172,8 +173,8 @@ _FORWARD: dict[type, tuple[Callable, Callable]] = {
 # --- losses and positions -----------------------------------------------------------------------------------------------
 
 LOSSES = {
-    "softmax": lambda image, text, scale, bias: contrastive.softmax_loss(image, text, scale),
-    "sigmoid": lambda image, text, scale, bias: contrastive.sigmoid_loss(image, text, scale, bias),
+    "softmax": lambda image, text, scale, bias: softmax_loss(image, text, scale),
+    "sigmoid": lambda image, text, scale, bias: sigmoid_loss(image, text, scale, bias),
 }
 
 

@@ -1,4 +1,4 @@
-"""The same losses as the textbook writes them, with the whole pairs x pairs matrix: for tests and the benchmark."""
+"""The contrastive losses as the textbook writes them, with the whole pairs x pairs matrix."""
 
 from __future__ import annotations
 
