@@ -7,7 +7,10 @@ import importlib
 
 from mof_jax.commands import add_command
 
-ROOMS = {"evaluators": ("mof_jax.evals", "EVALUATORS")}  # room to where its registry is
+ROOMS = {  # room to where its registry is
+    "evaluators": ("mof_jax.evals", "EVALUATORS"),
+    "sources": ("mof_jax.data.sources", "SOURCES"),
+}
 
 
 def add(commands) -> None:

@@ -16,7 +16,7 @@ from mof_jax.data.image import augment, images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.mixture import Located
 from mof_jax.data.record import Record, Source
-from mof_jax.data.sources import open_source
+from mof_jax.data.sources import default_sources, open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions
 from mof_jax.data.text.vocabularies import UnreadableText
@@ -73,7 +73,7 @@ class DataConfig:
       chunk: rows that one thread loads at a time.
     """
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    sources: tuple[SourceConfig, ...] = dataclasses.field(default_factory=default_sources)
     image_size: Count = 64
     views: Whole = 1
     captions: Whole = 1

@@ -19,7 +19,7 @@ from mof_jax.console import bar, plain
 from mof_jax.data.filter import record_id, write_scores
 from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
-from mof_jax.data.sources import open_source
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.data.sources.arrayrecord import writer
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.imagefolder import is_picture
@@ -39,39 +39,46 @@ def guess(path: str, kind: str = "", **options) -> SourceConfig:
     folder of pictures. JSON lines of conversations or pages are told by their first row.
 
     Args:
-      kind: of the source, where it is not to be guessed. options: more of `SourceConfig`.
+      kind: of the source, where it is not to be guessed; a path means nothing to those that come with the package.
+      options: more of its config.
 
     Raises:
       UserError: nothing recognisable there, or something that would be read without its captions.
     """
     if kind:
-        return configs.build(SourceConfig, {"kind": kind, "path": path, **options}, "source")
+        known = {f.name for f in dataclasses.fields(SOURCES.find(kind, "source.kind"))}
+        return _config(kind, **({"path": path} if "path" in known else {}), **options)
     if path == "synthetic":
-        return SourceConfig(kind="synthetic", **options)
+        return _config("synthetic", **options)
     if path.partition("/")[0] == "emoji5" and not os.path.exists(path):
-        return SourceConfig(kind="emoji5", **{"split": path.partition("/")[2] or "train", **options})
+        return _config("emoji5", **{"split": path.partition("/")[2] or "train", **options})
     endings = {"jsonl": "jsonl", "csv": "jsonl", "tsv": "jsonl", "tar": "webdataset", "array_record": "arrayrecord"}
     ending = path.rsplit(".", 1)[-1]
     if ending in endings:
-        return SourceConfig(kind=_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
+        return _config(_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
     if _SHARDED.fullmatch(path) and not storage.exists(path):
-        return SourceConfig(kind="arrayrecord", path=path, **options)
+        return _config("arrayrecord", path=path, **options)
     if storage.exists(storage.join(path, "dataset_info.json")):
         if storage.exists(storage.join(path, "state.json")):
             raise UserError(f"{path}: written by save_to_disk of Hugging Face datasets, which is not read here; write the "
                             "pictures to a folder, and their captions to a metadata.jsonl in it")
-        return SourceConfig(kind="tfds", path=path, **options)
+        return _config("tfds", path=path, **options)
     for ending, kind in endings.items():
         if storage.glob(storage.join(path, f"*.{ending}")):
-            return SourceConfig(kind=kind, path=path, **options)
+            return _config(kind, path=path, **options)
     files = storage.find(path)
     if any(map(is_picture, files)):
         _check_beside(path, files)
-        return SourceConfig(kind="folder", path=path, **options)
+        return _config("folder", path=path, **options)
     missing = "" if storage.exists(path) else "no such file or folder; "
     raise UserError(
         f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them, of TFDS or of pictures"
     )
+
+
+def _config(kind: str, **options) -> SourceConfig:
+    """A source's config, its options checked."""
+    return configs.build(SourceConfig, {"kind": kind, **options}, "source")
 
 
 def _kind_of_lines(path: str) -> str:

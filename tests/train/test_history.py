@@ -249,13 +249,13 @@ def test_what_a_source_holds_is_told_wherever_it_lies(table, tmp_path, edit):
     """One word in one row of many, one picture, another choice of rows; not a copy, nor a touch."""
     from mof_jax.data.filter import Subset
     from mof_jax.data.identity import content
-    from mof_jax.data.sources.config import SourceConfig
+    from mof_jax.data.sources import SOURCES
     from mof_jax.data.sources.jsonl import TableSource
 
     there = shutil.copytree(table.parent, tmp_path / "copy") / table.name
     with open(there, "a") as file:
         file.writelines(f'{{"id": "x{i}", "image": "000.png", "alt": "more {i}"}}\n' for i in range(500))
-    wanted = SourceConfig(kind="jsonl", path=str(there))
+    wanted = SOURCES["jsonl"](path=str(there))
     seen = lambda rows=slice(None): content(wanted, source := TableSource(str(there)),
                                             Subset(source, np.arange(len(source))[rows]))
     before = seen()

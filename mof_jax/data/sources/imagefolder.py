@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
 import re
 import stat
+from typing import ClassVar
 
 from mof_jax import storage
 from mof_jax.data.record import Record
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.samples import MAX_TEXT, text_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, check_text, kind, show
@@ -21,6 +24,16 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig(FileConfig):
+    """Every picture below a folder, with the `.txt` beside it; a folder of folders says classes, as ImageNet does."""
+
+    kind: ClassVar[str] = "folder"
+
+    def open(self) -> ImageFolder:
+        return ImageFolder(self.path, self.label)
 
 
 class ImageFolder:

@@ -21,9 +21,12 @@ concept is a class, finds at most 98.1 % of them. `unseen` has no such twins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
+from typing import ClassVar
 
 from mof_jax.data.record import Record
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import pack
 from mof_jax.errors import UserError, nearest
 
@@ -31,6 +34,24 @@ ROOT = pathlib.Path(__file__).parent / "emoji5"
 TRAIN_VENDORS = ("noto", "noto-v1", "fluent", "fluent-flat", "circle-flags")
 EVAL_VENDORS = ("twemoji",)
 SPLITS = ("train", "twemoji", "unseen")
+
+
+@dataclasses.dataclass(frozen=True)
+class Emoji5Config(SourceConfig):
+    """The pictures that ship with the package, with names and keywords in 28 languages.
+
+    Attributes:
+      split: `train`, `twemoji` or `unseen`. locales: languages of the captions.
+    """
+
+    kind: ClassVar[str] = "emoji5"
+    embedded: ClassVar[bool] = True
+
+    split: str = "train"
+    locales: tuple[str, ...] = ("en",)
+
+    def open(self) -> Emoji5:
+        return Emoji5(split=self.split, locales=self.locales)
 
 
 class Emoji5:

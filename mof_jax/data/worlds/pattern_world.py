@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import io
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import UInt8
 import numpy as np
@@ -34,9 +34,11 @@ from PIL import Image
 from mof_jax.data.keyed import Draws
 from mof_jax.data.packing.documents import Chat
 from mof_jax.data.pairs import PATTERNS, Pair
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import embedded, pack
 from mof_jax.data.worlds.pattern_art import COLOURS, NUMBERS, PAINTERS, Brush, Difficulty, ground
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.ranges import Count, Share
 
 SPLITS = ("train", "dev", "test", "known")
 GROUNDS = 8  # hues, evenly spread
@@ -254,6 +256,29 @@ def pair(pattern: str, number: int, split: str = "test", pixels: int = 96, diffi
     facts = scene(pattern, number, split)
     images = tuple(png(_canvas(facts, fact, pixels, difficulty)) for fact in facts.facts)
     return Pair(facts.id, images, facts.question, facts.options, facts.answers, (facts.caption(0), facts.caption(1)), pattern)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatternsConfig(SourceConfig):
+    """MMVP's nine visual patterns as pairs of pictures that differ in one fact, with questions.
+
+    Attributes:
+      size: number of pictures. split: `train`, `dev`, `test` or `known`. pixels: side of the pictures.
+      questions: which patterns, in turn; all by default.
+      stated: share of the captions that state the fact a question would ask for.
+    """
+
+    kind: ClassVar[str] = "patterns"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    split: str = "train"
+    pixels: Count = 64
+    questions: tuple[str, ...] = ()
+    stated: Share = 0.25
+
+    def open(self) -> PatternWorld:
+        return PatternWorld(self.size, self.split, self.pixels, self.questions, self.stated, self.label)
 
 
 class PatternWorld:

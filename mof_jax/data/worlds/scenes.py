@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import io
+from typing import ClassVar
 
 from jaxtyping import UInt8
 import numpy as np
@@ -29,8 +30,10 @@ from PIL import Image, ImageDraw
 from mof_jax.data import keyed
 from mof_jax.data.image import images
 from mof_jax.data.packing.documents import Chat
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.ranges import Count
 
 SPLITS = ("train", "test", "twemoji")
 KINDS = ("count", "colour", "position", "name", "presence")
@@ -254,6 +257,27 @@ def _canvas(facts: Scene, pixels: int) -> Image.Image:
     for thing in facts.things:
         draw(THINGS[thing.name][0], thing.artist, canvas, thing.x, thing.y, thing.side)
     return canvas
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig(SourceConfig):
+    """Questions about sprites on coloured grounds, with exact answers.
+
+    Attributes:
+      size: number of scenes. split: `train`, `test` or `twemoji`. pixels: side of the pictures.
+      questions: which kinds, in turn; all by default.
+    """
+
+    kind: ClassVar[str] = "scenes"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    split: str = "train"
+    pixels: Count = 64
+    questions: tuple[str, ...] = ()
+
+    def open(self) -> Scenes:
+        return Scenes(self.size, self.split, self.pixels, self.questions, self.label)
 
 
 class Scenes:

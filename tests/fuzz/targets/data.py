@@ -22,8 +22,7 @@ from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.packing import documents, sequences
 from mof_jax.data.record import Record
-from mof_jax.data.sources import arrayrecord, open_source, webdataset
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, arrayrecord, open_source, webdataset
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.data.text.captions import CaptionConfig
 from mof_jax.data.text.tokenizers import train
@@ -85,7 +84,7 @@ def _tar() -> bytes:
 
 
 def _read_tar(folder: pathlib.Path) -> None:
-    read_all(open_source(SourceConfig("webdataset", str(folder / "x.tar"), cache_dir=str(folder / "cache"))))
+    read_all(open_source(SOURCES["webdataset"](str(folder / "x.tar"), cache_dir=str(folder / "cache"))))
 
 
 def _read_index(folder: pathlib.Path) -> None:
@@ -170,7 +169,7 @@ def _read_table(folder: pathlib.Path) -> None:
 def _read_loader(folder: pathlib.Path) -> None:
     """Batches under `skip`: a record that cannot be read never ends a run."""
     config = load.DataConfig(
-        sources=(SourceConfig("jsonl", _table(folder), captions=CaptionConfig(tags=False)),),
+        sources=(SOURCES["jsonl"](_table(folder), captions=CaptionConfig(tags=False)),),
         image_size=8,
         threads=0,
         on_error="skip",
@@ -221,7 +220,7 @@ def _seeds_of_pages(kind: str) -> list[Seed]:
 def _read_documents(kind: str):
     """As records, as documents, and as tokens."""
     section = documents.KindConfig(
-        sources=(SourceConfig(kind, "x"),),
+        sources=(SOURCES[kind]("x"),),
         kind="chat" if kind == "llava" else "interleaved",
         template="vicuna_v1" if kind == "llava" else "",
     )
@@ -232,7 +231,7 @@ def _read_documents(kind: str):
             document = documents.compose(record, section, CaptionConfig(), keyed.Draws(0), "x")
             sequences.encode(document, _TOKENIZER, 4, 512, max_images=8, on_long="truncate")
 
-        read_all(open_source(SourceConfig(kind, _table(folder))), use)
+        read_all(open_source(SOURCES[kind](_table(folder))), use)
 
     return read
 
@@ -248,7 +247,7 @@ def _seeds_of_folders() -> list[Seed]:
 
 
 def _read_folder(folder: pathlib.Path) -> None:
-    read_all(open_source(SourceConfig("folder", str(folder))), lambda record: images.decode(record.image))
+    read_all(open_source(SOURCES["folder"](str(folder))), lambda record: images.decode(record.image))
 
 
 def _seeds_of_tfds() -> list[Seed]:
@@ -285,9 +284,9 @@ def _seeds_of_tfds() -> list[Seed]:
 
 
 def _read_tfds(folder: pathlib.Path) -> None:
-    source = open_source(SourceConfig("tfds", str(folder)))
+    source = open_source(SOURCES["tfds"](str(folder)))
     read_all(source)
-    read_all(open_source(SourceConfig("tfds", str(folder), text_fields={"alt": "label"})))
+    read_all(open_source(SOURCES["tfds"](str(folder), text_fields={"alt": "label"})))
 
 
 def _read_converted(folder: pathlib.Path) -> None:
