@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 from jaxtyping import Int
@@ -15,7 +16,8 @@ from mof_jax.data import keyed
 from mof_jax.data.image import augment, images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.mixture import Located
-from mof_jax.data.record import Record, Source
+from mof_jax.data.reader import OnError, Reader, Replaced
+from mof_jax.data.record import Record
 from mof_jax.data.sources import default_sources, open_source
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions
@@ -26,8 +28,7 @@ from mof_jax.ranges import Count, NotNegative, Whole
 # Called from several threads at once.
 Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
 
-_ATTEMPTS = 32
-_IMAGE, _TEXT, _REPLACE, _LOCAL = 1, 2, 3, 4  # what a key is for
+_IMAGE, _TEXT, _LOCAL = 1, 2, 4  # what a key is for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class DataConfig:
     resize_side: Count | None = None
     pixels: images.Pixels = "ours"
     shuffle: bool = True
-    on_error: Literal["raise", "skip"] = "raise"
+    on_error: OnError = "raise"
     cache: Literal["none", "decoded"] = "none"
     cache_gb: NotNegative = 4.0
     threads: Whole = 4
@@ -155,7 +156,7 @@ class Rows:
     """Some rows of a batch, and which examples had to be replaced: (id, reason)."""
 
     arrays: dict[str, np.ndarray]
-    replaced: list[tuple[str, str]]
+    replaced: Replaced
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -171,24 +172,12 @@ class Loader:
         if config.captions and tokenizer is None:
             raise UserError("captions need a tokenizer; set data.captions=0 to read pictures only")
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        self.whole: list[Source] = [open_source(source) for source in config.sources]
-        self.sources: list[Source] = [
-            source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
-            for source, c in zip(self.whole, config.sources)
-        ]
+        self.reader = Reader(config.sources, seed, config.on_error)
         wanted = [(config.preprocess.at_least, config.augment)]
         wanted += [(config.local.image_size, config.local.augment)] if config.local else []
         self._at_least = max(int(np.ceil(size * changes.oversample)) for size, changes in wanted)
         self._cache: dict[tuple[int, int], tuple[Record, Image.Image]] = {}
         self._room = config.cache_gb * 2**30 if config.cache == "decoded" else 0
-
-    def id(self, source: int, index: int) -> str:
-        """`SOURCE:RECORD`, unique in the run; the record is read only if its source cannot name it otherwise."""
-        name = self.config.sources[source].label
-        try:
-            return f"{name}:{filters.record_id(self.sources[source], index)}"
-        except BadExample as error:
-            return f"{name}:{error.record}"
 
     def rows(self, located: Located) -> Rows:
         """The examples at n places.
@@ -211,7 +200,8 @@ class Loader:
         group, texts, replaced = np.empty(n, np.int32), [], []
         views: dict[str, list[View]] = {}
         for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
-            pictures, words, group[row] = self._example(source, index, epoch, replaced, load)
+            example = functools.partial(load, source, epoch=epoch)
+            pictures, words, group[row] = self.reader.example(source, index, example, replaced)
             texts += words
             for name, mine in pictures.items():
                 views.setdefault(name, []).extend(mine)
@@ -225,21 +215,6 @@ class Loader:
             arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
         return Rows(arrays, replaced)
 
-    def _example(self, source: int, index: int, epoch: int, replaced: list[tuple[str, str]], load: Callable):
-        """One example by `load`, or under `skip` the first good one of the hash sequence that starts at it."""
-        at = index
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return load(source, at, epoch)
-            except BadExample as error:
-                if self.config.on_error == "raise":
-                    raise
-                replaced.append((f"{self.config.sources[source].label}:{error.record}", error.reason))
-                reason = str(error)
-            at = keyed.hash64(self.seed, _REPLACE, source, index, attempt) % len(self.sources[source])
-        name = self.config.sources[source].label
-        raise UserError(f"{name}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
-
     def _load(self, source: int, index: int, epoch: int):
         """(views by kind, captions, group) of one example."""
         c = self.config
@@ -252,7 +227,7 @@ class Loader:
         words, wanted = [], c.sources[source].captions
         for caption in range(c.captions):
             draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
-            words.append(captions.choose(record, wanted, draws, self.sources[source].name))
+            words.append(captions.choose(record, wanted, draws, self.reader.sources[source].name))
         return views, words, self._group(record, source)
 
     def _load_and_read(self, source: int, index: int, epoch: int):
@@ -261,7 +236,8 @@ class Loader:
         try:
             self.tokenizer(words)
         except UnreadableText as error:
-            raise BadExample(self.sources[source].name, filters.record_id(self.sources[source], index), str(error)) from None
+            opened = self.reader.sources[source]
+            raise BadExample(opened.name, filters.record_id(opened, index), str(error)) from None
         return views, words, group
 
     def _views(
@@ -280,9 +256,9 @@ class Loader:
         """A group number that no other source of the run uses: sources take turns."""
         if record.group < 0:
             return -1
-        group = record.group * len(self.sources) + source
+        group = record.group * len(self.reader.sources) + source
         if group >= 2**31:
-            raise BadExample(self.sources[source].name, record.id, f"group {record.group} is too large for 32 bits")
+            raise BadExample(self.reader.sources[source].name, record.id, f"group {record.group} is too large for 32 bits")
         return group
 
     def _decoded(self, source: int, index: int) -> tuple[Record, Image.Image | None]:
@@ -290,10 +266,10 @@ class Loader:
         found = self._cache.get((source, index))
         if found is not None:
             return found
-        record = self.sources[source][index]
+        record = self.reader.sources[source][index]
         if not self.config.views:
             return record, None
-        name = self.sources[source].name
+        name = self.reader.sources[source].name
         if record.image is None:
             raise BadExample(name, record.id, "no image")
         c = self.config

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import dataclasses
-import logging
+import functools
 import weakref
 
 import grain
 import jax
 import numpy as np
 
-from mof_jax.data.identity import content
 from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
+from mof_jax.data.reader import Replaced, report
 from mof_jax.errors import WorkerLost
 from mof_jax.parsing import one_line
 
 __all__ = ["BatchInfo", "DataConfig", "Pipeline", "texts"]
-
-log = logging.getLogger("mof_jax.data")
 
 _FOREVER = 2**62
 _LOST = "Worker process was terminated unexpectedly"  # Grain's words: its exception is a plain RuntimeError
@@ -37,13 +35,13 @@ class BatchInfo:
     """What the host knows about a batch: its step, and the examples replaced in this host's rows as (id, reason)."""
 
     step: int
-    replaced: list[tuple[str, str]]
+    replaced: Replaced
 
 
 class Batches(Iterator[tuple[dict[str, np.ndarray], BatchInfo]]):
     """An endless iterator of (this process's rows, info). `close` stops its threads; so do deletion and exit."""
 
-    def __init__(self, rows: grain.DatasetIterator, start_step: int, report: Callable[[list[tuple[str, str]]], None]):
+    def __init__(self, rows: grain.DatasetIterator, start_step: int, report: Callable[[Replaced], None]):
         self._rows, self._step, self._report = rows, start_step, report
         # Grain's own clean-up runs too late at the interpreter's exit and fails there; this one runs before.
         self.close = weakref.finalize(self, rows.close)
@@ -93,7 +91,7 @@ class Pipeline:
     ):
         self.config, self.batch_size, self.seed = config, batch_size, seed
         self.loader = Loader(config, tokenizer, seed)
-        sizes = [len(source) for source in self.loader.sources]
+        sizes = [len(source) for source in self.loader.reader.sources]
         weights = [source.weight for source in config.sources]
         self.stream = Stream(sizes, weights, seed, config.shuffle)
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
@@ -124,7 +122,8 @@ class Pipeline:
         dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
         if self.config.workers:
             dataset = _in_processes(dataset, self.config.workers, max(1, ahead // self.config.workers))
-        return Batches(iter(dataset.batch(chunks, batch_fn=Rows.concatenate)), start_step, self._report)
+        rows = iter(dataset.batch(chunks, batch_fn=Rows.concatenate))
+        return Batches(rows, start_step, functools.partial(report, counts=self.replaced))
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of one step, loaded in the caller's thread."""
@@ -134,33 +133,23 @@ class Pipeline:
     def ids(self, step: int) -> list[str]:
         """`SOURCE:RECORD` of every row of the global batch, before any replacement; no picture is decoded."""
         located = self.stream.locate(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
-        return [self.loader.id(k, i) for k, i in zip(located.source.tolist(), located.index.tolist())]
+        return [self.loader.reader.id(k, i) for k, i in zip(located.source.tolist(), located.index.tolist())]
 
     def describe(self) -> list[dict[str, object]]:
         """One row a source: its name, how many records it has and keeps, its weight and its share of the stream."""
-        rows = zip(self.config.sources, self.loader.whole, self.loader.sources, self.stream.shares)
-        return [
-            {
-                "name": source.label,
-                "records": len(whole),
-                "kept": len(kept),
-                "weight": source.weight,
-                "share": float(share),
-            }
-            for source, whole, kept, share in rows
-        ]
+        return self.loader.reader.describe(self.stream.shares)
 
     def content(self) -> dict[str, object]:
         """What the sources hold, in the form of the config's section, see `data.identity`."""
-        rows = zip(self.config.sources, self.loader.whole, self.loader.sources)
-        return {"sources": [{"content": content(*row)} for row in rows]}
+        return self.loader.reader.content()
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
         """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it repeats, and a
         mixture takes of each what its share says. (Of `skipped` batches between them it is not asked which come back in a
         later epoch.)"""
         examples = steps * self.batch_size
-        unique = sum(min(round(examples * share), len(kept)) for share, kept in zip(self.stream.shares, self.loader.sources))
+        sources = zip(self.stream.shares, self.loader.reader.sources)
+        unique = sum(min(round(examples * share), len(kept)) for share, kept in sources)
         return {"examples": examples, "unique_examples": unique}
 
     @property
@@ -172,12 +161,6 @@ class Pipeline:
         step, part = divmod(int(number), self._chunks_per_step)
         rows = slice(part * self.config.chunk, (part + 1) * self.config.chunk)
         return self.loader.rows(Located(*(column[rows] for column in self.host.locate(step))))
-
-    def _report(self, replaced: list[tuple[str, str]]) -> None:
-        for name, reason in replaced:
-            if name not in self.replaced:
-                log.warning("replaced bad example %s: %s", name, reason)
-            self.replaced[name] = self.replaced.get(name, 0) + 1
 
 
 def _in_processes(dataset: grain.IterDataset, workers: int, ahead: int) -> grain.IterDataset:

@@ -176,7 +176,7 @@ def _read_loader(folder: pathlib.Path) -> None:
     )
     list(load.texts(config))
     loader = load.Loader(config, _TOKENIZER, 0)
-    count = min(8, len(loader.sources[0]))
+    count = min(8, len(loader.reader.sources[0]))
     loader.rows(load.Located(np.zeros(count, int), np.arange(count), np.zeros(count, int)))
 
 
