@@ -1,6 +1,6 @@
 """The input pipeline: a pure function of (config, seed, step), executed by Grain.
 
-    Stream.locate(step * batch + row)  ->  Loader.rows (read, decode, augment, caption, tokenize)  ->  batches
+    Stream.locate(step * batch + row)  ->  Loader.rows (read, load every field, collate)  ->  batches
 
 The unit of work is a chunk: some rows of one step. Grain loads chunks in threads or worker processes, in order, and
 the chunks of a step are joined. There is no iterator state to save: the step is the position, so a run resumes on any
@@ -9,7 +9,7 @@ number of hosts, threads and workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 import dataclasses
 import functools
 import weakref
@@ -18,7 +18,9 @@ import grain
 import jax
 import numpy as np
 
-from mof_jax.data.load import DataConfig, Loader, Rows, Tokenizer, texts
+from mof_jax.data.config import DataConfig
+from mof_jax.data.fields.field import Tokenizer
+from mof_jax.data.load import Loader, Rows, chosen, texts
 from mof_jax.data.mixture import HostRows, Located, Stream
 from mof_jax.data.reader import Replaced, report
 from mof_jax.errors import WorkerLost
@@ -70,11 +72,12 @@ class Pipeline:
 
     Args:
       config: what to read.
-      tokenizer: texts -> int32 [n, context]; None if `config.captions` is 0.
+      tokenizer: texts -> int32 [n, context]; None if no field has captions.
       batch_size: rows of a step over all processes.
       seed: names the order, the captions and the augmentations.
       process_index, process_count: this process loads the contiguous rows
         `[index * batch_size / count, (index + 1) * batch_size / count)` of every step.
+      reads: names of the fields that somebody reads; others are not loaded. None for all.
 
     Raises:
       UserError: a source that cannot be opened, or a batch that the processes cannot share evenly.
@@ -88,9 +91,10 @@ class Pipeline:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        reads: Collection[str] | None = None,
     ):
         self.config, self.batch_size, self.seed = config, batch_size, seed
-        self.loader = Loader(config, tokenizer, seed)
+        self.loader = Loader(config, tokenizer, seed, reads)
         sizes = [len(source) for source in self.loader.reader.sources]
         weights = [source.weight for source in config.sources]
         self.stream = Stream(sizes, weights, seed, config.shuffle)
@@ -101,17 +105,11 @@ class Pipeline:
     cursor: np.ndarray | None = None
 
     @staticmethod
-    def shapes(config: DataConfig, batch_size: int, context: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The global batch without its data; `context` tokens a caption."""
-        pixels = lambda views, size: jax.ShapeDtypeStruct((batch_size, views, size, size, 3), np.uint8)
-        found = {"group": jax.ShapeDtypeStruct((batch_size,), np.int32)}
-        if config.views:
-            found["image"] = pixels(config.views, config.image_size)
-        if config.local:
-            found["local"] = pixels(config.local.views, config.local.image_size)
-        if config.captions:
-            found["text"] = jax.ShapeDtypeStruct((batch_size, config.captions, context), np.int32)
-        return found
+    def shapes(
+        config: DataConfig, batch_size: int, context: int, reads: Collection[str] | None = None
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """The global batch without its data; `context` tokens a caption, `reads` as above."""
+        return {name: field.shape(batch_size, context) for name, field in chosen(config.batch_fields, reads).items()}
 
     def batches(self, start_step: int = 0, cursor: np.ndarray | None = None, skip: int = 0) -> Batches:
         """This process's rows of step `start_step + skip` and all later ones; `Loader.rows` says what a batch holds."""

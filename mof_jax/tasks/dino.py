@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from mof_jax.data.load import LocalViews
+from mof_jax.data.config import LocalViews
 from mof_jax.errors import UserError
 from mof_jax.mesh import batch_shards
 from mof_jax.models.dino import Dino, DinoConfig, Network
