@@ -62,7 +62,10 @@ def _digest(value: Any) -> int:
     if isinstance(value, (bytes, str)):
         return zlib.crc32(value if isinstance(value, bytes) else value.encode(errors="surrogatepass"))
     if dataclasses.is_dataclass(value):
-        return _digest([getattr(value, f.name) for f in dataclasses.fields(value)])
+        given = [getattr(value, f.name) for f in dataclasses.fields(value) if f.compare]
+        return _digest(given + [value.arrays] if getattr(value, "arrays", None) else given)  # few records have arrays
+    if isinstance(value, np.ndarray):
+        return zlib.crc32(np.ascontiguousarray(value))
     if isinstance(value, Mapping):
         return _digest(sorted((str(key), _digest(inner)) for key, inner in value.items()))
     if isinstance(value, Sequence):

@@ -138,8 +138,9 @@ class Pipeline:
         return self.loader.reader.describe(self.stream.shares)
 
     def content(self) -> dict[str, object]:
-        """What the sources hold, in the form of the config's section, see `data.identity`."""
-        return self.loader.reader.content()
+        """What the sources hold, and the files of fields, in the form of the config's section, see `data.identity`."""
+        fields = {name: {"content": found} for name, field in self.loader.fields.items() if (found := field.content())}
+        return self.loader.reader.content() | ({"fields": fields} if fields else {})
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
         """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it repeats, and a

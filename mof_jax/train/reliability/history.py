@@ -43,8 +43,9 @@ RULES = (
 )
 _MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.loss|optimizer\.(name|ema)$|task$")  # what the leaves of the state are
 _PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
-_CONTENT = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.content\..*")
-_PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)")
+_CONTENT = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+|fields\.[^.]+)\.content\..*")
+_PLACE_OF_DATA = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)"
+                            r"|fields\.[^.]+\.path(\..*)?)")
 
 
 @dataclasses.dataclass(frozen=True)
