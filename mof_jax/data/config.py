@@ -11,6 +11,8 @@ from mof_jax.data.fields.group import Group
 from mof_jax.data.fields.views import Views
 from mof_jax.data.image import augment, images
 from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.orders import Order
+from mof_jax.data.orders.shuffled import Shuffled
 from mof_jax.data.reader import OnError
 from mof_jax.data.sources import default_sources
 from mof_jax.data.sources.config import SourceConfig
@@ -56,7 +58,7 @@ class DataConfig:
       local: small crops beside the views, None for none.
       resize, resample, resize_side: how a picture that is not cropped becomes square (see `images.resize`).
       pixels: whose pixels, where libraries differ (see `Preprocess`).
-      shuffle: False reads in stored order.
+      order: in which order examples come, see `data.orders`. shuffle: False reads in stored order.
       on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
         never shift, and reports it.
       cache: `decoded` keeps decoded pictures in memory, up to `cache_gb`; for small sources.
@@ -78,6 +80,7 @@ class DataConfig:
     resample: images.Resample = "bicubic"
     resize_side: Count | None = None
     pixels: images.Pixels = "ours"
+    order: Order = Shuffled()
     shuffle: bool = True
     on_error: OnError = "raise"
     cache: Literal["none", "decoded"] = "none"

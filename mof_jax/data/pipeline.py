@@ -1,6 +1,6 @@
 """The input pipeline: a pure function of (config, seed, step), executed by Grain.
 
-    Stream.locate(step * batch + row)  ->  Loader.rows (read, load every field, collate)  ->  batches
+    order.locate(step * batch + row)  ->  Loader.rows (read, load every field, collate)  ->  batches
 
 The unit of work is a chunk: some rows of one step. Grain loads chunks in threads or worker processes, in order, and
 the chunks of a step are joined. There is no iterator state to save: the step is the position, so a run resumes on any
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 import dataclasses
 import functools
+import logging
 import weakref
 
 import grain
@@ -21,12 +22,15 @@ import numpy as np
 from mof_jax.data.config import DataConfig
 from mof_jax.data.fields.field import Tokenizer
 from mof_jax.data.load import Loader, Rows, chosen, texts
-from mof_jax.data.mixture import HostRows, Located, Stream
+from mof_jax.data.mixture import HostRows, Located, OpenOrder
+from mof_jax.data.orders.order import Mixture, content_of, notes_of
 from mof_jax.data.reader import Replaced, report
 from mof_jax.errors import WorkerLost
 from mof_jax.parsing import one_line
 
 __all__ = ["BatchInfo", "DataConfig", "Pipeline", "texts"]
+
+log = logging.getLogger("mof_jax.data")
 
 _FOREVER = 2**62
 _LOST = "Worker process was terminated unexpectedly"  # Grain's words: its exception is a plain RuntimeError
@@ -78,6 +82,7 @@ class Pipeline:
       process_index, process_count: this process loads the contiguous rows
         `[index * batch_size / count, (index + 1) * batch_size / count)` of every step.
       reads: names of the fields that somebody reads; others are not loaded. None for all.
+      steps: of the run, for an order that follows shares of it.
 
     Raises:
       UserError: a source that cannot be opened, or a batch that the processes cannot share evenly.
@@ -92,12 +97,17 @@ class Pipeline:
         process_index: int = 0,
         process_count: int = 1,
         reads: Collection[str] | None = None,
+        steps: int | None = None,
     ):
         self.config, self.batch_size, self.seed = config, batch_size, seed
         self.loader = Loader(config, tokenizer, seed, reads)
-        sizes = [len(source) for source in self.loader.reader.sources]
-        weights = [source.weight for source in config.sources]
-        self.stream = Stream(sizes, weights, seed, config.shuffle)
+        reader = self.loader.reader
+        mixture = Mixture(reader.sources, config.sources, seed, config.shuffle, batch_size, steps)
+        self.stream: OpenOrder = config.order.open(mixture)
+        for note in notes_of(self.stream):
+            log.warning("data.order: %s", note)
+        if hasattr(self.stream, "another"):
+            reader.another = self.stream.another
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
         self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
 
@@ -140,15 +150,17 @@ class Pipeline:
     def content(self) -> dict[str, object]:
         """What the sources hold, and the files of fields, in the form of the config's section, see `data.identity`."""
         fields = {name: {"content": found} for name, field in self.loader.fields.items() if (found := field.content())}
-        return self.loader.reader.content() | ({"fields": fields} if fields else {})
+        order = content_of(self.stream)
+        found = {"fields": fields} if fields else {}
+        return self.loader.reader.content() | found | ({"order": {"content": order}} if order else {})
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
         """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it repeats, and a
-        mixture takes of each what its share says. (Of `skipped` batches between them it is not asked which come back in a
-        later epoch.)"""
+        mixture takes of each what its share says; where partners are mined, that is at most. (Of `skipped` batches between
+        them it is not asked which come back in a later epoch.)"""
         examples = steps * self.batch_size
-        sources = zip(self.stream.shares, self.loader.reader.sources)
-        unique = sum(min(round(examples * share), len(kept)) for share, kept in sources)
+        drawn = self.stream.drawn(examples).tolist()
+        unique = sum(min(round(n), size) for n, size in zip(drawn, self.stream.sizes.tolist()))
         return {"examples": examples, "unique_examples": unique}
 
     @property

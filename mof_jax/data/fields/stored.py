@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 
 from mof_jax import storage
-from mof_jax.data import filter as filters
+from mof_jax.data.beside import Paths, check_source, paths
 from mof_jax.data.fields.field import Example, Setting, bad
 from mof_jax.data.files.npy import parse_npy
 from mof_jax.data.files.sidecar import ENDINGS, Sidecar
-from mof_jax.data.record import Source
 from mof_jax.data.sources.imagefolder import read_image
-from mof_jax.errors import BadExample, UserError, nearest
+from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, show
-
-_LOOKED_AT = 16  # records of a source that say whether a sidecar was made from it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Kept:
       column: which column of the sidecar, or which of the record's arrays; of these by default the one of the field's name.
     """
 
-    path: str | dict[str, str] = ""
+    path: Paths = ""
     column: str = ""
 
 
@@ -43,22 +40,12 @@ class Numbers:
 
     def __init__(self, kept: Kept, setting: Setting):
         self._sources, self._column = setting.sources, kept.column or setting.name
-        where = f"data.fields.{setting.name}.path"
-        read = [config.label for config in setting.configs if config.weight]
-        if isinstance(kept.path, str):
-            if kept.path and len(read) > 1:
-                raise UserError(f"{where}: ids are unique in a source; name a file for each, path={{{read[0]!r}: …}}")
-            paths = {read[0]: kept.path} if kept.path else {}
-        else:
-            paths = kept.path
-            for name in paths:
-                if name not in (known := [config.label for config in setting.configs]):
-                    raise UserError(f"{where}: no source {name!r}{nearest(name, known)}")
-        self._own = not paths
-        self._files = [_opened(paths.get(c.label, ""), kept.column, c.cache_dir) for c in setting.configs]
+        files = paths(kept.path, setting.configs, f"config.data.fields.{setting.name}.path")
+        self._own = not any(files)
+        self._files = [_opened(file, kept.column, c.cache_dir) for file, c in zip(files, setting.configs)]
         for file, source in zip(self._files, setting.sources):
             if isinstance(file, Sidecar):
-                _check_source(file, source)
+                check_source(file, source)
 
     def find(self, example: Example) -> np.ndarray | None:
         """The numbers of an example, None if there are none.
@@ -106,15 +93,3 @@ def _opened(path: str, column: str, cache_dir: str) -> Sidecar | str:
         raise UserError(f"{path}: neither a sidecar ({', '.join(ENDINGS)}) nor a folder of arrays")
     return path
 
-
-def _check_source(sidecar: Sidecar, source: Source) -> None:
-    """Raises `UserError` if the sidecar has none of some records of the source."""
-    names = []
-    for index in np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int)).tolist():
-        try:
-            names.append(filters.record_id(source, index))
-        except BadExample:
-            continue
-    if names and (sidecar.rows(names) < 0).all():
-        raise UserError(f"{sidecar.path}: has none of {len(names)} records of {source.name} that were looked for, the first "
-                        f"{show(names[0])}; was it made from another source?")

@@ -78,9 +78,7 @@ class Sidecar:
 
     def content(self) -> dict[str, Any]:
         """Tells another sidecar from this one, wherever it lies: its rows, and a digest of some of them and their ids."""
-        some = np.unique(np.linspace(0, len(self) - 1, _SAMPLED).astype(int)) if len(self) else np.zeros(0, int)
-        parts = (np.ascontiguousarray(array[some]) for array in (self._hashes, self._rows, self.values))
-        return {"rows": len(self), "digest": "-".join(f"{zlib.crc32(part):08x}" for part in parts)}
+        return {"rows": len(self), "digest": "-".join(map(digest, (self._hashes, self._rows, self.values)))}
 
     def __reduce__(self):  # maps do not travel
         return Sidecar, self._arguments
@@ -91,6 +89,12 @@ def hashes(names: Iterable[str | bytes]) -> UInt64[np.ndarray, "names"]:
     digest = hashlib.blake2b
     raw = (name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape") for name in names)
     return np.frombuffer(b"".join([digest(name, digest_size=8).digest() for name in raw]), "<u8")
+
+
+def digest(values: np.ndarray) -> str:
+    """Eight hex digits of some rows, evenly spread."""
+    some = np.unique(np.linspace(0, len(values) - 1, _SAMPLED).astype(int)) if len(values) else np.zeros(0, int)
+    return f"{zlib.crc32(np.ascontiguousarray(values[some])):08x}"
 
 
 def _sorted(path: str, found: UInt64[np.ndarray, "n"], name_of: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -254,6 +254,7 @@ class SequencePipeline:
       batch_size: rows of a step over all processes.
       seed: names the order and the captions.
       process_index, process_count: this process makes the streams `[index * V / count, (index + 1) * V / count)`.
+      steps: of the run; nothing here follows it.
 
     Attributes:
       cursor: state of all V streams before the first step, int32 [V, C].
@@ -273,6 +274,7 @@ class SequencePipeline:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        steps: int | None = None,
     ):
         if batch_size < 1 or batch_size % config.rows_per_stream:
             raise UserError(f"batch size {batch_size} is not a multiple of data.rows_per_stream {config.rows_per_stream}")

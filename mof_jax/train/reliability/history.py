@@ -20,6 +20,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import storage
+from mof_jax.data.orders.shuffled import follows_steps
 from mof_jax.errors import UserError, nearest
 from mof_jax.parsing import is_count, is_number, show
 from mof_jax.rules import Rule
@@ -43,9 +44,9 @@ RULES = (
 )
 _MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.loss|optimizer\.(name|ema)$|task$")  # what the leaves of the state are
 _PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
-_CONTENT = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+|fields\.[^.]+)\.content\..*")
+_CONTENT = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+|fields\.[^.]+|order)\.content\..*")
 _PLACE_OF_DATA = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)"
-                            r"|fields\.[^.]+\.path(\..*)?)")
+                            r"|(fields\.[^.]+|order)\.path(\..*)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,8 @@ def go_on(
                         "work dir")
     kept = {key: (before.get(key), after.get(key)) for key in {**before, **after}
             if verdict(key) != FREE and _differs(key, before, after, workdir, was)}
-    if _same_schedule(before, after, step) and config.task != "dino":  # whose teacher follows the number of steps
+    # A DINO teacher, and an order by shares of the run, follow the number of steps.
+    if _same_schedule(before, after, step) and config.task != "dino" and not follows_steps(after):
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}
     refused = {key: pair for key, pair in kept.items() if verdict(key) == REFUSED and not _covered(key, allowed)}
