@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +33,22 @@ class Record:
     group: int = -1
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
+
+
+class Computed(Mapping[str, np.ndarray]):
+    """Arrays of a record that are made each time they are asked for: `Computed(boxes=lambda: …)`."""
+
+    def __init__(self, **make: Callable[[], np.ndarray]):
+        self._make = make
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._make[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 @runtime_checkable

@@ -220,6 +220,7 @@ def convert(
     shards = shards or max(1, round(len(source) / 10_000))
     shards = min(shards, len(source))
     bad: list[tuple[str, str]] = []
+    arrays: dict[str, None] = {}
     with bar(console=console, transient=True) as progress:
         with writer(target, name, shards) as write:
             for index in progress.track(range(len(source)), description=f"convert {source.name}"):
@@ -228,6 +229,7 @@ def convert(
                     if check_images and record.image is not None:
                         images.decode(record.image, source=source.name, record=record.id)
                     write(index * shards // len(source), record)
+                    arrays |= dict.fromkeys(record.arrays)
                 except BadExample as error:
                     if on_error == "raise":
                         raise
@@ -237,6 +239,8 @@ def convert(
     written = len(source) - len(bad)
     if left := getattr(source, "unread", ()):
         console.print(plain(f"{source.name}: columns that are not kept: {', '.join(left)}"), highlight=False, soft_wrap=True)
+    if arrays:
+        console.print(plain(f"{source.name}: arrays that are not kept: {', '.join(arrays)}"), highlight=False, soft_wrap=True)
     left_out = f", {len(bad)} bad left out" if bad else ""
     console.print(plain(f"{target}: {written} records in {shards} shards{left_out}"), highlight=False)
     for record, reason in bad[:_NAMED]:

@@ -14,7 +14,7 @@ from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import UserError
 
 KINDS = {"emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "folder", "synthetic", "obelics", "mmc4", "llava", "pages",
-         "glossary", "scenes", "patterns"}
+         "glossary", "scenes", "patterns", "things"}
 # As config.json of a run of an older version holds it: every key of every kind.
 WRITTEN_ONCE = {
     "kind": "scenes", "path": "", "name": "", "weight": 0.7, "split": "test", "locales": ["en"], "image_field": "",
@@ -27,7 +27,7 @@ WRITTEN_ONCE = {
 def test_every_kind_is_found():
     assert set(SOURCES) == KINDS
     assert {kind for kind, cls in SOURCES.items() if cls.embedded} == {"emoji5", "synthetic", "pages", "glossary", "scenes",
-                                                                       "patterns"}
+                                                                       "patterns", "things"}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

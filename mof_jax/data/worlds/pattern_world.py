@@ -266,6 +266,7 @@ class PatternsConfig(SourceConfig):
       size: number of pictures. split: `train`, `dev`, `test` or `known`. pixels: side of the pictures.
       questions: which patterns, in turn; all by default.
       stated: share of the captions that state the fact a question would ask for.
+      negatives: whether there is a text of kind `negative` too, which states the fact of the pair's other picture.
     """
 
     kind: ClassVar[str] = "patterns"
@@ -276,9 +277,10 @@ class PatternsConfig(SourceConfig):
     pixels: Count = 64
     questions: tuple[str, ...] = ()
     stated: Share = 0.25
+    negatives: bool = False
 
     def open(self) -> PatternWorld:
-        return PatternWorld(self.size, self.split, self.pixels, self.questions, self.stated, self.label)
+        return PatternWorld(self.size, self.split, self.pixels, self.questions, self.stated, self.label, negatives=self.negatives)
 
 
 class PatternWorld:
@@ -288,12 +290,14 @@ class PatternWorld:
       split, pixels: see above.
       patterns: which ones, in turn; all by default.
       stated: share of the captions that state the fact.
-      difficulty: of the pictures.
+      difficulty: of the pictures. negatives: add captions, of kind `negative`, that state what is false.
+
+    Arrays of a record, int32 []: `pattern`, its number in the order of `PATTERNS`, and `which` of its pair it is.
     """
 
     def __init__(
         self, size: int, split: str = "train", pixels: int = 96, patterns: Sequence[str] = (), stated: float = 0.25,
-        name: str = "patterns", difficulty: Difficulty = Difficulty(),
+        name: str = "patterns", difficulty: Difficulty = Difficulty(), negatives: bool = False,
     ):
         if not 0 <= stated <= 1:
             raise UserError(f"{name}.stated: {stated} is not a share between 0 and 1")
@@ -301,7 +305,7 @@ class PatternWorld:
         for pattern in self.patterns:
             scene(pattern, 0, split)  # names an unknown pattern or split
         self.name, self._size, self._split, self._pixels = name, size, split, pixels
-        self._stated, self._difficulty = stated, difficulty
+        self._stated, self._difficulty, self._negatives = stated, difficulty, negatives
 
     def __len__(self) -> int:
         return self._size
@@ -335,5 +339,9 @@ class PatternWorld:
         messages = ({"role": "user", "content": f"<image>\n{asked}"}, {"role": "assistant", "content": right})
         attributes = {"pattern": facts.pattern, "kind": facts.pattern, "fact": facts.facts[which], "thing": facts.thing,
                       "question": asked, "answer": right, "choices": "|".join(facts.options)}
-        return Chat(id=f"{facts.id}/{which}", image=image, texts={"alt": (self.caption(index),)}, attributes=attributes,
-                    messages=messages, images=(image,))
+        texts = {"alt": (self.caption(index),)}
+        if self._negatives:
+            texts["negative"] = (facts.caption(1 - which),)
+        arrays = {"pattern": np.array(list(PATTERNS).index(facts.pattern), np.int32), "which": np.array(which, np.int32)}
+        return Chat(id=f"{facts.id}/{which}", image=image, texts=texts, attributes=attributes, arrays=arrays, messages=messages,
+                    images=(image,))
