@@ -111,26 +111,24 @@ class Loader:
         except UnreadableText:  # rare: each caption is tried on its own, so that one is a bad example and not the batch
             return self._rows(located, self._load_and_check)
 
-    def _rows(self, located: Located, load: Callable[..., dict[str, Any]]) -> Rows:
-        columns: dict[str, list[Any]] = {name: [] for name in self.fields}
+    def _rows(self, located: Located, load: Callable[..., list[Any]]) -> Rows:
         replaced: Replaced = []
-        for source, index, epoch in zip(*(column.tolist() for column in located)):
-            example = functools.partial(load, source, epoch=epoch)
-            for name, value in self.reader.example(source, index, example, replaced).items():
-                columns[name].append(value)
-        return Rows({name: self.fields[name].collate(values) for name, values in columns.items()}, replaced)
+        rows = [self.reader.example(source, index, functools.partial(load, source, epoch), replaced)
+                for source, index, epoch in zip(*(column.tolist() for column in located))]
+        columns = zip(self.fields.items(), zip(*rows))
+        return Rows({name: field.collate(values) for (name, field), values in columns}, replaced)
 
-    def _load(self, source: int, index: int, epoch: int) -> dict[str, Any]:
-        """Every field of one example."""
+    def _load(self, source: int, epoch: int, index: int) -> list[Any]:
+        """Every field of one example, in their order."""
         example = self._example(source, index, epoch)
-        return {name: field.load(example) for name, field in self.fields.items()}
+        return [field.load(example) for field in self.fields.values()]
 
-    def _load_and_check(self, source: int, index: int, epoch: int) -> dict[str, Any]:
+    def _load_and_check(self, source: int, epoch: int, index: int) -> list[Any]:
         """`_load`, for an example that every field can collate."""
         example = self._example(source, index, epoch)
-        values = {name: field.load(example) for name, field in self.fields.items()}
-        for name, field in self.fields.items():
-            field.check(values[name], example)
+        values = [field.load(example) for field in self.fields.values()]
+        for field, value in zip(self.fields.values(), values):
+            field.check(value, example)
         return values
 
     def _example(self, source: int, index: int, epoch: int) -> Example:

@@ -36,13 +36,19 @@ class Record:
 
 
 class Computed(Mapping[str, np.ndarray]):
-    """Arrays of a record that are made each time they are asked for: `Computed(boxes=lambda: …)`."""
+    """Arrays of a record that are made each time they are asked for.
 
-    def __init__(self, **make: Callable[[], np.ndarray]):
-        self._make = make
+    Args:
+      make: by name, functions of facts. facts: of this record.
+    """
+
+    __slots__ = ("_make", "_facts")
+
+    def __init__(self, make: Mapping[str, Callable[..., np.ndarray]], *facts: Any):
+        self._make, self._facts = make, facts
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._make[name]()
+        return self._make[name](*self._facts)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._make)

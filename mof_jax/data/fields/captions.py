@@ -77,7 +77,10 @@ class OpenCaptions(OpenField[list[str]]):
         self._choices = [config.choices(source.captions) for source in setting.configs]
 
     def load(self, example: Example) -> list[str]:
-        return [text for part, choice in enumerate(self._choices[example.source]) for text in self._some(example, choice, part)]
+        choices = self._choices[example.source]
+        if len(choices) == 1:
+            return self._some(example, choices[0], 0)
+        return [text for part, choice in enumerate(choices) for text in self._some(example, choice, part)]
 
     def _some(self, example: Example, choice: CaptionConfig, part: int) -> list[str]:
         """`count` captions by one choice."""

@@ -110,10 +110,7 @@ class Emoji5:
                 "label": concept.label,
                 "flag": "yes" if concept.flag else "no",
             },
-            arrays=Computed(
-                concept=lambda: np.array(concept.number, np.int32),
-                tags=lambda: np.array([_tag_numbers()[tag] for tag in concept.tags], np.int32),
-            ),
+            arrays=Computed(_ARRAYS, concept),
         )
 
     def _texts(self, opened: pack.Pack, concept: pack.Concept) -> dict[str, tuple[str, ...]]:
@@ -157,6 +154,12 @@ def tags() -> tuple[str, ...]:
 @functools.cache
 def _tag_numbers() -> dict[str, int]:
     return {tag: number for number, tag in enumerate(tags())}
+
+
+_ARRAYS = {
+    "concept": lambda concept: np.array(concept.number, np.int32),
+    "tags": lambda concept: np.array([_tag_numbers()[tag] for tag in concept.tags], np.int32),
+}
 
 
 def candidates(split: str) -> list[str]:

@@ -284,19 +284,29 @@ def names(things: Sequence[Thing], room: int = MOST) -> Int32[np.ndarray, "room"
     return np.array([*(_NAMES.index(thing.name) for thing in things), *[-1] * (room - len(things))], np.int32)
 
 
+def _ground(things: Sequence[Thing], ground: str, pixels: int) -> Int32[np.ndarray, ""]:
+    return np.array(_COLOURS.index(ground), np.int32)
+
+
+def _tags(things: Sequence[Thing], ground: str, pixels: int) -> Int32[np.ndarray, "tags"]:
+    return np.array([*names(things, len(things)), len(_NAMES) + _COLOURS.index(ground)], np.int32)
+
+
+_ARRAYS = {
+    "masks": lambda things, ground, pixels: masks(things, pixels),
+    "boxes": lambda things, ground, pixels: boxes(masks(things, pixels)),
+    "names": lambda things, ground, pixels: names(things),
+    "ground": _ground,
+    "tags": _tags,
+}
+
+
 def arrays_of(things: Sequence[Thing], ground: str, pixels: int) -> Computed:
     """What is known of a picture as arrays, at most `MOST` things: `masks` uint8 [4, pixels, pixels], `boxes` float32 [4, 4],
     `names` int32 [4], `ground` int32 [] in the order of `GROUNDS`, `tags` int32 [things + 1]: the names, and the ground behind
     all names. They are those of the whole picture: a crop of it has others.
     """
-    number = _COLOURS.index(ground)
-    return Computed(
-        masks=lambda: masks(things, pixels),
-        boxes=lambda: boxes(masks(things, pixels)),
-        names=lambda: names(things),
-        ground=lambda: np.array(number, np.int32),
-        tags=lambda: np.array([*names(things, len(things)), len(_NAMES) + number], np.int32),
-    )
+    return Computed(_ARRAYS, things, ground, pixels)
 
 
 def render(facts: Scene, pixels: int) -> UInt8[np.ndarray, "pixels pixels 3"]:
