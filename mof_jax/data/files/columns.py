@@ -90,7 +90,7 @@ def _parquet(path: str, column: str) -> _Rows:
             for batch in file.iter_batches(_AT_ONCE, columns=[ids, values]):
                 yield f"{path} from row {done + 1:,}", batch.column(ids).to_pylist(), batch.column(values).to_pylist()
                 done += len(batch)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a parquet file that can be read ({reason(error)})") from None
 
 

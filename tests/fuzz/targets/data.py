@@ -1,4 +1,4 @@
-"""Pictures, tars, shards, tables, conversations, pages, folders, scores, filters, embeddings."""
+"""Pictures, tars, shards, tables, conversations, pages, folders, scores, filters, sidecars, embeddings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from mof_jax import storage
 from mof_jax.data import filter as filters
 from mof_jax.data import keyed, load, tools
+from mof_jax.data.files.sidecar import Sidecar
 from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.packing import documents, sequences
@@ -403,6 +404,32 @@ def _read_embeddings(folder: pathlib.Path) -> None:
     assert found.ids is None or len(found.ids) == len(found)
 
 
+def _seeds_of_sidecars() -> list[Seed]:
+    def parquet_of(values: list) -> bytes:
+        out = io.BytesIO()
+        parquet.write_table(pa.table({"id": ["a", "b", "c"], "label": values}), out)
+        return out.getvalue()
+
+    rows = [{"id": "a", "label": 1}, {"id": "b", "label": [1, 2]}, {"id": "c", "label": None}]
+    ids = dumped({"ids": ["a", "b", "c"], "names": ["x", "y"]})
+    return [
+        Seed({"x.npy": npy([0, 1, 2], "int32"), "x.txt": b"a\nb\nc\n"}, {"x.npy": "npy", "x.txt": "bytes"}),
+        Seed({"x.npy": npy([[0, 1], [1, 2], [2, 3]]), "x.json": ids}, {"x.npy": "npy", "x.json": "json"}),
+        Seed({"x.parquet": parquet_of([1, 2, 3])}, {"x.parquet": "bytes"}),
+        Seed({"x.parquet": parquet_of([[0.5], [], None])}, {"x.parquet": "bytes"}),
+        Seed({"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"}),
+        Seed({"x.csv": b"id,label\na,1\nb,0.5 2\nc,\n"}, {"x.csv": "csv"}),
+    ]
+
+
+def _read_sidecar(folder: pathlib.Path) -> None:
+    path = next(path for path in sorted(folder.iterdir()) if path.name != "x.json" and path.suffix != ".txt")
+    found = Sidecar(str(path))
+    assert len(found.values) == len(found) and found.content()["rows"] == len(found)
+    for row in map(found.row, ("a", "b", "nobody")):
+        assert -1 <= row < len(found)
+
+
 _PAIRS = Pairs(np.array([0, 1]), np.array([2, 3]), np.array([[0.5, 0.25]], np.float32))
 
 
@@ -469,6 +496,7 @@ TARGETS = [
     Target("scores", _seeds_of_scores, _read_scores),
     Target("filter", _seeds_of_manifests, _read_manifest),
     Target("embeddings", _seeds_of_embeddings, _read_embeddings),
+    Target("sidecar", _seeds_of_sidecars, _read_sidecar),
     Target("mined", _seeds_of_mined, _read_mined),
     Target(
         "answers",
