@@ -249,7 +249,8 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
     hints = _hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f"{where}.{key}: unknown key{nearest(key, hints)}")
+            known = ["kind", *hints] if isinstance(vars(cls).get("kind"), str) else hints
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, known)}")
     for f in dataclasses.fields(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.init and f.name not in values:

@@ -53,6 +53,7 @@ def test_a_section_that_an_older_version_wrote_is_read():
     ({"kind": "emoji5", "size": 50}, r"^config.sources.0.size: unknown key"),
     ({"kind": "scenes", "stated": 0.5}, r"^config.sources.0.stated: unknown key"),
     ({"kind": "jsonl", "path": "x", "image_fields": "a"}, r"^config.sources.0.image_fields: unknown key.*'image_field'"),
+    ({"knd": "scenes"}, r"^config.sources.0.knd: unknown key.*'kind'"),
     ({"kind": "scene"}, r"^config.sources.0.kind: unknown source kind 'scene'.*'scenes'"),
     ({"kind": "tfds"}, r"^config.sources.0: a source of kind 'tfds' needs a path"),
     ({"kind": 3}, r"^config.sources.0.kind: unknown source kind 3"),

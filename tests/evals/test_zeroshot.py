@@ -9,6 +9,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.data.image import images
+from mof_jax.data.sources import SOURCES
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.classes import Classes
 from mof_jax.evals.embed.labels import Labels
