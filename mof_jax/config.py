@@ -35,6 +35,18 @@ from mof_jax.ranges import Range
 
 C = TypeVar("C")
 
+# Base classes whose kinds a registry knows, each with the function that makes one of them of a section.
+_BY_KIND: dict[type, Callable[[Mapping[str, Any], str], Any]] = {}
+
+
+def choose_by_kind(base: type, make: Callable[[Mapping[str, Any], str], Any]) -> None:
+    """From now on a section that is to become a `base` becomes what its `kind` says, see `registry.Registry`.
+
+    Args:
+      make: `(section, where)` to an object of a class below `base`.
+    """
+    _BY_KIND[base] = make
+
 
 def load(spec: str) -> ml_collections.ConfigDict:
     """Runs `get_config` of a config file.
@@ -229,7 +241,8 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
     """`cls(**values)` for a dataclass, with every key and type checked, sections inside it too.
 
     Args:
-      cls: a dataclass; fields may be dataclasses, `tuple[X, ...]`, `dict[str, X]`, unions and plain types.
+      cls: a dataclass; fields may be dataclasses, `tuple[X, ...]`, `dict[str, X]`, unions and plain types. A base class that
+        has a registry, here or in a field, stands for its kinds: the section's `kind` chooses.
       values: what the config says; missing keys take the dataclass's defaults.
       where: the dotted path of this section, for messages.
 
@@ -239,10 +252,13 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
     if values is not None and not isinstance(values, Mapping):
         raise UserError(f"{where}: expected a section, got {show(values)}")
     values = {} if values is None else dict(values)
+    if cls in _BY_KIND:
+        return _BY_KIND[cls](values, where)
     hints = _hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f"{where}.{key}: unknown key{nearest(key, hints)}")
+            known = ["kind", *hints] if isinstance(vars(cls).get("kind"), str) else hints
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, known)}")
     for f in dataclasses.fields(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.init and f.name not in values:
@@ -284,7 +300,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
         return value
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) or kind in _BY_KIND:
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):
@@ -343,10 +359,11 @@ def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
 
 
 def to_dict(value: Any) -> Any:
-    """A built config as plain JSON-able values (the resolved `config.json`)."""
+    """A built config as plain JSON-able values (the resolved `config.json`); `kind` first where the class has one."""
     if dataclasses.is_dataclass(value):
-        kind = {"kind": value.kind} if isinstance(getattr(type(value), "kind", None), str) else {}
-        return kind | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        kind = vars(type(value)).get("kind")
+        named = {"kind": kind} if isinstance(kind, str) else {}
+        return named | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
         return {k: to_dict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

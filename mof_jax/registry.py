@@ -10,7 +10,7 @@ user's own kinds come from files that his config names (`plugins`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import importlib
 import inspect
 import pkgutil
@@ -28,14 +28,19 @@ T = TypeVar("T")
 class Registry(Mapping[str, type[T]], Generic[T]):
     """The kinds of one room by name, in the order of the alphabet.
 
+    A config field typed with the base class takes a section of any of them, see `config.choose_by_kind`.
+
     Args:
       package: dotted name of the room. base: what its kinds derive from. what: one of them, in words.
+      default: the kind of a section that names none; "" for a section that has to.
+      also: further packages whose modules hold kinds of this room.
     """
 
-    def __init__(self, package: str, base: type[T], what: str):
-        self.package, self.base, self.what = package, base, what
+    def __init__(self, package: str, base: type[T], what: str, *, default: str = "", also: Sequence[str] = ()):
+        self.packages, self.base, self.what, self.default = (package, *also), base, what, default
         self._broken: dict[str, str] = {}
         self._known: tuple[frozenset[str], dict[str, type[T]]] | None = None
+        configs.choose_by_kind(base, self.build)
 
     @property
     def _kinds(self) -> Mapping[str, type[T]]:
@@ -54,17 +59,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         Raises:
           UserError: two classes of one kind.
         """
-        root = importlib.import_module(self.package)
-        for name in sorted(module.name for module in pkgutil.walk_packages(root.__path__, f"{self.package}.")):
-            try:
-                importlib.import_module(name)
-            except ModuleNotFoundError as error:
-                if (error.name or "").partition(".")[0] == self.package.partition(".")[0]:
-                    raise
-                self._broken[name] = str(error)
+        for package in self.packages:
+            root = importlib.import_module(package)
+            for name in sorted(module.name for module in pkgutil.walk_packages(root.__path__, f"{package}.")):
+                try:
+                    importlib.import_module(name)
+                except ModuleNotFoundError as error:
+                    if (error.name or "").partition(".")[0] == package.partition(".")[0]:
+                        raise
+                    self._broken[name] = str(error)
+        rooms = tuple(f"{package}." for package in self.packages)
         found: dict[str, type[T]] = {}
         for cls in _below(self.base):
-            ours = f"{cls.__module__}.".startswith(f"{self.package}.") or cls.__module__ in loaded
+            ours = f"{cls.__module__}.".startswith(rooms) or cls.__module__ in loaded
             if "kind" not in vars(cls) or not ours:
                 continue
             if (other := found.setdefault(cls.kind, cls)) is not cls:
@@ -117,7 +124,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """
         if not isinstance(section, Mapping):
             raise UserError(f"{where}: expected a section with a kind, got {show(section)}")
-        values = dict(section)
+        values = {"kind": self.default} | dict(section) if self.default else dict(section)
         if "kind" not in values:
             raise UserError(f"{where}.kind: missing (one of {', '.join(self)})")
         return self.find(values.pop("kind"), f"{where}.kind"), values

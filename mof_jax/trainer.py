@@ -168,7 +168,8 @@ def _train(config: RunConfig, workdir: str, allow_change: Collection[str], begun
         tokenizer = first_tokenizer(config) if resume.tokenizer is None else load_tokenizer(resume.tokenizer)
     run = Run(config, tokenizer, workdir)
     check_batch(run.mesh, config.batch_size, config.microbatches, run.task.rows)
-    pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed, *process_rows(run.mesh, config.batch_size))
+    pipeline = kind.pipeline(config.data, tokenizer, config.batch_size, config.seed,
+                             *process_rows(run.mesh, config.batch_size), steps=config.steps)
     content = pipeline.content()
     resume.compare(content)
     program = Program.of(run, pipeline.cursor)

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from mof_jax import cli
+from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.evals import EVALUATORS
 from mof_jax.registry import Registry
@@ -121,3 +122,30 @@ def test_every_evaluator_is_listed(capsys):
     assert cli.main(["list", "evaluators"]) == 0
     out = capsys.readouterr().out
     assert all(f" {kind} " in out for kind in EVALUATORS)
+
+
+def test_a_field_typed_with_the_base_takes_a_section_of_any_kind(room):
+    room("triangle")
+    room("square", 4)
+    base = importlib.import_module(f"{room.name}.base").Shape
+    Registry(room.name, base, "shape", default="square")
+    drawing = dataclasses.make_dataclass("Drawing", [("shapes", tuple[base, ...]), ("frame", base | None, None)], frozen=True)
+    made = configs.build(drawing, {"shapes": [{"kind": "triangle", "sides": 5}, {}], "frame": {"sides": 9}}, "drawing")
+    assert [(type(shape).__name__, shape.sides) for shape in (*made.shapes, made.frame)] == [
+        ("Triangle", 5), ("Square", 4), ("Square", 9)]
+    assert configs.build(drawing, configs.to_dict(made), "drawing") == made, "kinds are written out"
+    with pytest.raises(UserError, match=r"^drawing.shapes.0.side: unknown key.*'sides'"):
+        configs.build(drawing, {"shapes": [{"kind": "triangle", "side": 5}]}, "drawing")
+    with pytest.raises(UserError, match=r"^drawing.frame.kind: unknown shape kind 'circle'"):
+        configs.build(drawing, {"shapes": [], "frame": {"kind": "circle"}}, "drawing")
+
+
+def test_a_room_may_have_kinds_in_a_further_package(room):
+    room("triangle")
+    other = room.folder.parent / f"{room.name}_more"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    shape = (room.folder / "triangle.py").read_text()
+    (other / "star.py").write_text(shape.replace("triangle", "star").replace("Triangle", "Star"))
+    base = importlib.import_module(f"{room.name}.base").Shape
+    assert list(Registry(room.name, base, "shape", also=[other.name])) == ["star", "triangle"]

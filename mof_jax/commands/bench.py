@@ -20,6 +20,8 @@ def add(commands) -> None:
     d = add_command(sub, "data", run_data, "The pipeline against a plain PIL loop and webdataset.", "mof bench data")
     d.add_argument("--count", type=int, default=512, help="JPEGs of 640×480")
     d.add_argument("--repeats", type=int, default=3)
+    e = add_command(sub, "fields", run_fields, "The pipeline with and without each kind of field and order.", "mof bench fields")
+    e.add_argument("--repeats", type=int, default=5)
     t = add_command(sub, "train", run_train, "A training step against open_clip on the same device.",
                     "mof bench train --model S/16 --batch 32")
     t.add_argument("--model", default="S/16", help="size of both towers / patch size, as in configs")
@@ -58,6 +60,12 @@ def run_data(args: argparse.Namespace) -> None:
     from mof_jax.bench import data
 
     data.run(count=args.count, repeats=args.repeats)
+
+
+def run_fields(args: argparse.Namespace) -> None:
+    from mof_jax.bench import fields
+
+    fields.show(fields.run(args.repeats))
 
 
 def run_train(args: argparse.Namespace) -> None:

@@ -7,8 +7,13 @@ import importlib
 
 from mof_jax.commands import add_command
 
-# Room to where its registry is.
-ROOMS = {"evaluators": ("mof_jax.evals", "EVALUATORS"), "objectives": ("mof_jax.objectives", "OBJECTIVES")}
+ROOMS = {  # room to where its registry is
+    "evaluators": ("mof_jax.evals", "EVALUATORS"),
+    "fields": ("mof_jax.data.fields", "FIELDS"),
+    "objectives": ("mof_jax.objectives", "OBJECTIVES"),
+    "orders": ("mof_jax.data.orders", "ORDERS"),
+    "sources": ("mof_jax.data.sources", "SOURCES"),
+}
 
 
 def add(commands) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mof_jax.data.filter import Subset
 from mof_jax.data.record import Source
-from mof_jax.data.sources.config import EMBEDDED, SourceConfig
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.errors import BadExample
 
 _SAMPLED = 64  # records that are looked at, evenly spread
@@ -36,7 +36,7 @@ def content(config: SourceConfig, whole: Source, kept: Source) -> dict[str, Any]
     found = {"records": len(whole), "kept": len(kept)}
     if isinstance(kept, Subset) and kept is not whole:
         found["chosen"] = _hex(zlib.crc32(np.ascontiguousarray(kept.indices)))
-    if config.kind not in EMBEDDED:
+    if not config.embedded:
         found["digest"] = _sampled(whole)
         if os.path.isfile(path := getattr(whole, "path", "")):
             with open(path, "rb") as file:
@@ -62,7 +62,10 @@ def _digest(value: Any) -> int:
     if isinstance(value, (bytes, str)):
         return zlib.crc32(value if isinstance(value, bytes) else value.encode(errors="surrogatepass"))
     if dataclasses.is_dataclass(value):
-        return _digest([getattr(value, f.name) for f in dataclasses.fields(value)])
+        given = [getattr(value, f.name) for f in dataclasses.fields(value) if f.compare]
+        return _digest(given + [value.arrays] if getattr(value, "arrays", None) else given)  # few records have arrays
+    if isinstance(value, np.ndarray):
+        return zlib.crc32(np.ascontiguousarray(value))
     if isinstance(value, Mapping):
         return _digest(sorted((str(key), _digest(inner)) for key, inner in value.items()))
     if isinstance(value, Sequence):

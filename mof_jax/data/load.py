@@ -1,115 +1,27 @@
-"""From places in the stream to arrays: read, decode, augment, caption, tokenize; replace what is bad."""
+"""From places in the stream to arrays: read, load every field, collate; replace what is bad."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import dataclasses
-from typing import Literal, NamedTuple
+import functools
+from typing import Any
 
-from jaxtyping import Int
 import numpy as np
 from PIL import Image
 
-from mof_jax.data import filter as filters
-from mof_jax.data import keyed
-from mof_jax.data.image import augment, images
-from mof_jax.data.image.preprocess import Preprocess
+from mof_jax.data.config import DataConfig
+from mof_jax.data.fields.captions import Captions
+from mof_jax.data.fields.field import Example, Field, OpenField, Setting, Tokenizer
+from mof_jax.data.fields.views import Views
+from mof_jax.data.image import images
 from mof_jax.data.mixture import Located
-from mof_jax.data.record import Record, Source
+from mof_jax.data.reader import Reader, Replaced
+from mof_jax.data.record import Record
 from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions
 from mof_jax.data.text.vocabularies import UnreadableText
-from mof_jax.errors import BadExample, UserError
-from mof_jax.ranges import Count, NotNegative, Whole
-
-# Called from several threads at once.
-Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
-
-_ATTEMPTS = 32
-_IMAGE, _TEXT, _REPLACE, _LOCAL = 1, 2, 3, 4  # what a key is for
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalViews:
-    """Small crops beside the other views (multi-crop, arXiv 2006.09882).
-
-    Attributes:
-      views: crops per example, each augmented on its own.
-      image_size: their side, pixels.
-      augment: random changes; by default crops of 5 to 32 % of the picture's area.
-    """
-
-    views: Count = 8
-    image_size: Count = 96
-    augment: augment.AugmentConfig = augment.AugmentConfig(crop=augment.Crop(scale=(0.05, 0.32)))
-
-    def __post_init__(self):
-        if min(self.views, self.image_size) < 1:
-            raise ValueError("views and image_size must be positive")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What a run reads, and what it does to it on the host.
-
-    Attributes:
-      sources: the mixture.
-      image_size: side of the pictures that leave the host, pixels.
-      views: pictures per example, each augmented on its own; 0 for text only.
-      captions: captions per example; 0 for pictures only.
-      augment: random changes; none by default.
-      local: small crops beside the views, None for none.
-      resize, resample, resize_side: how a picture that is not cropped becomes square (see `images.resize`).
-      pixels: whose pixels, where libraries differ (see `Preprocess`).
-      shuffle: False reads in stored order.
-      on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
-        never shift, and reports it.
-      cache: `decoded` keeps decoded pictures in memory, up to `cache_gb`; for small sources.
-      threads: loader threads; 0 loads in the caller's thread.
-      prefetch: batches loaded ahead.
-      workers: loader processes, on top of which each has `threads`; 0 for none. Worth it where decoding needs more
-        cores than one interpreter can use.
-      chunk: rows that one thread loads at a time.
-    """
-
-    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    image_size: Count = 64
-    views: Whole = 1
-    captions: Whole = 1
-    augment: augment.AugmentConfig = augment.AugmentConfig()
-    local: LocalViews | None = None
-    resize: images.Resize = "squash"
-    resample: images.Resample = "bicubic"
-    resize_side: Count | None = None
-    pixels: images.Pixels = "ours"
-    shuffle: bool = True
-    on_error: Literal["raise", "skip"] = "raise"
-    cache: Literal["none", "decoded"] = "none"
-    cache_gb: NotNegative = 4.0
-    threads: Whole = 4
-    prefetch: Count = 4
-    workers: Whole = 0
-    chunk: Count = 32
-
-    def __post_init__(self):
-        _ = self.preprocess  # which checks its own fields
-        if not self.sources:
-            raise ValueError("sources: at least one is needed")
-        if min(self.views, self.captions, self.threads, self.workers) < 0 or self.views + self.captions < 1:
-            raise ValueError("views, captions, threads and workers count; views and captions cannot both be 0")
-        if min(self.image_size, self.prefetch, self.chunk) < 1:
-            raise ValueError("image_size, prefetch and chunk must be positive")
-        if self.local and not self.views:
-            raise ValueError("local views need views beside them")
-        labels = [source.label for source in self.sources]
-        if len(set(labels)) != len(labels):
-            raise ValueError(f"sources need names of their own, got {', '.join(labels)}")
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What happens to a picture outside of training."""
-        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill, self.resize_side, self.pixels)
+from mof_jax.errors import BadExample, UserError, nearest
 
 
 def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
@@ -121,33 +33,26 @@ def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
     Raises:
       UserError: a source without a text of the configured kinds; the line lists what it has.
     """
+    asked = [field for field in config.batch_fields.values() if isinstance(field, Captions)] or [Captions()]
     for wanted in config.sources:
         source, some = open_source(wanted), False
-        yield from wanted.captions.templates
+        choices = [choice for field in asked for choice in field.choices(wanted.captions)]
+        yield from dict.fromkeys(template for choice in choices for template in choice.templates)
         for index in range(0, len(source), max(1, -(-len(source) // limit))):
             try:
                 record = source[index]
             except BadExample:
                 continue
-            kinds = {
-                *(wanted.captions.probabilities or record.texts),
-                *([captions.TAGS] if wanted.captions.tags else []),
-            }
-            for kind in sorted(kinds):
+            kinds = {kind for choice in choices for kind in choice.probabilities or record.texts}
+            tags = {captions.TAGS} if any(choice.tags for choice in choices) else set()
+            for kind in sorted(kinds | tags):
                 some |= any(text.strip() for text in record.texts.get(kind, ()))
                 yield from record.texts.get(kind, ())
         if not some and wanted.weight:
-            named = ", ".join(wanted.captions.probabilities) or "any kind"
+            named = ", ".join(dict.fromkeys(kind for choice in choices for kind in choice.probabilities)) or "any kind"
             has = ", ".join(captions.kinds(source)) or "none (text_fields names the column of the texts)"
             raise UserError(f"{wanted.label}: no text of {named} to train on; the source has {has}; choose with "
                             "captions.probabilities")
-
-
-class View(NamedTuple):
-    """One version of a picture, and the draws that its colours still need."""
-
-    picture: Image.Image
-    draws: keyed.Draws
 
 
 @dataclasses.dataclass
@@ -155,7 +60,7 @@ class Rows:
     """Some rows of a batch, and which examples had to be replaced: (id, reason)."""
 
     arrays: dict[str, np.ndarray]
-    replaced: list[tuple[str, str]]
+    replaced: Replaced
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
@@ -165,37 +70,37 @@ class Rows:
 
 
 class Loader:
-    """Opens the sources of a config and turns places in them into rows of a batch."""
+    """Opens the sources of a config and turns places in them into rows of a batch.
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer | None, seed: int):
-        if config.captions and tokenizer is None:
-            raise UserError("captions need a tokenizer; set data.captions=0 to read pictures only")
-        self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        self.whole: list[Source] = [open_source(source) for source in config.sources]
-        self.sources: list[Source] = [
-            source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
-            for source, c in zip(self.whole, config.sources)
-        ]
-        wanted = [(config.preprocess.at_least, config.augment)]
-        wanted += [(config.local.image_size, config.local.augment)] if config.local else []
-        self._at_least = max(int(np.ceil(size * changes.oversample)) for size, changes in wanted)
+    Args:
+      reads: names of the fields to load; None for all that the config has.
+
+    Attributes:
+      reader: the sources. fields: the opened fields by name.
+
+    Raises:
+      UserError: a source or a file that cannot be opened, captions without a tokenizer, or no such field.
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer | None, seed: int, reads: Collection[str] | None = None):
+        self.config, self.seed = config, seed
+        wanted = chosen(config.batch_fields, reads)
+        self.reader = Reader(config.sources, seed, config.on_error)
+        self.fields: dict[str, OpenField] = {
+            name: field.open(Setting(name, seed, self.reader.sources, config.sources, config.preprocess, tokenizer))
+            for name, field in wanted.items()
+        }
+        views = {name: field for name, field in wanted.items() if isinstance(field, Views)}
+        self._at_least = max((field.at_least(config.preprocess) for field in views.values()), default=0)
+        self._fit = None  # where one field alone shows pictures, and whole ones, they are resized when they are decoded
+        if len(views) == 1 and (name := next(iter(views))) and views[name].plain:
+            self._fit = config.preprocess.at(views[name].size).fit
+            self.fields[name].fitted = True
         self._cache: dict[tuple[int, int], tuple[Record, Image.Image]] = {}
         self._room = config.cache_gb * 2**30 if config.cache == "decoded" else 0
 
-    def id(self, source: int, index: int) -> str:
-        """`SOURCE:RECORD`, unique in the run; the record is read only if its source cannot name it otherwise."""
-        name = self.config.sources[source].label
-        try:
-            return f"{name}:{filters.record_id(self.sources[source], index)}"
-        except BadExample as error:
-            return f"{name}:{error.record}"
-
     def rows(self, located: Located) -> Rows:
-        """The examples at n places.
-
-        Returns:
-          `image` uint8 [n, views, size, size, 3], `local` uint8 of the same form with local views, `text` int32
-          [n, captions, context], `group` int32 [n] (-1: none).
+        """The examples at n places: an array [n, …] a field, as `Field.shape` says.
 
         Raises:
           BadExample: under `on_error="raise"`, the first bad one.
@@ -204,111 +109,62 @@ class Loader:
         try:
             return self._rows(located, self._load)
         except UnreadableText:  # rare: each caption is tried on its own, so that one is a bad example and not the batch
-            return self._rows(located, self._load_and_read)
+            return self._rows(located, self._load_and_check)
 
-    def _rows(self, located: Located, load: Callable) -> Rows:
-        c, n = self.config, len(located.source)
-        group, texts, replaced = np.empty(n, np.int32), [], []
-        views: dict[str, list[View]] = {}
-        for row, (source, index, epoch) in enumerate(zip(*(column.tolist() for column in located))):
-            pictures, words, group[row] = self._example(source, index, epoch, replaced, load)
-            texts += words
-            for name, mine in pictures.items():
-                views.setdefault(name, []).extend(mine)
-        changes = {"image": c.augment, "local": c.local and c.local.augment}
-        arrays = {"group": group}
-        for name, mine in views.items():
-            pixels = augment.colour(np.stack([np.asarray(v.picture) for v in mine]), changes[name], [v.draws for v in mine])
-            arrays[name] = pixels.reshape(n, -1, *pixels.shape[1:])
-        if c.captions:
-            tokens = np.asarray(self.tokenizer(texts), np.int32)
-            arrays["text"] = tokens.reshape(n, c.captions, tokens.shape[-1])
-        return Rows(arrays, replaced)
+    def _rows(self, located: Located, load: Callable[..., list[Any]]) -> Rows:
+        replaced: Replaced = []
+        rows = [self.reader.example(source, index, functools.partial(load, source, epoch), replaced)
+                for source, index, epoch in zip(*(column.tolist() for column in located))]
+        columns = zip(self.fields.items(), zip(*rows))
+        return Rows({name: field.collate(values) for (name, field), values in columns}, replaced)
 
-    def _example(self, source: int, index: int, epoch: int, replaced: list[tuple[str, str]], load: Callable):
-        """One example by `load`, or under `skip` the first good one of the hash sequence that starts at it."""
-        at = index
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return load(source, at, epoch)
-            except BadExample as error:
-                if self.config.on_error == "raise":
-                    raise
-                replaced.append((f"{self.config.sources[source].label}:{error.record}", error.reason))
-                reason = str(error)
-            at = keyed.hash64(self.seed, _REPLACE, source, index, attempt) % len(self.sources[source])
-        name = self.config.sources[source].label
-        raise UserError(f"{name}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
+    def _load(self, source: int, epoch: int, index: int) -> list[Any]:
+        """Every field of one example, in their order."""
+        example = self._example(source, index, epoch)
+        return [field.load(example) for field in self.fields.values()]
 
-    def _load(self, source: int, index: int, epoch: int):
-        """(views by kind, captions, group) of one example."""
-        c = self.config
-        record, picture = self._decoded(source, index)
-        views, place = {}, (source, index, epoch)
-        if c.views:
-            views["image"] = self._views(picture, c.views, c.image_size, c.augment, (_IMAGE, *place))
-        if c.local:
-            views["local"] = self._views(picture, c.local.views, c.local.image_size, c.local.augment, (_LOCAL, *place))
-        words, wanted = [], c.sources[source].captions
-        for caption in range(c.captions):
-            draws = keyed.Draws(self.seed, _TEXT, source, index, epoch, caption)
-            words.append(captions.choose(record, wanted, draws, self.sources[source].name))
-        return views, words, self._group(record, source)
+    def _load_and_check(self, source: int, epoch: int, index: int) -> list[Any]:
+        """`_load`, for an example that every field can collate."""
+        example = self._example(source, index, epoch)
+        values = [field.load(example) for field in self.fields.values()]
+        for field, value in zip(self.fields.values(), values):
+            field.check(value, example)
+        return values
 
-    def _load_and_read(self, source: int, index: int, epoch: int):
-        """`_load`, for an example whose captions the vocabulary can read."""
-        views, words, group = self._load(source, index, epoch)
-        try:
-            self.tokenizer(words)
-        except UnreadableText as error:
-            raise BadExample(self.sources[source].name, filters.record_id(self.sources[source], index), str(error)) from None
-        return views, words, group
+    def _example(self, source: int, index: int, epoch: int) -> Example:
+        kept = self._cache.get((source, index))
+        if kept is not None:
+            return Example(kept[0], source, index, epoch, self.seed, lambda _: kept[1])
+        return Example(self.reader.record(source, index), source, index, epoch, self.seed, self._decode)
 
-    def _views(
-        self, picture: Image.Image, count: int, size: int, changes: augment.AugmentConfig, key: tuple[int, ...]
-    ) -> list[View]:
-        """`count` random versions of a picture, all but their colours."""
-        c, views = self.config, []
-        if changes.whole and c.local:  # the picture has not been resized yet
-            picture = c.preprocess.at(size).fit(picture)
-        for view in range(count):
-            draws = keyed.Draws(self.seed, *key, view)
-            views.append(View(augment.augment(picture, size, changes, draws, c.resize, c.resample), draws))
-        return views
-
-    def _group(self, record: Record, source: int) -> int:
-        """A group number that no other source of the run uses: sources take turns."""
-        if record.group < 0:
-            return -1
-        group = record.group * len(self.sources) + source
-        if group >= 2**31:
-            raise BadExample(self.sources[source].name, record.id, f"group {record.group} is too large for 32 bits")
-        return group
-
-    def _decoded(self, source: int, index: int) -> tuple[Record, Image.Image | None]:
-        """The record and its picture, from memory if it was kept there."""
-        found = self._cache.get((source, index))
-        if found is not None:
-            return found
-        record = self.sources[source][index]
-        if not self.config.views:
-            return record, None
-        name = self.sources[source].name
+    def _decode(self, example: Example) -> Image.Image:
+        """The picture of a record, kept in memory where there is room."""
+        record, name, pixels = example.record, self.reader.sources[example.source].name, self.config.pixels
         if record.image is None:
             raise BadExample(name, record.id, "no image")
-        c = self.config
-        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least, pixels=c.pixels)
-        if c.augment.whole and not c.local:  # every view starts from one resized picture
-            picture = c.preprocess.fit(picture)
+        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least, pixels=pixels)
+        if self._fit is not None:
+            picture = self._fit(picture)
         elif picture.mode != "RGB":
             picture = picture.convert("RGB")
         # Two threads may both pass the check; the bound is then exceeded by one picture.
         cost = 4 * picture.width * picture.height  # Pillow stores RGB in four bytes
         if cost <= self._room:
             self._room -= cost
-            record = dataclasses.replace(record, image=None)
-            self._cache[source, index] = (record, picture)
-        return record, picture
+            self._cache[example.source, example.index] = (dataclasses.replace(record, image=None), picture)
+        return picture
 
     def __getstate__(self):  # decoded pictures stay in their process
         return self.__dict__ | {"_cache": {}}
+
+
+def chosen(fields: dict[str, Field], reads: Collection[str] | None) -> dict[str, Field]:
+    """The fields that somebody reads, of all that there are; None for all.
+
+    Raises:
+      UserError: one that is read and is not there.
+    """
+    for name in reads or ():
+        if name not in fields:
+            raise UserError(f"data.fields: no field {name!r}, which is read{nearest(name, fields)}; it has {', '.join(fields)}")
+    return {name: field for name, field in fields.items() if reads is None or name in reads}

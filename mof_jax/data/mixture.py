@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 from mof_jax.data import keyed
@@ -33,6 +33,24 @@ class Located(NamedTuple):
     source: Int[np.ndarray, "n"]
     index: Int[np.ndarray, "n"]
     epoch: Int[np.ndarray, "n"]
+
+
+class OpenOrder(Protocol):
+    """An endless, seekable order over several sources, see `data.orders`.
+
+    Attributes:
+      sizes: records of each source that come up at all.
+      shares: of the sources in the stream; of one whose weights change, at its beginning.
+    """
+
+    sizes: Int[np.ndarray, "sources"]
+    shares: Float[np.ndarray, "sources"]
+
+    def locate(self, positions: int | Int[np.ndarray, "n"]) -> Located:
+        """The examples at `positions`."""
+
+    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
+        """How many of the first `positions` are a source's, as its share says."""
 
 
 class Stream:
@@ -74,15 +92,21 @@ class Stream:
 
     def locate(self, positions: int | Int[np.ndarray, "n"]) -> Located:
         """The examples at `positions`; constant time and memory per position."""
-        p = np.atleast_1d(np.asarray(positions, np.int64))
-        source, draw = self._draw(p)
+        return self.record(*self.draw(np.atleast_1d(np.asarray(positions, np.int64))))
+
+    def record(self, source: Int[np.ndarray, "n"], draw: Int[np.ndarray, "n"]) -> Located:
+        """The examples that are draw number `draw` of a source."""
         size = self.sizes[source]
         epoch, offset = draw // size, draw % size
         if self.shuffle:
             offset = keyed.permute(offset, size, keyed.hash64_array(self.seed, _ORDER, source, epoch))
         return Located(source, offset, epoch)
 
-    def _draw(self, p: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
+        """How many of the first `positions` are a source's: within one where a block ends, about so many inside."""
+        return positions * self.shares
+
+    def draw(self, p: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """Which source stands at each position, and the number of that draw."""
         if len(self.sizes) == 1:
             return np.zeros_like(p), p
@@ -99,7 +123,7 @@ class Stream:
 class HostRows:
     """The rows of every step that one host loads: a contiguous block, so global row r is the same on any number."""
 
-    def __init__(self, stream: Stream, batch_size: int, process_index: int = 0, process_count: int = 1):
+    def __init__(self, stream: OpenOrder, batch_size: int, process_index: int = 0, process_count: int = 1):
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} is not a multiple of the {process_count} processes that load it")
         if not 0 <= process_index < process_count:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from mof_jax.parsing import Malformed, is_number, kind, show
 
@@ -21,6 +23,7 @@ class Record:
       scores: filter scores by name, e.g. `{"dfn": 0.31}`; NaN where it is known that there is none.
       group: pictures that share one caption share a non-negative group; -1 means "no siblings".
       attributes: anything else a source knows (label, family, vendor ...), never read by training.
+      arrays: numbers by name (boxes, masks, recordings), for fields that ask for them; a source may compute them when asked.
     """
 
     id: str
@@ -29,6 +32,29 @@ class Record:
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     group: int = -1
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
+
+
+class Computed(Mapping[str, np.ndarray]):
+    """Arrays of a record that are made each time they are asked for.
+
+    Args:
+      make: by name, functions of facts. facts: of this record.
+    """
+
+    __slots__ = ("_make", "_facts")
+
+    def __init__(self, make: Mapping[str, Callable[..., np.ndarray]], *facts: Any):
+        self._make, self._facts = make, facts
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._make[name](*self._facts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from mof_jax.console import bar, plain
 from mof_jax.data.filter import record_id, write_scores
 from mof_jax.data.image import images
 from mof_jax.data.record import Record, Source
-from mof_jax.data.sources import open_source
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.data.sources.arrayrecord import writer
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.imagefolder import is_picture
@@ -39,39 +39,46 @@ def guess(path: str, kind: str = "", **options) -> SourceConfig:
     folder of pictures. JSON lines of conversations or pages are told by their first row.
 
     Args:
-      kind: of the source, where it is not to be guessed. options: more of `SourceConfig`.
+      kind: of the source, where it is not to be guessed; a path means nothing to those that come with the package.
+      options: more of its config.
 
     Raises:
       UserError: nothing recognisable there, or something that would be read without its captions.
     """
     if kind:
-        return configs.build(SourceConfig, {"kind": kind, "path": path, **options}, "source")
+        known = {f.name for f in dataclasses.fields(SOURCES.find(kind, "source.kind"))}
+        return _config(kind, **({"path": path} if "path" in known else {}), **options)
     if path == "synthetic":
-        return SourceConfig(kind="synthetic", **options)
+        return _config("synthetic", **options)
     if path.partition("/")[0] == "emoji5" and not os.path.exists(path):
-        return SourceConfig(kind="emoji5", **{"split": path.partition("/")[2] or "train", **options})
+        return _config("emoji5", **{"split": path.partition("/")[2] or "train", **options})
     endings = {"jsonl": "jsonl", "csv": "jsonl", "tsv": "jsonl", "tar": "webdataset", "array_record": "arrayrecord"}
     ending = path.rsplit(".", 1)[-1]
     if ending in endings:
-        return SourceConfig(kind=_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
+        return _config(_kind_of_lines(path) if ending == "jsonl" else endings[ending], path=path, **options)
     if _SHARDED.fullmatch(path) and not storage.exists(path):
-        return SourceConfig(kind="arrayrecord", path=path, **options)
+        return _config("arrayrecord", path=path, **options)
     if storage.exists(storage.join(path, "dataset_info.json")):
         if storage.exists(storage.join(path, "state.json")):
             raise UserError(f"{path}: written by save_to_disk of Hugging Face datasets, which is not read here; write the "
                             "pictures to a folder, and their captions to a metadata.jsonl in it")
-        return SourceConfig(kind="tfds", path=path, **options)
+        return _config("tfds", path=path, **options)
     for ending, kind in endings.items():
         if storage.glob(storage.join(path, f"*.{ending}")):
-            return SourceConfig(kind=kind, path=path, **options)
+            return _config(kind, path=path, **options)
     files = storage.find(path)
     if any(map(is_picture, files)):
         _check_beside(path, files)
-        return SourceConfig(kind="folder", path=path, **options)
+        return _config("folder", path=path, **options)
     missing = "" if storage.exists(path) else "no such file or folder; "
     raise UserError(
         f"{path}: {missing}expected .jsonl, .csv, .tsv, .tar, .array_record, or a folder of them, of TFDS or of pictures"
     )
+
+
+def _config(kind: str, **options) -> SourceConfig:
+    """A source's config, its options checked."""
+    return configs.build(SourceConfig, {"kind": kind, **options}, "source")
 
 
 def _kind_of_lines(path: str) -> str:
@@ -213,6 +220,7 @@ def convert(
     shards = shards or max(1, round(len(source) / 10_000))
     shards = min(shards, len(source))
     bad: list[tuple[str, str]] = []
+    arrays: dict[str, None] = {}
     with bar(console=console, transient=True) as progress:
         with writer(target, name, shards) as write:
             for index in progress.track(range(len(source)), description=f"convert {source.name}"):
@@ -221,6 +229,7 @@ def convert(
                     if check_images and record.image is not None:
                         images.decode(record.image, source=source.name, record=record.id)
                     write(index * shards // len(source), record)
+                    arrays |= dict.fromkeys(record.arrays)
                 except BadExample as error:
                     if on_error == "raise":
                         raise
@@ -230,6 +239,8 @@ def convert(
     written = len(source) - len(bad)
     if left := getattr(source, "unread", ()):
         console.print(plain(f"{source.name}: columns that are not kept: {', '.join(left)}"), highlight=False, soft_wrap=True)
+    if arrays:
+        console.print(plain(f"{source.name}: arrays that are not kept: {', '.join(arrays)}"), highlight=False, soft_wrap=True)
     left_out = f", {len(bad)} bad left out" if bad else ""
     console.print(plain(f"{target}: {written} records in {shards} shards{left_out}"), highlight=False)
     for record, reason in bad[:_NAMED]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mof_jax.data.load import DataConfig
+from mof_jax.data.config import DataConfig
 from mof_jax.data.packing.sequence_pipeline import SequenceConfig, SequencePipeline
 from mof_jax.data.packing.sequence_pipeline import texts as sequence_texts
 from mof_jax.data.pipeline import Pipeline, texts

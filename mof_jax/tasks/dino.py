@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mof_jax.data.load import LocalViews
+from mof_jax.data.config import LocalViews
 from mof_jax.errors import UserError
 from mof_jax.models.dino import Dino, DinoConfig, Network
 from mof_jax.models.teacher import Teacher

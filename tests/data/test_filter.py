@@ -11,8 +11,7 @@ from mof_jax.config import build
 from mof_jax.data import filter as filters
 from mof_jax.data.filter import FilterConfig, ScoreRule
 from mof_jax.data.record import Record
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.errors import UserError
 
@@ -137,7 +136,7 @@ def test_so_it_is_for_pages(tmp_path, kind, row):
     for order, expected in ((1, [2, 3]), (-1, [0, 1])):
         values = [0.0, 0.1, 0.6, 0.7][::order]
         (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row(i, v)) for i, v in enumerate(values)))
-        source = open_source(SourceConfig(kind=kind, path=str(tmp_path / "a.jsonl")))
+        source = open_source(SOURCES[kind](path=str(tmp_path / "a.jsonl")))
         assert kept(source, rule(minimum=0.5), str(tmp_path / "cache")) == expected
 
 

@@ -8,8 +8,7 @@ from data_samples import picture
 import pytest
 
 from mof_jax.data.record import Record
-from mof_jax.data.sources import arrayrecord, open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, arrayrecord, open_source
 from mof_jax.errors import BadExample, UserError
 
 ANYTHING = [None, True, False, 0, -1, 1.5, "", "x", [], [1], {}, {"a": 1}, [[]], 10**400, "\ud83d", "a\0b",
@@ -86,14 +85,14 @@ def shard(tmp_path):
 def test_counts_of_an_index_are_counts(shard, count):
     (shard / "index.json").write_text('{"shards": {"x-00000-of-00001.array_record": ' + count + "}}")
     with pytest.raises(UserError, match="index.json: not an index of shards .*; delete it to count the records again"):
-        open_source(SourceConfig("arrayrecord", str(shard)))
+        open_source(SOURCES["arrayrecord"](str(shard)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"shards": []}', '{"shards": 3}', "\xff"])
 def test_an_index_is_an_index(shard, text):
     (shard / "index.json").write_text(text, "latin-1")
     with pytest.raises(UserError, match="not an index of shards"):
-        open_source(SourceConfig("arrayrecord", str(shard)))
+        open_source(SOURCES["arrayrecord"](str(shard)))
 
 
 @pytest.mark.parametrize("count", ["99999999", "0", "100001", "9" * 5000, "00000000"])
@@ -112,7 +111,7 @@ def test_folders_of_odd_names_hold_shards(tmp_path, name):
         for i in range(4):
             write(i // 2, Record(str(i), None, {"alt": ("a",)}))
     for path in (tmp_path / name, tmp_path / name / "x@2", tmp_path / name / "x-{00000..00001}-of-00002.array_record"):
-        source = open_source(SourceConfig("arrayrecord", str(path)))
+        source = open_source(SOURCES["arrayrecord"](str(path)))
         assert [source[i].id for i in range(4)] == ["0", "1", "2", "3"]
 
 
@@ -127,7 +126,7 @@ def opened(tmp_path):
     def opened(kind, *rows):
         path = tmp_path / ("a.json" if kind == "llava" else "a.jsonl")
         path.write_text(json.dumps(rows) if kind == "llava" else "\n".join(map(json.dumps, rows)))
-        return open_source(SourceConfig(kind, str(path)))
+        return open_source(SOURCES[kind](str(path)))
 
     (tmp_path / "1.jpg").write_bytes(picture())
     return opened
@@ -191,7 +190,7 @@ def test_pages_keep_what_they_are(opened):
 def test_a_file_of_another_format_is_called_so(tmp_path, head, says, kind, name):
     (tmp_path / name).write_bytes(head + b"\n" * 90)
     with pytest.raises(UserError, match=f"{name}: is {says}, not .* as JSON.*; write its rows as JSON lines"):
-        open_source(SourceConfig(kind, str(tmp_path / name)))
+        open_source(SOURCES[kind](str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("text, says", [("[" * 100_000, "nested too deeply"), ("[" + "9" * 5000 + "]", "too many digits"),
@@ -199,4 +198,4 @@ def test_a_file_of_another_format_is_called_so(tmp_path, head, says, kind, name)
 def test_lists_that_no_parser_takes(tmp_path, text, says):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=f"a.json: .*{says}"):
-        open_source(SourceConfig("llava", str(tmp_path / "a.json")))
+        open_source(SOURCES["llava"](str(tmp_path / "a.json")))

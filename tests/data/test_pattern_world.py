@@ -7,8 +7,7 @@ import pytest
 
 from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.data.worlds.embedded import EVAL_VENDORS
 from mof_jax.data.worlds.pattern_art import Difficulty
 from mof_jax.data.worlds.pattern_world import (
@@ -110,7 +109,7 @@ def test_more_stated_facts_add_captions_and_take_none_back():
 
 
 def test_as_a_source_and_as_pairs():
-    source = open_source(SourceConfig(kind="patterns", size=90, pixels=32, split="dev", stated=1.0))
+    source = open_source(SOURCES["patterns"](size=90, pixels=32, split="dev", stated=1.0))
     record = source[10]
     assert source.id(10) == record.id and images.to_array(images.decode(record.image)).shape == (32, 32, 3)
     assert record.attributes["answer"] in record.attributes["choices"].split("|")

@@ -17,9 +17,10 @@ from mof_jax.config import build
 from mof_jax.data import keyed
 from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
-from mof_jax.data.load import _REPLACE, Loader
+from mof_jax.data.load import Loader
 from mof_jax.data.mixture import Located
 from mof_jax.data.pipeline import Batches, DataConfig, Pipeline, texts
+from mof_jax.data.reader import _REPLACE
 from mof_jax.errors import BadExample, ExitCode, UserError, WorkerLost
 
 TWO = [
@@ -307,7 +308,8 @@ def test_loader_is_picklable_for_worker_processes(table, tars):
         {**BASE, "sources": [{"kind": "jsonl", "path": str(table)}, {"kind": "webdataset", "path": str(tars)}]},
     )
     loader = pickle.loads(pickle.dumps(Loader(config, lengths, 0)))
-    assert [len(s) for s in loader.sources] == [10, 6] and loader.sources[0][2].id == "r2"
+    sources = loader.reader.sources
+    assert [len(s) for s in sources] == [10, 6] and sources[0][2].id == "r2"
 
 
 def test_the_default_config_reads_the_embedded_pictures():

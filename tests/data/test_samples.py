@@ -9,8 +9,7 @@ import tarfile
 from data_samples import add, picture
 import pytest
 
-from mof_jax.data.sources import open_source, samples
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source, samples
 from mof_jax.data.sources.webdataset import WebDatasetSource
 from mof_jax.errors import BadExample, UserError
 
@@ -236,7 +235,7 @@ def test_a_source_of_tars_by_a_config(make, tmp_path, monkeypatch):
     make({"0.left.jpg": picture(1), "0.right.jpg": picture(2)}, "00.tar")
     make({"1.left.jpg": picture(3), "1.right.jpg": picture(4)}, "01.tar")
     monkeypatch.setenv("HOME", str(tmp_path))
-    source = open_source(SourceConfig("webdataset", path="~/{00..01}.tar", image_field="right.jpg"))
+    source = open_source(SOURCES["webdataset"](path="~/{00..01}.tar", image_field="right.jpg"))
     assert [source[n].image for n in range(len(source))] == [picture(2), picture(4)] and source.name == "webdataset:{00..01}.tar"
 
 

@@ -41,7 +41,7 @@ def test_facts_are_what_is_drawn():
         assert (first.x - second.x) * dx + (first.y - second.y) * dy > 0.3 and first.name != second.name
         assert side.question == f"Where is the {first.name}, seen from the {second.name}?"
         first, second = presence.choices
-        assert presence.question == f"Is there {scenes._a(first)} or {scenes._a(second)}?" and first != second
+        assert presence.question == f"Is there {scenes.with_article(first)} or {scenes.with_article(second)}?" and first != second
         assert [t.name for t in presence.things] == [presence.answer]
         assert scene("colour", i).answer == scene("colour", i).ground
         assert scene("name", i).answer == scene("name", i).things[0].name
@@ -60,10 +60,10 @@ def test_training_and_test_never_meet():
         for i in range(400):
             train, test, other = (scene(kind, i, split) for split in SPLITS)
             assert all(may_train(t.name, train.ground) for t in train.things)
-            for facts, artists in ((test, scenes._ARTISTS), (other, ("twemoji",))):
+            for facts, artists in ((test, scenes.ARTISTS), (other, ("twemoji",))):
                 assert not may_train(facts.things[0].name, facts.ground)
                 assert {t.artist for t in facts.things} <= set(artists)
-            assert {t.artist for t in train.things} <= set(scenes._ARTISTS)
+            assert {t.artist for t in train.things} <= set(scenes.ARTISTS)
     grounds = Counter(c for c in scenes.GROUNDS for n in scenes.THINGS if not may_train(n, c))
     assert set(grounds.values()) == {3}  # every ground loses as many things
 
@@ -96,7 +96,7 @@ def test_cut_out_takes_the_ground_and_leaves_white_inside():
 
 def test_every_thing_is_drawn_by_every_artist():
     for label, _ in scenes.THINGS.values():
-        for artist in (*scenes._ARTISTS, "twemoji"):
+        for artist in (*scenes.ARTISTS, "twemoji"):
             opaque = np.asarray(scenes.sprite(label, artist).getchannel("A")) > 0
             assert 0.1 < opaque.mean() < 0.98, (label, artist)
     with pytest.raises(UserError, match="no picture of 'dragon'"):

@@ -136,11 +136,10 @@ def test_shares_sources_and_fill_of_the_embedded_mixture():
 def test_pictures_and_answers_are_those_of_the_documents(whole):
     """Every question of the batch carries its own scene's picture and its own answer."""
     from mof_jax.data.image import images
-    from mof_jax.data.sources import open_source
-    from mof_jax.data.sources.config import SourceConfig
-
+    from mof_jax.data.sources import SOURCES, open_source
+    
     pipe, steps = whole
-    world = open_source(SourceConfig(kind="scenes", size=500, pixels=16))
+    world = open_source(SOURCES["scenes"](size=500, pixels=16))
     by_id = {world.id(i): world[i] for i in range(500)}
     batch, found = steps[2][0], 0
     names = iter(pipe.ids(2))

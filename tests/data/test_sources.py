@@ -14,7 +14,7 @@ import pytest
 
 from mof_jax.config import build
 from mof_jax.data.record import Record, Source
-from mof_jax.data.sources import arrayrecord, open_source
+from mof_jax.data.sources import SOURCES, arrayrecord, open_source
 from mof_jax.data.sources.arrayrecord import ArrayRecordSource
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.sources.jsonl import TableSource
@@ -374,13 +374,13 @@ def test_damaged_tars_never_escape(tars, tmp_path, cut, flips):
 
 def test_skip_leaves_out_the_beginning():
     """What is trained on and what is measured on have nothing in common, and together they are the whole."""
-    whole = open_source(SourceConfig("scenes", size=12))
-    first, rest = open_source(SourceConfig("scenes", size=9)), open_source(SourceConfig("scenes", size=12, skip=9))
+    whole = open_source(SOURCES["scenes"](size=12))
+    first, rest = open_source(SOURCES["scenes"](size=9)), open_source(SOURCES["scenes"](size=12, skip=9))
     ids = lambda source: [source[i].id for i in range(len(source))]
     assert ids(first) + ids(rest) == ids(whole) and [rest.id(i) for i in range(3)] == ids(rest)
     with pytest.raises(IndexError):
         rest[3]
     with pytest.raises(UserError, match="skip leaves out 12 of 12 records"):
-        open_source(SourceConfig("scenes", size=12, skip=12))
+        open_source(SOURCES["scenes"](size=12, skip=12))
     with pytest.raises(ValueError, match="skip must not be negative"):
-        SourceConfig("scenes", skip=-1)
+        SOURCES["scenes"](skip=-1)

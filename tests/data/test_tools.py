@@ -9,8 +9,7 @@ from rich.console import Console
 from mof_jax import cli
 from mof_jax.data import tools
 from mof_jax.data.record import Record
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.errors import BadExample, UserError
 
 QUIET = Console(quiet=True)
@@ -40,7 +39,7 @@ def test_convert_round_trip(kind, table, tars, tfds_folder, tmp_path):
     assert config.kind == kind
     done = tools.convert(config, str(tmp_path / "out"), shards=3, console=QUIET)
     assert done.bad == [] and done.written == len(open_source(config))
-    same(open_source(config), open_source(SourceConfig(kind="arrayrecord", path=str(tmp_path / "out"))))
+    same(open_source(config), open_source(SOURCES["arrayrecord"](path=str(tmp_path / "out"))))
     with pytest.raises(UserError, match="exists already"):
         tools.convert(config, str(tmp_path / "out"), shards=3, console=QUIET)
 
@@ -105,7 +104,7 @@ def test_a_folder_of_pictures_is_a_source(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in (("none", "no such folder"), ("empty", "no picture in this folder")):
         with pytest.raises(UserError, match=message):
-            open_source(SourceConfig(kind="folder", path=str(tmp_path / folder)))
+            open_source(SOURCES["folder"](path=str(tmp_path / folder)))
 
 
 def jsonl(path, *rows) -> str:

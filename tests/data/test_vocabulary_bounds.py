@@ -156,7 +156,7 @@ def test_such_a_text_is_one_bad_example_of_a_run(made, name, monkeypatch):
         def __getitem__(self, index):
             return Record(f"r{index}", None, {"alt": (text if index == 2 else "a b",)})
 
-    monkeypatch.setattr("mof_jax.data.load.open_source", lambda config: Captions())
+    monkeypatch.setattr("mof_jax.data.reader.open_source", lambda config: Captions())
     where = Located(np.zeros(6, int), np.arange(6), np.zeros(6, int))
     config = {"sources": [{"kind": "jsonl", "path": "x", "name": "captions"}], "views": 0}
     rows = Loader(build(DataConfig, {**config, "on_error": "skip"}), made(**parts), 0).rows(where)

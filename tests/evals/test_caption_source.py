@@ -12,8 +12,7 @@ from rich.console import Console
 
 from mof_jax import cli
 from mof_jax.data import tools
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals import caption_source
@@ -40,7 +39,7 @@ def describes(asked):
 
 
 def opened(folder):
-    return open_source(SourceConfig(kind="arrayrecord", path=str(folder)))
+    return open_source(SOURCES["arrayrecord"](path=str(folder)))
 
 
 def test_all_else_is_kept(table, tmp_path, monkeypatch):
@@ -104,7 +103,7 @@ def test_a_failing_model_leaves_nothing(table, tmp_path):
 def test_refusals(table, tmp_path):
     with pytest.raises(UserError, match="none of 10 records can be captioned; the first: the model says nothing"):
         caption(FakeGenerator(), str(table), "?", str(tmp_path / "out"), console=QUIET)
-    scenes = SourceConfig(kind="scenes", size=4, pixels=32)
+    scenes = SOURCES["scenes"](size=4, pixels=32)
     with pytest.raises(UserError, match="is a chat, which a caption would not keep whole"):
         caption(FakeGenerator(describes), scenes, "?", str(tmp_path / "out"), console=QUIET)
     caption(FakeGenerator(describes), str(table), "?", str(tmp_path / "out"), console=QUIET)

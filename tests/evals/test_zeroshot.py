@@ -10,7 +10,7 @@ import pytest
 
 from mof_jax import evals
 from mof_jax.data.image import images
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES
 from mof_jax.errors import UserError
 from mof_jax.evals.embed.classes import Classes
 from mof_jax.evals.embed.labelled_sources import Labels
@@ -171,7 +171,7 @@ def test_templates_that_are_refused(tmp_path, template, message):
 
 
 def test_a_classifier_counts_what_it_leaves_out_and_refuses_a_folder_of_splits(tmp_path):
-    source = lambda path: SourceConfig(kind="folder", path=str(tmp_path / path))
+    source = lambda path: SOURCES["folder"](path=str(tmp_path / path))
     folder(tmp_path / "data/train", ("cat", "dog"))
     folder(tmp_path / "data/val", ("cat", "owl"))
     assert Labels.read(source("data/train"), source("data/val"), "label").counts == {"images": 2, "classes": 2, "left_out": 2}

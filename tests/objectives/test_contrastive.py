@@ -97,9 +97,9 @@ def test_value_and_every_gradient_equal_the_full_matrix(case, mesh):
 
 
 @pytest.mark.parametrize("block_size", [1, 32, 1000])
-def test_any_strip_gives_the_same(strip):
+def test_any_block_size_gives_the_same(block_size):
     args = features(pairs=96) + [np.float32(14.0)]
-    got = with_grads("softmax_loss", args, **mesh_of("2"), block_size=strip, precision="highest")  # 48 pairs a device
+    got = with_grads("softmax_loss", args, **mesh_of("2"), block_size=block_size, precision="highest")  # 48 pairs a device
     assert_equal_grads(got, with_grads("softmax_loss", args, precision="highest"))
 
 

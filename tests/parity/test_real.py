@@ -19,8 +19,7 @@ import torch
 import transformers
 
 from mof_jax import convert
-from mof_jax.data.sources import open_source
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, open_source
 from mof_jax.errors import UserError
 from mof_jax.interop import pickles
 from mof_jax.interop.source import Source
@@ -51,7 +50,7 @@ def lite0():
 
 def pictures(size, count=24):
     """Emoji of an artist that nothing here is trained on, uint8."""
-    source = open_source(SourceConfig(kind="emoji5", split="twemoji"))
+    source = open_source(SOURCES["emoji5"](split="twemoji"))
     decode = lambda data: Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return np.stack([np.asarray(decode(source[i].image)) for i in range(0, len(source), len(source) // count)][:count])
 

@@ -9,7 +9,7 @@ import pytest
 from small_models import launch_task, loss_of, quick_jit, weights
 
 from mof_jax.config import build
-from mof_jax.data.load import LocalViews
+from mof_jax.data.config import LocalViews
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings, put_batch
 from mof_jax.models.dino import DinoConfig

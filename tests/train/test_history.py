@@ -249,13 +249,13 @@ def test_what_a_source_holds_is_told_wherever_it_lies(table, tmp_path, edit):
     """One word in one row of many, one picture, another choice of rows; not a copy, nor a touch."""
     from mof_jax.data.filter import Subset
     from mof_jax.data.identity import content
-    from mof_jax.data.sources.config import SourceConfig
+    from mof_jax.data.sources import SOURCES
     from mof_jax.data.sources.jsonl import TableSource
 
     there = shutil.copytree(table.parent, tmp_path / "copy") / table.name
     with open(there, "a") as file:
         file.writelines(f'{{"id": "x{i}", "image": "000.png", "alt": "more {i}"}}\n' for i in range(500))
-    wanted = SourceConfig(kind="jsonl", path=str(there))
+    wanted = SOURCES["jsonl"](path=str(there))
     seen = lambda rows=slice(None): content(wanted, source := TableSource(str(there)),
                                             Subset(source, np.arange(len(source))[rows]))
     before = seen()
@@ -268,6 +268,40 @@ def test_what_a_source_holds_is_told_wherever_it_lies(table, tmp_path, edit):
     after = seen(slice(1, None) if edit == "filter" else slice(None))
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {"caption": {"file"}, "picture": {"digest"}, "filter": {"kept", "chosen"}}[edit]
+
+
+@pytest.mark.parametrize("section, key", [
+    ({"fields": {"label": {"kind": "label"}}}, "data.fields.label"),
+    ({"order": {"kind": "grouped", "size": 8}}, "data.order"),
+])
+def test_what_a_field_or_an_order_reads_is_told_from_another_file(workdir, table, section, key):
+    """The file may lie elsewhere; what it holds has to be what it was."""
+    def at(path):
+        wanted = config(table, steps=7).to_dict()
+        data = wanted["data"] | section
+        (data["fields"]["label"] if "fields" in section else data["order"])["path"] = path
+        return run.resolve(wanted | {"data": data})
+
+    meta = open_checkpoint(str(workdir))[1]
+    content = lambda digest: meta["content"] | (
+        {"fields": {"label": {"content": {"0": {"digest": digest}}}}} if "fields" in section else
+        {"order": {"content": {"0": {"digest": digest}}}})
+    there = meta | {"config": configs.to_dict(at("a.npy")), "content": content("one")}
+    before = history.config_of(there, run.resolve, at("a.npy"))
+    assert history.go_on(before, at("elsewhere/b.npy"), 6, str(workdir), content("one")) == {}
+    with pytest.raises(UserError, match=f"config.{key}.content.0.digest: .*'one'.*'two'"):
+        history.go_on(before, at("a.npy"), 6, str(workdir), content("two"))
+
+
+def test_an_order_by_shares_of_the_run_does_not_take_other_steps(workdir, table):
+    def over(steps, begin):
+        wanted = config(table, steps=steps).to_dict()
+        return run.resolve(wanted | {"data": wanted["data"] | {"order": {"weights": [(begin, {})]}}})
+
+    go_on = lambda begin: history.go_on(configs.flatten(configs.to_dict(over(6, begin))), over(7, begin), 6, str(workdir))
+    assert go_on(3) == {}
+    with pytest.raises(UserError, match="config.steps: .* 6 .* 7"):
+        go_on(0.5)
 
 
 def test_a_vocabulary_that_may_change_does_change(workdir, table):

@@ -9,6 +9,7 @@ from typing import get_args
 from mof_jax.data.keyed import Draws
 from mof_jax.data.packing.sequences import Document, Kind, Part, Picture, Special, Text, place
 from mof_jax.data.record import Record
+from mof_jax.data.sources import default_sources
 from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.text import captions, chat
 from mof_jax.errors import BadExample, nearest
@@ -53,7 +54,7 @@ class KindConfig:
     """
 
     weight: Positive = 1.0
-    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    sources: tuple[SourceConfig, ...] = dataclasses.field(default_factory=default_sources)
     kind: str = ""
     template: str = ""
     bos: bool = True

@@ -24,7 +24,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import logging
-from typing import Literal
 import weakref
 import zlib
 
@@ -32,9 +31,7 @@ import jax
 from jaxtyping import Int32
 import numpy as np
 
-from mof_jax.data import filter as filters
 from mof_jax.data import keyed
-from mof_jax.data.identity import content
 from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.mixture import Located, Stream
@@ -43,6 +40,7 @@ from mof_jax.data.packing.documents import KindConfig
 from mof_jax.data.packing.packer import Packed, Packer, Shape, State, check_cursor
 from mof_jax.data.packing.sequences import OnLong, Sample, encode
 from mof_jax.data.pipeline import BatchInfo
+from mof_jax.data.reader import OnError, Reader, Replaced, report
 from mof_jax.data.sources import open_source
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.errors import BadExample, UserError
@@ -50,11 +48,10 @@ from mof_jax.ranges import Count, Grey, Whole
 
 log = logging.getLogger("mof_jax.data")
 
-_ATTEMPTS = 32
 _JUDGED = 32  # steps after which it is said if the picture buffer is too small
 _REMEMBERED = 256  # steps whose samples can still be named
 _BLOCK = 1024  # draws that are located at once: the permutation costs little more for many than for one
-_TEXT, _REPLACE = 2, 3  # what a key is for
+_TEXT = 2  # what a key is for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ class SequenceConfig:
     resize_side: Count | None = None
     pixels: images.Pixels = "ours"
     on_long: OnLong = "error"
-    on_error: Literal["raise", "skip"] = "raise"
+    on_error: OnError = "raise"
     shuffle: bool = True
     carry: Count = 24
     lookahead: Count = 16
@@ -163,22 +160,20 @@ class SampleReader:
         self._preprocess = config.preprocess
         self.names = tuple(sorted(config.kinds))  # the order of the kinds in a cursor does not depend on a file's order
         self.kinds = tuple(config.kinds[name].named(name) for name in self.names)
-        self.whole = [[open_source(source) for source in kind.sources] for kind in self.kinds]
-        self.sources = [
-            [source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
-             for source, c in zip(opened, kind.sources)]
-            for opened, kind in zip(self.whole, self.kinds)
-        ]
         # A kind's order is its own: another kind beside it changes nothing.
         self._keys = [zlib.crc32(name.encode()) for name in self.names]
+        self.readers = [
+            Reader(kind.sources, seed, config.on_error, key=(key,), prefix=f"{name}/")
+            for name, kind, key in zip(self.names, self.kinds, self._keys)
+        ]
         self.streams = [
-            Stream([len(source) for source in sources], [source.weight for source in kind.sources],
+            Stream([len(source) for source in reader.sources], [source.weight for source in kind.sources],
                    keyed.hash64(seed, key) >> 2, config.shuffle)
-            for sources, kind, key in zip(self.sources, self.kinds, self._keys)
+            for reader, kind, key in zip(self.readers, self.kinds, self._keys)
         ]
         self._block = functools.lru_cache(maxsize=64)(self._locate_block)
 
-    def sample(self, kind: int, draw: int, replaced: list[tuple[str, str]]) -> Sample:
+    def sample(self, kind: int, draw: int, replaced: Replaced) -> Sample:
         """Draw number `draw` of a kind, its pictures as pixels; under `skip` the first good example of the hash sequence
         that starts at it.
 
@@ -187,26 +182,13 @@ class SampleReader:
           UserError: under `skip`, a source where replacements keep being bad.
         """
         source, index, epoch = self._locate(kind, draw)
-        at, label = index, self._label(kind, source)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._load(kind, source, at, epoch)
-            except BadExample as error:
-                if self.config.on_error == "raise":
-                    raise
-                replaced.append((f"{label}:{error.record}", error.reason))
-                reason = str(error)
-            at = keyed.hash64(self.seed, _REPLACE, self._keys[kind], source, index, attempt) % len(self.sources[kind][source])
-        raise UserError(f"{label}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
+        load = functools.partial(self._load, kind, source, epoch=epoch)
+        return self.readers[kind].example(source, index, load, replaced)
 
     def id(self, kind: int, draw: int) -> str:
         """`KIND/SOURCE:RECORD` of a draw, before any replacement."""
         source, index, _ = self._locate(kind, draw)
-        try:
-            record = filters.record_id(self.sources[kind][source], index)
-        except BadExample as error:
-            record = error.record
-        return f"{self._label(kind, source)}:{record}"
+        return self.readers[kind].id(source, index)
 
     def _locate(self, kind: int, draw: int) -> tuple[int, int, int]:
         """(source, index, epoch) of a draw."""
@@ -216,19 +198,15 @@ class SampleReader:
     def _locate_block(self, kind: int, block: int) -> Located:
         return self.streams[kind].locate(np.arange(block * _BLOCK, (block + 1) * _BLOCK))
 
-    def _label(self, kind: int, source: int) -> str:
-        return f"{self.names[kind]}/{self.kinds[kind].sources[source].label}"
-
     def _load(self, kind: int, source: int, index: int, epoch: int) -> Sample:
         c, settings = self.config, self.kinds[kind]
-        record, name = self.sources[kind][source][index], self.sources[kind][source].name
+        record, name = self.readers[kind].record(source, index), self.readers[kind].sources[source].name
         draws = keyed.Draws(self.seed, _TEXT, self._keys[kind], source, index, epoch)
         document = documents.compose(record, settings, settings.sources[source].captions, draws, name)
         sample = encode(document, self.tokenizer, c.tokens_per_image, c.context_length, max_images=c.max_images,
                         on_long=c.on_long, source=name)
         pixels = tuple(self._preprocess(picture, name, record.id) for picture in sample.pictures)
         return dataclasses.replace(sample, pictures=pixels)
-
 
 
 def _after(previous: concurrent.futures.Future | None, packer: Packer) -> Packed:
@@ -276,6 +254,7 @@ class SequencePipeline:
       batch_size: rows of a step over all processes.
       seed: names the order and the captions.
       process_index, process_count: this process makes the streams `[index * V / count, (index + 1) * V / count)`.
+      steps: of the run; nothing here follows it.
 
     Attributes:
       cursor: state of all V streams before the first step, int32 [V, C].
@@ -295,6 +274,7 @@ class SequencePipeline:
         seed: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        steps: int | None = None,
     ):
         if batch_size < 1 or batch_size % config.rows_per_stream:
             raise UserError(f"batch size {batch_size} is not a multiple of data.rows_per_stream {config.rows_per_stream}")
@@ -381,9 +361,9 @@ class SequencePipeline:
         """
         states = [State.unpack(row, len(self.kinds)) for row in np.asarray(cursor)]
         documents, tokens, unique = 0, 0, 0
-        for k, (stream, kept) in enumerate(zip(self.reader.streams, self.reader.sources)):
+        for k, (stream, reader) in enumerate(zip(self.reader.streams, self.reader.readers)):
             drawn, size = sum(state.draws[k] for state in states), sum(state.tokens[k] for state in states)
-            new = sum(min(round(drawn * share), len(source)) for share, source in zip(stream.shares, kept))
+            new = sum(min(round(drawn * share), len(source)) for share, source in zip(stream.shares, reader.sources))
             documents, tokens, unique = documents + drawn, tokens + size, unique + round(size * new / max(1, drawn))
         done = lambda made: made * steps // max(1, steps + skipped)
         return {"examples": steps * self.batch_size, "documents": done(documents), "tokens": done(tokens),
@@ -392,30 +372,22 @@ class SequencePipeline:
     def describe(self) -> list[dict[str, object]]:
         """One row a source: name, records it has and keeps, weight, and its share of the mixture (a kind's by tokens, a
         source's inside its kind by documents)."""
-        reader, rows = self.reader, []
-        total = sum(kind.weight for kind in reader.kinds)
-        for name, kind, whole, kept, stream in zip(reader.names, reader.kinds, reader.whole, reader.sources, reader.streams):
-            for source, a, b, share in zip(kind.sources, whole, kept, stream.shares):
-                rows.append({"name": f"{name}/{source.label}", "records": len(a), "kept": len(b), "weight": source.weight,
-                             "share": float(share) * kind.weight / total})
-        return rows
+        samples = self.reader
+        total = sum(kind.weight for kind in samples.kinds)
+        return [row for reader, kind, stream in zip(samples.readers, samples.kinds, samples.streams)
+                for row in reader.describe([share * kind.weight / total for share in stream.shares.tolist()])]
 
     def content(self) -> dict[str, object]:
         """What the sources hold, in the form of the config's section, see `data.identity`."""
-        reader = self.reader
-        return {"kinds": {name: {"sources": [{"content": content(*row)} for row in zip(kind.sources, whole, kept)]}
-                          for name, kind, whole, kept in zip(reader.names, reader.kinds, reader.whole, reader.sources)}}
+        return {"kinds": {name: reader.content() for name, reader in zip(self.reader.names, self.reader.readers)}}
 
-    def note(self, step: int, parts: Sequence[Packed]) -> list[tuple[str, str]]:
+    def note(self, step: int, parts: Sequence[Packed]) -> Replaced:
         """Remembers what a step was made of; returns the bad examples met."""
         self._placed[step] = [part.placed for part in parts]
         self._placed.pop(step - _REMEMBERED, None)
         self._judge([(float(p.arrays["fill_tokens"][0]), float(p.arrays.get("fill_images", [0])[0])) for p in parts])
         replaced = [entry for part in parts for entry in part.replaced]
-        for name, reason in replaced:
-            if name not in self.replaced:
-                log.warning("replaced bad example %s: %s", name, reason)
-            self.replaced[name] = self.replaced.get(name, 0) + 1
+        report(replaced, self.replaced)
         return replaced
 
     def _judge(self, fill: list[tuple[float, float]]) -> None:
@@ -431,7 +403,7 @@ class SequencePipeline:
                             100 * rows, self.config.images_per_stream)
 
     def _packer(self, v: int, state: Int32[np.ndarray, "state"]) -> Packer:
-        def read(kind: int, draw: int, replaced: list[tuple[str, str]]) -> Sample:
+        def read(kind: int, draw: int, replaced: Replaced) -> Sample:
             return self.reader.sample(kind, draw * self.streams + v, replaced)
 
         weights = [kind.weight for kind in self.reader.kinds]

@@ -19,13 +19,14 @@ import os
 import re
 import struct
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from array_record.python import array_record_module
 import numpy as np
 
 from mof_jax import storage
 from mof_jax.data.record import Record
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, check_text, is_count, kind, parse_object, show
 
@@ -38,6 +39,16 @@ _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # random access: no buff
 _SHARDED = re.compile(r"(?P<name>.+)@(?P<count>[0-9]+)", re.DOTALL)
 _MOST_SHARDS = 100_000  # five digits in their names
 _MOST_RECORDS = 1 << 40  # of a shard
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayRecordConfig(FileConfig):
+    """ArrayRecord shards, as `mof data convert` writes them: a file, a pattern, `name@N` or a folder."""
+
+    kind: ClassVar[str] = "arrayrecord"
+
+    def open(self) -> ArrayRecordSource:
+        return ArrayRecordSource(self.path, self.label, cache_dir=self.cache_dir)
 
 
 def encode(record: Record) -> bytes:

@@ -1,61 +1,44 @@
-"""What a config says about one source."""
+"""What a config says about one source, whatever its kind."""
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Mapping
 import dataclasses
-from typing import Literal
+from typing import Any, ClassVar
 
 from mof_jax.data.filter import FilterConfig
+from mof_jax.data.record import Source
 from mof_jax.data.text.captions import CaptionConfig
-from mof_jax.ranges import Count, NotNegative, Share, Whole
+from mof_jax.ranges import NotNegative, Whole
+from mof_jax.registry import Registry
 
-Kind = Literal["emoji5", "arrayrecord", "tfds", "webdataset", "jsonl", "folder", "synthetic", "obelics", "mmc4", "llava", "pages",
-               "glossary", "scenes", "patterns"]
-EMBEDDED = ("emoji5", "synthetic", "pages", "glossary", "scenes", "patterns")  # they come with the package and need no path
+# Keys that every section had while one class stood for all kinds; no kind of today has all of them.
+_ONCE = {"path", "name", "weight", "split", "locales", "image_field", "text_fields", "image_root", "size", "pixels", "cache_dir",
+         "captions", "filter"}
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """One source of a mixture.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig(abc.ABC):
+    """One source of a mixture. A kind of sources derives from it, in the file of its reader.
 
     Attributes:
-      kind: which reader.
-      path: file, pattern (`*`, `?`, `[ab]`, `{000..012}`, `{a,b}`), `name@N`, folder or URL, as the reader documents; what is
-        there under the very name is that file. Unused by what comes with the package (emoji5, synthetic, pages, glossary,
-        scenes, patterns).
+      kind: its name in a config. embedded: whether it comes with the package.
       name: name in tables, ids and messages; by default the kind and the last part of the path.
       weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
-      split: split of emoji5, TFDS, pages, scenes and patterns.
-      locales: caption languages of emoji5; languages that pages and glossary name things in.
-      image_field: column or feature with the image; by default the usual names. Of tars, the ending of the picture where a
-        sample has several (`jpg`, `input.jpg`).
-      text_fields: caption kind -> column or feature, e.g. `{"alt": "caption"}`; by default the usual names.
-      image_root: folder that image paths of JSONL, OBELICS, MMC4 and LLaVA files are relative to; by default the
-        folder of the file.
-      size, pixels: number and side of synthetic pictures, scenes and patterns; number of pages.
       skip: records left out at the beginning, so that what is trained on (`size=90`) and what a loss is measured on
         (`size=100, skip=90`) have nothing in common.
-      questions: which questions `scenes` asks, which patterns `patterns` shows; all by default.
-      stated: share of the captions of `patterns` that state the fact a question would ask for.
-      cache_dir: where indexes and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
+      cache_dir: where indexes, filters and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
       captions: how to choose among the texts.
       filter: which records to keep.
     """
 
-    kind: Kind = "emoji5"
-    path: str = ""
+    kind: ClassVar[str]
+    embedded: ClassVar[bool] = False
+
     name: str = ""
     weight: NotNegative = 1.0
-    split: str = "train"
-    locales: tuple[str, ...] = ("en",)
-    image_field: str = ""
-    text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
-    image_root: str = ""
-    size: Count = 1024
-    pixels: Count = 64
     skip: Whole = 0
-    questions: tuple[str, ...] = ()
-    stated: Share = 0.25
     cache_dir: str = ""
     captions: CaptionConfig = CaptionConfig()
     filter: FilterConfig | None = None
@@ -65,13 +48,55 @@ class SourceConfig:
             raise ValueError(f"weight must not be negative, got {self.weight}")
         if self.skip < 0:
             raise ValueError(f"skip must not be negative, got {self.skip}")
-        if self.kind not in EMBEDDED and not self.path:
+
+    @property
+    def label(self) -> str:
+        """The source's name."""
+        return self.name or self.kind
+
+    @abc.abstractmethod
+    def open(self) -> Source:
+        """The source, without its filter; `sources.open_source` has expanded the paths.
+
+        Raises:
+          UserError: nothing there, or nothing that this kind reads.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class FileConfig(SourceConfig):
+    """A source that lies in files.
+
+    Attributes:
+      path: file, pattern (`*`, `?`, `[ab]`, `{000..012}`, `{a,b}`), `name@N`, folder or URL, as the reader documents; what is
+        there under the very name is that file.
+    """
+
+    path: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.path:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
 
     @property
     def label(self) -> str:
         """The source's name."""
-        if self.name:
-            return self.name
-        last = self.path.rstrip("/").rsplit("/", 1)[-1]
-        return f"{self.kind}:{last}" if last else self.kind
+        return self.name or f"{self.kind}:{self.path.rstrip('/').rsplit('/', 1)[-1]}"
+
+
+class SourceRegistry(Registry[SourceConfig]):
+    """The kinds of sources; one that is not named is `emoji5`."""
+
+    def parse(self, section: Mapping[str, Any], where: str) -> tuple[type[SourceConfig], dict[str, Any]]:
+        """The class that a section names, and the rest of it: of one that an older version wrote out, with every key of every
+        kind, those that this kind has (the others meant nothing).
+
+        Raises:
+          UserError: it is no section, or of no kind.
+        """
+        cls, values = super().parse(section, where)
+        if values.keys() >= _ONCE:
+            known = {f.name for f in dataclasses.fields(cls)}
+            values = {key: value for key, value in values.items() if key in known}
+        return cls, values

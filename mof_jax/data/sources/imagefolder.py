@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
 import re
 import stat
+from typing import ClassVar
 
 from mof_jax import storage
 from mof_jax.data.record import Record
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.samples import MAX_TEXT, text_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, check_text, kind, show
@@ -21,6 +24,16 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig(FileConfig):
+    """Every picture below a folder, with the `.txt` beside it; a folder of folders says classes, as ImageNet does."""
+
+    kind: ClassVar[str] = "folder"
+
+    def open(self) -> ImageFolder:
+        return ImageFolder(self.path, self.label)
 
 
 class ImageFolder:
@@ -99,40 +112,40 @@ def is_picture(file: str) -> bool:
     return file.lower().endswith(ENDINGS) and not os.path.basename(file).startswith(".")
 
 
-def read_image(root: str, relative: str, source: str, record: str) -> bytes:
+def read_image(root: str, relative: str, source: str, record: str, what: str = "image") -> bytes:
     """The bytes of the picture that a table names, inside folder `root`, local or remote.
 
     Args:
       relative: a path inside the folder, or an absolute one that leads there; `\\` is read as `/` where no file has it in its
         name. Addresses are not fetched.
-      source, record: who to name in an error.
+      source, record: who to name in an error. what: the file is, in words.
 
     Raises:
       BadExample: no path, one that leads outside the folder (through a link inside it, too), or nothing is there.
     """
     if not isinstance(relative, str):
-        raise BadExample(source, record, f"the image is {kind(relative)}, not a path")
+        raise BadExample(source, record, f"the {what} is {kind(relative)}, not a path")
     try:
         check_text(relative)
     except Malformed as error:
-        raise BadExample(source, record, f"image path {show(relative)}: {error}") from None
+        raise BadExample(source, record, f"{what} path {show(relative)}: {error}") from None
     if _ADDRESS.match(relative):
-        raise BadExample(source, record, f"image path {show(relative)} is an address, and none is fetched; download the pictures "
-                         "(img2dataset does) and name the files")
+        raise BadExample(source, record, f"{what} path {show(relative)} is an address, and none is fetched; download the "
+                         "pictures (img2dataset does) and name the files")
     if "\\" in relative and (storage.is_remote(root) or not os.path.lexists(storage.join(root, relative))):
         slashed = relative.replace("\\", "/")
         if re.match("[A-Za-z]:", relative) or slashed.startswith("/") or not storage.exists(storage.join(root, slashed)):
-            raise BadExample(source, record, f"image path {show(relative)} has backslashes, and no such file is there with / for "
-                             "them; write a path inside the image folder, with /")
+            raise BadExample(source, record, f"{what} path {show(relative)} has backslashes, and no such file is there with / "
+                             f"for them; write a path inside the {what} folder, with /")
         relative = slashed
     parts = pathlib.PurePosixPath(relative).parts
     if not parts:
-        raise BadExample(source, record, f"image path {show(relative)} is empty")
+        raise BadExample(source, record, f"{what} path {show(relative)} is empty")
     if storage.is_remote(root) and (relative.startswith("/") or ".." in parts):
-        raise BadExample(source, record, f"image path {show(relative)} leads outside the image folder {root}")
+        raise BadExample(source, record, f"{what} path {show(relative)} leads outside the {what} folder {root}")
     path = storage.join(root, *parts)
-    _check_inside(root, path, source, record, f"image path {show(relative)}")
-    return _read(path, source, record, f"image {show(relative)}")
+    _check_inside(root, path, source, record, f"{what} path {show(relative)}")
+    return _read(path, source, record, f"{what} {show(relative)}")
 
 
 def _check_inside(root: str, path: str, source: str, record: str, what: str) -> None:

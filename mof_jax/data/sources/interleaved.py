@@ -10,11 +10,13 @@ their place (MMC4's `image_name` is one already). Fields beyond these are ignore
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from mof_jax.data.packing.documents import Page
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines
 from mof_jax.data.sources.llava import check_head, record_name
@@ -23,6 +25,29 @@ from mof_jax.parsing import Malformed, check_text, kind
 
 # A page's text, or the name of a picture, in reading order.
 _Piece = tuple[str, bool]  # (text or file name, whether it is a picture)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObelicsConfig(FileConfig):
+    """Web pages as OBELICS has them, JSON lines with their pictures in a folder.
+
+    Attributes:
+      image_root: folder that paths of pictures are relative to; by default the folder of the file.
+    """
+
+    kind: ClassVar[str] = "obelics"
+
+    image_root: str = ""
+
+    def open(self) -> PageSource:
+        return PageSource(self.path, self.kind, self.label, self.image_root)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mmc4Config(ObelicsConfig):
+    """Web pages as MMC4 has them: sentences, and pictures that each match one of them."""
+
+    kind: ClassVar[str] = "mmc4"
 
 
 class PageSource:

@@ -8,8 +8,9 @@ tabs between them whatever the file is called) read as they are.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mof_jax.data.files import tables
 from mof_jax.data.files.lines import JsonLines
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.imagefolder import is_picture, read_image
 from mof_jax.errors import BadExample, UserError, nearest
 from mof_jax.parsing import Malformed, show
@@ -29,6 +31,26 @@ _ADDRESSES = ("image_url", "img_url", "image_link")
 # Rows of other kinds than a table's: their keys, whether those hold lists, and who reads them.
 _OTHERS = ((("conversations",), "a conversation", "llava"), (("messages",), "a conversation under 'messages'", ""),
            (("texts", "images"), "a page", "obelics"), (("text_list", "image_info"), "a page", "mmc4"))
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonlConfig(FileConfig):
+    """A table of captions (`.jsonl`, `.csv`, `.tsv`) beside a folder of pictures, or the folder with its `metadata.*`.
+
+    Attributes:
+      image_root: folder that paths of pictures are relative to; by default the folder of the file.
+      image_field: column with the path of the picture; by default the usual names.
+      text_fields: caption kind to column, e.g. `{"alt": "caption"}`; by default the usual names.
+    """
+
+    kind: ClassVar[str] = "jsonl"
+
+    image_root: str = ""
+    image_field: str = ""
+    text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def open(self) -> TableSource:
+        return TableSource(self.path, self.label, self.image_root, self.image_field, self.text_fields)
 
 
 class TableSource:

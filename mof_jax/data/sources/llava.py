@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from mof_jax import storage
 from mof_jax.data.packing.documents import Chat
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.imagefolder import read_image
 from mof_jax.data.sources.jsonl import JsonLines
 from mof_jax.errors import BadExample, UserError
@@ -22,6 +24,22 @@ from mof_jax.parsing import Malformed, check_text, is_number, kind, parse_json, 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _HEADS = {b"PAR1": "a parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file",
           b"(\xb5/\xfd": "a zstandard file"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaConfig(FileConfig):
+    """LLaVA's instruction data: conversations about pictures, as a JSON list or JSON lines.
+
+    Attributes:
+      image_root: folder that paths of pictures are relative to; by default the folder of the file.
+    """
+
+    kind: ClassVar[str] = "llava"
+
+    image_root: str = ""
+
+    def open(self) -> LlavaSource:
+        return LlavaSource(self.path, self.label, self.image_root)
 
 
 class LlavaSource:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import numpy as np
 
 from mof_jax.data import keyed
 from mof_jax.data.image import images
 from mof_jax.data.record import Record
+from mof_jax.data.sources.config import SourceConfig
+from mof_jax.ranges import Count
 
 _COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (240, 210, 50)}
 _SHAPES = ("square", "bar", "column")
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig(SourceConfig):
+    """Coloured shapes on noise, made from their index: for benchmarks and tests.
+
+    Attributes:
+      size: number of pictures. pixels: their side.
+    """
+
+    kind: ClassVar[str] = "synthetic"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    pixels: Count = 64
+
+    def open(self) -> SyntheticSource:
+        return SyntheticSource(self.size, self.pixels, self.label)
 
 
 class SyntheticSource:

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import hashlib
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, parse_json, reason, show
 
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json, and of its older form
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsConfig(FileConfig):
+    """A data set of TensorFlow Datasets that is prepared in ArrayRecord format.
+
+    Attributes:
+      path: its folder, or its TFDS name. split: slices included (`train[:10%]`).
+      image_field: feature with the image; by default the first one.
+      text_fields: caption kind to feature, e.g. `{"alt": "caption"}`; by default every feature of texts.
+    """
+
+    kind: ClassVar[str] = "tfds"
+
+    split: str = "train"
+    image_field: str = ""
+    text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def open(self) -> TfdsSource:
+        return TfdsSource(self.path, self.split, self.label, self.image_field, self.text_fields)
 
 
 class TfdsSource:

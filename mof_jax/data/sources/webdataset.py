@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from mof_jax import storage
 from mof_jax.data.files import tar
 from mof_jax.data.record import Record
 from mof_jax.data.sources import fields
+from mof_jax.data.sources.config import FileConfig
 from mof_jax.data.sources.samples import KINDS, MAX_TEXT, Endings, listed, row_of, text_of, texts_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.parsing import Malformed, is_count, is_text, parse_object, show
@@ -31,6 +32,24 @@ log = logging.getLogger("mof_jax.data")
 _VERSION = 2
 _GAP = 16 << 10  # bytes of headers and padding that are cheaper to read than to skip
 _NONE = (0, -1)  # where a member would lie that a sample lacks
+
+
+@dataclasses.dataclass(frozen=True)
+class WebDatasetConfig(FileConfig):
+    """Tars in img2dataset's layout: one, a pattern, several with `::` between them, or a folder of tars.
+
+    Attributes:
+      image_field: ending of the picture where a sample has several (`jpg`, `input.jpg`).
+      text_fields: caption kind to key of the `.json` member, or `txt`, `cls` or an ending like `caption.txt`.
+    """
+
+    kind: ClassVar[str] = "webdataset"
+
+    image_field: str = ""
+    text_fields: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def open(self) -> WebDatasetSource:
+        return WebDatasetSource(self.path, self.label, self.text_fields, self.cache_dir, self.image_field)
 
 
 class WebDatasetSource:

@@ -20,6 +20,7 @@ from mof_jax.errors import BadExample, UserError
 from mof_jax.ranges import NotNegative, Share, Whole
 
 TAGS = "tags"
+NEGATIVE = "negative"  # texts that do not fit their picture, on purpose
 _SAMPLE = 64  # records that say which kinds a source has
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -31,7 +32,7 @@ class CaptionConfig:
     Attributes:
       probabilities: chance of each kind, e.g. `{"alt": 0.5, "synthetic": 0.5}`. A kind that a record lacks gives its
         share to the others; a kind of probability 0 is used only where nothing else is there. Empty: every kind the
-        record has, except tags, equally often.
+        record has, equally often, except tags and `negative` ones, which do not fit the picture on purpose.
       dropout: chance of an empty caption (for training with missing text).
       tags: append up to this many random entries of the record's `tags`: "label, tag, tag".
       sentences: keep this many consecutive sentences of a longer caption, from a random start; 0 keeps all.
@@ -81,7 +82,7 @@ def kinds(source: Source, sample: int = _SAMPLE) -> dict[str, int]:
 
 
 def kind_of(source: Source, wanted: str = "", how: str = "text_fields") -> str:
-    """The kind of text to take from a source: `wanted`, else what it has, `alt` or its only kind besides tags.
+    """The kind of text to take from a source: `wanted`, else what it has, `alt` or its only kind besides tags and negatives.
 
     Args:
       how: what chooses another one, for the error.
@@ -90,7 +91,7 @@ def kind_of(source: Source, wanted: str = "", how: str = "text_fields") -> str:
       UserError: it has no such kind, or several of which none is `alt`; the line lists what it has.
     """
     has = kinds(source)
-    words = [kind for kind in has if kind.partition(":")[0] != TAGS]
+    words = [kind for kind in has if kind.partition(":")[0] not in (TAGS, NEGATIVE)]
     listed = ", ".join(has) or "none; name the column of the texts with text_fields"
     if wanted:
         if wanted not in has:
@@ -108,6 +109,35 @@ def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: st
     Raises:
       BadExample: the record has no usable text of the configured kinds.
     """
+    texts, kind = _texts_and_kind(record, config, draws, source)
+    caption = draws.choice(texts[kind]).strip()
+    if config.sentences:
+        caption = _consecutive_sentences(caption, config.sentences, draws)
+    return _finished(caption, texts, config, draws)
+
+
+def choose_distinct(record: Record, config: CaptionConfig, draws: keyed.Draws, count: int, source: str = "source") -> list[str]:
+    """`count` captions of `record`, drawn without replacement as DreamLIP does (arXiv 2403.17007): of each kind every text,
+    or with `sentences` every run of so many sentences of any of its texts, comes once before one comes twice.
+
+    Raises:
+      BadExample: the record has no usable text of the configured kinds.
+    """
+    pools: dict[str, list[str]] = {}
+    found = []
+    for _ in range(count):
+        texts, kind = _texts_and_kind(record, config, draws, source)
+        if not pools.get(kind):
+            runs = [run for text in texts[kind] for run in _runs(text.strip(), config.sentences)]
+            pools[kind] = draws.sample(runs, len(runs))
+        found.append(_finished(pools[kind].pop(), texts, config, draws))
+    return found
+
+
+def _texts_and_kind(
+    record: Record, config: CaptionConfig, draws: keyed.Draws, source: str
+) -> tuple[dict[str, list[str]], str]:
+    """The texts of a record by kind, empty ones left out, and the kind to use."""
     texts = {kind: [t for t in values if t.strip()] for kind, values in record.texts.items()}
     kind = _kind({k: v for k, v in texts.items() if v}, config.probabilities, draws)
     if kind is None:
@@ -115,9 +145,11 @@ def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: st
         has = ", ".join(k if texts[k] else f"{k} (empty)" for k in texts) or "no text"
         how = "captions.probabilities chooses" if any(texts.values()) else "text_fields names the column of the texts"
         raise BadExample(source, record.id, f"empty caption: wants {wanted}, has {has}; {how}")
-    caption = draws.choice(texts[kind]).strip()
-    if config.sentences:
-        caption = _consecutive_sentences(caption, config.sentences, draws)
+    return texts, kind
+
+
+def _finished(caption: str, texts: Mapping[str, list[str]], config: CaptionConfig, draws: keyed.Draws) -> str:
+    """A caption with its tags, in a template, or dropped."""
     if config.tags:
         tags = [t.strip() for t in texts.get(TAGS, ()) if t.strip() != caption]
         caption = ", ".join([caption, *draws.sample(tags, draws.below(config.tags + 1))])
@@ -130,13 +162,20 @@ def choose(record: Record, config: CaptionConfig, draws: keyed.Draws, source: st
 def _kind(texts: Mapping[str, list[str]], probabilities: Mapping[str, float], draws: keyed.Draws) -> str | None:
     """The kind of text to use among those present, or None."""
     if not probabilities:
-        kinds = sorted(k for k in texts if k.partition(":")[0] != TAGS) or sorted(texts)  # "tags:de" too
+        usable = [k for k in texts if k.partition(":")[0] != NEGATIVE]  # "negative:de" too
+        kinds = sorted(k for k in usable if k.partition(":")[0] != TAGS) or sorted(usable)
         return draws.choice(kinds) if kinds else None
     present = [k for k in probabilities if k in texts]
     if not present:
         return None
     weights = [probabilities[k] for k in present]
     return present[draws.weighted(weights)] if sum(weights) > 0 else present[0]
+
+
+def _runs(caption: str, n: int) -> list[str]:
+    """Every run of n consecutive sentences; the caption itself for n = 0, or where it has no more."""
+    sentences = [s for s in _SENTENCE.split(caption) if s] if n else []
+    return [" ".join(sentences[i : i + n]) for i in range(len(sentences) - n + 1)] if len(sentences) > n else [caption]
 
 
 def _consecutive_sentences(caption: str, n: int, draws: keyed.Draws) -> str:

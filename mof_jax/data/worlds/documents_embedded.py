@@ -7,13 +7,17 @@ of `i`. Held-out concepts appear on no page of the `train` split and their names
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
+from typing import ClassVar
 
 from mof_jax.data.keyed import Draws
 from mof_jax.data.packing.documents import Page
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError
+from mof_jax.ranges import Count
 
 GLOSSES = pathlib.Path(__file__).parent / "wordnet" / "glosses.tsv"
 
@@ -71,6 +75,44 @@ def _other_locales(split: str, locales: tuple[str, ...]) -> tuple[str, ...]:
     """The languages besides English; an unknown one, or an unknown split, is a `UserError`."""
     len(embedded.Emoji5(split, locales=locales))
     return tuple(locale for locale in locales if locale != "en")
+
+
+@dataclasses.dataclass(frozen=True)
+class PagesConfig(SourceConfig):
+    """Interleaved pages of the embedded pictures and what WordNet says of them.
+
+    Attributes:
+      size: number of pages. split: whose pictures they show (`train`, `twemoji`, `unseen`).
+      locales: languages in which a thing is named on some pages, besides English.
+    """
+
+    kind: ClassVar[str] = "pages"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    split: str = "train"
+    locales: tuple[str, ...] = ("en",)
+
+    def open(self) -> PageWorld:
+        return PageWorld(self.size, self.split, self.locales, self.label)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlossaryConfig(SourceConfig):
+    """Pages of text that explain a few words of one subject.
+
+    Attributes:
+      size: number of pages. locales: languages in which words are named, besides English.
+    """
+
+    kind: ClassVar[str] = "glossary"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    locales: tuple[str, ...] = ("en",)
+
+    def open(self) -> Glossary:
+        return Glossary(self.size, self.locales, self.label)
 
 
 class PageWorld:

@@ -21,9 +21,15 @@ concept is a class, finds at most 98.1 % of them. `unseen` has no such twins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 import pathlib
+from typing import ClassVar
 
-from mof_jax.data.record import Record
+import numpy as np
+
+from mof_jax.data.record import Computed, Record
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import pack
 from mof_jax.errors import UserError, nearest
 
@@ -33,10 +39,29 @@ EVAL_VENDORS = ("twemoji",)
 SPLITS = ("train", "twemoji", "unseen")
 
 
+@dataclasses.dataclass(frozen=True)
+class Emoji5Config(SourceConfig):
+    """The pictures that ship with the package, with names and keywords in 28 languages.
+
+    Attributes:
+      split: `train`, `twemoji` or `unseen`. locales: languages of the captions.
+    """
+
+    kind: ClassVar[str] = "emoji5"
+    embedded: ClassVar[bool] = True
+
+    split: str = "train"
+    locales: tuple[str, ...] = ("en",)
+
+    def open(self) -> Emoji5:
+        return Emoji5(split=self.split, locales=self.locales)
+
+
 class Emoji5:
     """A split of the embedded pictures, as a `Source`. Files are opened at the first access, and once a process.
 
-    Texts: `alt` (the label) and `tags` (keywords) in English; `alt:de`, `tags:de` … in any other locale asked for.
+    Texts: `alt` (the label) and `tags` (keywords) in English; `alt:de`, `tags:de` … in any other locale asked for. Arrays:
+    `concept`, the number of the concept, and `tags`, the numbers of its keywords in `tags()`.
     """
 
     def __init__(
@@ -85,6 +110,7 @@ class Emoji5:
                 "label": concept.label,
                 "flag": "yes" if concept.flag else "no",
             },
+            arrays=Computed(_ARRAYS, concept),
         )
 
     def _texts(self, opened: pack.Pack, concept: pack.Concept) -> dict[str, tuple[str, ...]]:
@@ -117,6 +143,23 @@ def vendors(split: str = "train") -> tuple[str, ...]:
 def locales() -> tuple[str, ...]:
     """Every caption language, `en` first."""
     return pack.read(str(ROOT)).locales
+
+
+@functools.cache
+def tags() -> tuple[str, ...]:
+    """Every English keyword of any split, sorted: what the numbers in the array `tags` mean."""
+    return tuple(sorted({tag for split in ("twemoji", "unseen") for concept in concepts(split) for tag in concept.tags}))
+
+
+@functools.cache
+def _tag_numbers() -> dict[str, int]:
+    return {tag: number for number, tag in enumerate(tags())}
+
+
+_ARRAYS = {
+    "concept": lambda concept: np.array(concept.number, np.int32),
+    "tags": lambda concept: np.array([_tag_numbers()[tag] for tag in concept.tags], np.int32),
+}
 
 
 def candidates(split: str) -> list[str]:

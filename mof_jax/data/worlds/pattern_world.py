@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import io
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import UInt8
 import numpy as np
@@ -34,9 +34,11 @@ from PIL import Image
 from mof_jax.data.keyed import Draws
 from mof_jax.data.packing.documents import Chat
 from mof_jax.data.pairs import PATTERNS, Pair
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import embedded, pack
 from mof_jax.data.worlds.pattern_art import COLOURS, NUMBERS, PAINTERS, Brush, Difficulty, ground
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.ranges import Count, Share
 
 SPLITS = ("train", "dev", "test", "known")
 GROUNDS = 8  # hues, evenly spread
@@ -256,6 +258,31 @@ def pair(pattern: str, number: int, split: str = "test", pixels: int = 96, diffi
     return Pair(facts.id, images, facts.question, facts.options, facts.answers, (facts.caption(0), facts.caption(1)), pattern)
 
 
+@dataclasses.dataclass(frozen=True)
+class PatternsConfig(SourceConfig):
+    """MMVP's nine visual patterns as pairs of pictures that differ in one fact, with questions.
+
+    Attributes:
+      size: number of pictures. split: `train`, `dev`, `test` or `known`. pixels: side of the pictures.
+      questions: which patterns, in turn; all by default.
+      stated: share of the captions that state the fact a question would ask for.
+      negatives: whether there is a text of kind `negative` too, which states the fact of the pair's other picture.
+    """
+
+    kind: ClassVar[str] = "patterns"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    split: str = "train"
+    pixels: Count = 64
+    questions: tuple[str, ...] = ()
+    stated: Share = 0.25
+    negatives: bool = False
+
+    def open(self) -> PatternWorld:
+        return PatternWorld(self.size, self.split, self.pixels, self.questions, self.stated, self.label, negatives=self.negatives)
+
+
 class PatternWorld:
     """`size` pictures, one a scene, patterns in turn, as conversations of one question; the caption is text `alt`.
 
@@ -263,12 +290,14 @@ class PatternWorld:
       split, pixels: see above.
       patterns: which ones, in turn; all by default.
       stated: share of the captions that state the fact.
-      difficulty: of the pictures.
+      difficulty: of the pictures. negatives: add captions, of kind `negative`, that state what is false.
+
+    Arrays of a record, int32 []: `pattern`, its number in the order of `PATTERNS`, and `which` of its pair it is.
     """
 
     def __init__(
         self, size: int, split: str = "train", pixels: int = 96, patterns: Sequence[str] = (), stated: float = 0.25,
-        name: str = "patterns", difficulty: Difficulty = Difficulty(),
+        name: str = "patterns", difficulty: Difficulty = Difficulty(), negatives: bool = False,
     ):
         if not 0 <= stated <= 1:
             raise UserError(f"{name}.stated: {stated} is not a share between 0 and 1")
@@ -276,7 +305,7 @@ class PatternWorld:
         for pattern in self.patterns:
             scene(pattern, 0, split)  # names an unknown pattern or split
         self.name, self._size, self._split, self._pixels = name, size, split, pixels
-        self._stated, self._difficulty = stated, difficulty
+        self._stated, self._difficulty, self._negatives = stated, difficulty, negatives
 
     def __len__(self) -> int:
         return self._size
@@ -310,5 +339,9 @@ class PatternWorld:
         messages = ({"role": "user", "content": f"<image>\n{asked}"}, {"role": "assistant", "content": right})
         attributes = {"pattern": facts.pattern, "kind": facts.pattern, "fact": facts.facts[which], "thing": facts.thing,
                       "question": asked, "answer": right, "choices": "|".join(facts.options)}
-        return Chat(id=f"{facts.id}/{which}", image=image, texts={"alt": (self.caption(index),)}, attributes=attributes,
-                    messages=messages, images=(image,))
+        texts = {"alt": (self.caption(index),)}
+        if self._negatives:
+            texts["negative"] = (facts.caption(1 - which),)
+        arrays = {"pattern": np.array(list(PATTERNS).index(facts.pattern), np.int32), "which": np.array(which, np.int32)}
+        return Chat(id=f"{facts.id}/{which}", image=image, texts=texts, attributes=attributes, arrays=arrays, messages=messages,
+                    images=(image,))

@@ -21,16 +21,20 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import io
+from typing import ClassVar
 
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mof_jax.data import keyed
 from mof_jax.data.image import images
 from mof_jax.data.packing.documents import Chat
+from mof_jax.data.record import Computed
+from mof_jax.data.sources.config import SourceConfig
 from mof_jax.data.worlds import embedded, pack
 from mof_jax.errors import UserError, lookup, nearest
+from mof_jax.ranges import Count
 
 SPLITS = ("train", "test", "twemoji")
 KINDS = ("count", "colour", "position", "name", "presence")
@@ -52,7 +56,8 @@ GROUNDS = {
     "purple": (150, 95, 190), "grey": (140, 140, 140), "white": (245, 245, 245),
 }
 _NAMES, _COLOURS = tuple(THINGS), tuple(GROUNDS)
-_ARTISTS = ("noto", "noto-v1", "fluent", "fluent-flat")
+MOST = 4  # things of a picture
+ARTISTS = ("noto", "noto-v1", "fluent", "fluent-flat")
 
 _SCENE, _ANSWER = 21, 22  # what a key is for
 
@@ -116,7 +121,7 @@ class _World:
         self.kind, self.number, self.train = kind, number, split == "train"
         self.key = (KINDS.index(kind), SPLITS.index(split))
         self.draws = keyed.Draws(_SCENE, *self.key, number)
-        self.artists = embedded.EVAL_VENDORS if split == "twemoji" else _ARTISTS
+        self.artists = embedded.EVAL_VENDORS if split == "twemoji" else ARTISTS
 
     def turn(self, choices: Sequence[str]) -> str:
         """The choices in turn, every run of them in an order of its own: equally often each."""
@@ -148,7 +153,7 @@ def _count(world: _World) -> Scene:
     things = [dataclasses.replace(thing, artist=artist) for thing in things]
     words = f"{answer} {name if n == 1 else THINGS[name][1]}"
     return Scene("count", ground, tuple(things), f"How many {THINGS[name][1]} are there?", answer, COUNTS,
-                 f"{words} on {_a(ground)} background")
+                 f"{words} on {with_article(ground)} background")
 
 
 def _single(world: _World, name: str, ground: str) -> tuple[Thing, ...]:
@@ -159,14 +164,14 @@ def _colour(world: _World) -> Scene:
     ground = world.turn(_COLOURS)
     name = world.draws.choice([n for n in _NAMES if may_train(n, ground) == world.train])
     return Scene("colour", ground, _single(world, name, ground), "What is the colour of the background?", ground, _COLOURS,
-                 f"{_a(name)} on {_a(ground)} background")
+                 f"{with_article(name)} on {with_article(ground)} background")
 
 
 def _name(world: _World) -> Scene:
     name = world.turn(_NAMES)
     ground = world.ground_of(name)
     return Scene("name", ground, _single(world, name, ground), "What is in the picture?", name, _NAMES,
-                 f"{_a(name)} on {_a(ground)} background")
+                 f"{with_article(name)} on {with_article(ground)} background")
 
 
 def _position(world: _World) -> Scene:
@@ -180,7 +185,7 @@ def _position(world: _World) -> Scene:
     things = (world.put(name, x + 0.25 * dx, y + 0.25 * dy, size), world.put(other, x - 0.25 * dx, y - 0.25 * dy, size))
     words = {"left": "to the left of", "right": "to the right of"}.get(side, side)
     return Scene("position", ground, things, f"Where is the {name}, seen from the {other}?", side, tuple(SIDES),
-                 f"{_a(name)} {words} {_a(other)} on {_a(ground)} background")
+                 f"{with_article(name)} {words} {with_article(other)} on {with_article(ground)} background")
 
 
 def _presence(world: _World) -> Scene:
@@ -190,14 +195,16 @@ def _presence(world: _World) -> Scene:
     # The two are exchangeable: the split shows both of them on this ground, or neither.
     other = world.draws.choice([n for n in _NAMES if n != name and may_train(n, ground) == world.train])
     pair = (name, other) if place == "first" else (other, name)
-    return Scene("presence", ground, _single(world, name, ground), f"Is there {_a(pair[0])} or {_a(pair[1])}?", name, pair,
-                 f"{_a(name)} on {_a(ground)} background")
+    question = f"Is there {with_article(pair[0])} or {with_article(pair[1])}?"
+    return Scene("presence", ground, _single(world, name, ground), question, name, pair,
+                 f"{with_article(name)} on {with_article(ground)} background")
 
 
 _MAKERS = {"count": _count, "colour": _colour, "position": _position, "name": _name, "presence": _presence}
 
 
-def _a(name: str) -> str:
+def with_article(name: str) -> str:
+    """`an apple`, `a dog`."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -244,6 +251,64 @@ def draw(label: str, artist: str, canvas: Image.Image, x: float, y: float, side:
     canvas.paste(image, (round(x * canvas.width - pixels / 2), round(y * canvas.width - pixels / 2)), alpha)
 
 
+def shape_of(label: str, artist: str, pixels: int, x: float, y: float, side: float) -> Bool[np.ndarray, "pixels pixels"]:
+    """Where `draw` leaves something of a sprite on a canvas of `pixels` x `pixels`."""
+    canvas = Image.new("L", (pixels, pixels))
+    own = max(1, round(side * pixels))
+    canvas.paste(_sized(label, artist, own)[1], (round(x * pixels - own / 2), round(y * pixels - own / 2)))
+    return np.asarray(canvas) > 0
+
+
+def masks(things: Sequence[Thing], pixels: int, room: int = MOST) -> UInt8[np.ndarray, "room pixels pixels"]:
+    """Where each thing is to be seen, 1 or 0: what is drawn later hides what is below. Zeros behind the last thing."""
+    found = np.zeros((room, pixels, pixels), np.uint8)
+    for number, thing in enumerate(things):
+        shape = shape_of(THINGS[thing.name][0], thing.artist, pixels, thing.x, thing.y, thing.side)
+        found[:number, shape] = 0
+        found[number] = shape
+    return found
+
+
+def boxes(seen: UInt8[np.ndarray, "room pixels pixels"]) -> Float32[np.ndarray, "room 4"]:
+    """The smallest box round each mask: left, top, right, bottom as shares of the side; zeros for an empty mask."""
+    found = np.zeros((len(seen), 4), np.float32)
+    for number, mask in enumerate(seen):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            found[number] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return found / seen.shape[-1]
+
+
+def names(things: Sequence[Thing], room: int = MOST) -> Int32[np.ndarray, "room"]:
+    """Which thing each is, as a number in the order of `THINGS`; -1 behind the last."""
+    return np.array([*(_NAMES.index(thing.name) for thing in things), *[-1] * (room - len(things))], np.int32)
+
+
+def _ground(things: Sequence[Thing], ground: str, pixels: int) -> Int32[np.ndarray, ""]:
+    return np.array(_COLOURS.index(ground), np.int32)
+
+
+def _tags(things: Sequence[Thing], ground: str, pixels: int) -> Int32[np.ndarray, "tags"]:
+    return np.array([*names(things, len(things)), len(_NAMES) + _COLOURS.index(ground)], np.int32)
+
+
+_ARRAYS = {
+    "masks": lambda things, ground, pixels: masks(things, pixels),
+    "boxes": lambda things, ground, pixels: boxes(masks(things, pixels)),
+    "names": lambda things, ground, pixels: names(things),
+    "ground": _ground,
+    "tags": _tags,
+}
+
+
+def arrays_of(things: Sequence[Thing], ground: str, pixels: int) -> Computed:
+    """What is known of a picture as arrays, at most `MOST` things: `masks` uint8 [4, pixels, pixels], `boxes` float32 [4, 4],
+    `names` int32 [4], `ground` int32 [] in the order of `GROUNDS`, `tags` int32 [things + 1]: the names, and the ground behind
+    all names. They are those of the whole picture: a crop of it has others.
+    """
+    return Computed(_ARRAYS, things, ground, pixels)
+
+
 def render(facts: Scene, pixels: int) -> UInt8[np.ndarray, "pixels pixels 3"]:
     """The picture of a scene."""
     return np.asarray(_canvas(facts, pixels))
@@ -254,6 +319,27 @@ def _canvas(facts: Scene, pixels: int) -> Image.Image:
     for thing in facts.things:
         draw(THINGS[thing.name][0], thing.artist, canvas, thing.x, thing.y, thing.side)
     return canvas
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig(SourceConfig):
+    """Questions about sprites on coloured grounds, with exact answers.
+
+    Attributes:
+      size: number of scenes. split: `train`, `test` or `twemoji`. pixels: side of the pictures.
+      questions: which kinds, in turn; all by default.
+    """
+
+    kind: ClassVar[str] = "scenes"
+    embedded: ClassVar[bool] = True
+
+    size: Count = 1024
+    split: str = "train"
+    pixels: Count = 64
+    questions: tuple[str, ...] = ()
+
+    def open(self) -> Scenes:
+        return Scenes(self.size, self.split, self.pixels, self.questions, self.label)
 
 
 class Scenes:
@@ -291,4 +377,4 @@ class Scenes:
         messages = ({"role": "user", "content": f"<image>\n{facts.question}"}, {"role": "assistant", "content": facts.answer})
         attributes = {"kind": facts.kind, "question": facts.question, "answer": facts.answer, "choices": "|".join(facts.choices)}
         return Chat(id=self.id(index), image=out.getvalue(), texts={"alt": (facts.caption,)}, attributes=attributes,
-                    messages=messages, images=(out.getvalue(),))
+                    arrays=arrays_of(facts.things, facts.ground, self._pixels), messages=messages, images=(out.getvalue(),))

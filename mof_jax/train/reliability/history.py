@@ -20,6 +20,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax import renames, storage
+from mof_jax.data.orders.shuffled import follows_steps
 from mof_jax.errors import UserError, nearest
 from mof_jax.objectives import terms
 from mof_jax.parsing import is_count, is_number, show
@@ -46,8 +47,9 @@ RULES = (
 # What the leaves of the state are.
 _MAY_RESHAPE = re.compile(r"model\.|tokenizer\.|objective\.(.*\.)?kind|optimizer\.(name|ema)$|task$")
 _PLACE = re.compile(r"(.*\.)?(path|image_root|sidecar|manifest|branch_from)")  # where something lies, not what it is
-_CONTENT = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.content\..*")
-_PLACE_OF_DATA = re.compile(r"data\.(kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)")
+_CONTENT = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+|fields\.[^.]+|order)\.content\..*")
+_PLACE_OF_DATA = re.compile(r"data\.((kinds\.[^.]+\.)?sources\.\d+\.(path|image_root|filter\.sidecar|filter\.manifest)"
+                            r"|(fields\.[^.]+|order)\.path(\..*)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,9 @@ def go_on(
     others = tuple(key.removesuffix("kind") for key in kept if key.endswith(".kind"))
     kept = {key: pair for key, pair in kept.items()
             if not key.startswith(others) or key.endswith(".kind") or (key in before and key in after)}
-    if _same_schedule(before, after, step) and not any(term.follows_steps for term in terms(config.objective).values()):
+    # A teacher, and an order by shares of the run, follow the number of steps.
+    bound = follows_steps(after) or any(term.follows_steps for term in terms(config.objective).values())
+    if _same_schedule(before, after, step) and not bound:
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}
     refused = {key: pair for key, pair in kept.items() if verdict(key) == REFUSED and not _covered(key, allowed)}

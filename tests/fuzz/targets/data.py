@@ -1,4 +1,4 @@
-"""Pictures, tars, shards, tables, conversations, pages, folders, scores, filters, embeddings."""
+"""Pictures, tars, shards, tables, conversations, pages, folders, scores, filters, sidecars, embeddings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.console import Console
 from mof_jax import storage
 from mof_jax.data import filter as filters
 from mof_jax.data import keyed, load, tools
+from mof_jax.data.files.sidecar import Sidecar
 from mof_jax.data.image import images
 from mof_jax.data.image.preprocess import Preprocess
 from mof_jax.data.packing import documents, sequences
 from mof_jax.data.record import Record
-from mof_jax.data.sources import arrayrecord, open_source, webdataset
-from mof_jax.data.sources.config import SourceConfig
+from mof_jax.data.sources import SOURCES, arrayrecord, open_source, webdataset
 from mof_jax.data.sources.jsonl import TableSource
 from mof_jax.data.text.captions import CaptionConfig
 from mof_jax.data.text.tokenizers import train
@@ -85,7 +85,7 @@ def _tar() -> bytes:
 
 
 def _read_tar(folder: pathlib.Path) -> None:
-    read_all(open_source(SourceConfig("webdataset", str(folder / "x.tar"), cache_dir=str(folder / "cache"))))
+    read_all(open_source(SOURCES["webdataset"](str(folder / "x.tar"), cache_dir=str(folder / "cache"))))
 
 
 def _read_index(folder: pathlib.Path) -> None:
@@ -170,14 +170,14 @@ def _read_table(folder: pathlib.Path) -> None:
 def _read_loader(folder: pathlib.Path) -> None:
     """Batches under `skip`: a record that cannot be read never ends a run."""
     config = load.DataConfig(
-        sources=(SourceConfig("jsonl", _table(folder), captions=CaptionConfig(tags=False)),),
+        sources=(SOURCES["jsonl"](_table(folder), captions=CaptionConfig(tags=False)),),
         image_size=8,
         threads=0,
         on_error="skip",
     )
     list(load.texts(config))
     loader = load.Loader(config, _TOKENIZER, 0)
-    count = min(8, len(loader.sources[0]))
+    count = min(8, len(loader.reader.sources[0]))
     loader.rows(load.Located(np.zeros(count, int), np.arange(count), np.zeros(count, int)))
 
 
@@ -221,7 +221,7 @@ def _seeds_of_pages(kind: str) -> list[Seed]:
 def _read_documents(kind: str):
     """As records, as documents, and as tokens."""
     section = documents.KindConfig(
-        sources=(SourceConfig(kind, "x"),),
+        sources=(SOURCES[kind]("x"),),
         kind="chat" if kind == "llava" else "interleaved",
         template="vicuna_v1" if kind == "llava" else "",
     )
@@ -232,7 +232,7 @@ def _read_documents(kind: str):
             document = documents.compose(record, section, CaptionConfig(), keyed.Draws(0), "x")
             sequences.encode(document, _TOKENIZER, 4, 512, max_images=8, on_long="truncate")
 
-        read_all(open_source(SourceConfig(kind, _table(folder))), use)
+        read_all(open_source(SOURCES[kind](_table(folder))), use)
 
     return read
 
@@ -248,7 +248,7 @@ def _seeds_of_folders() -> list[Seed]:
 
 
 def _read_folder(folder: pathlib.Path) -> None:
-    read_all(open_source(SourceConfig("folder", str(folder))), lambda record: images.decode(record.image))
+    read_all(open_source(SOURCES["folder"](str(folder))), lambda record: images.decode(record.image))
 
 
 def _seeds_of_tfds() -> list[Seed]:
@@ -285,9 +285,9 @@ def _seeds_of_tfds() -> list[Seed]:
 
 
 def _read_tfds(folder: pathlib.Path) -> None:
-    source = open_source(SourceConfig("tfds", str(folder)))
+    source = open_source(SOURCES["tfds"](str(folder)))
     read_all(source)
-    read_all(open_source(SourceConfig("tfds", str(folder), text_fields={"alt": "label"})))
+    read_all(open_source(SOURCES["tfds"](str(folder), text_fields={"alt": "label"})))
 
 
 def _read_converted(folder: pathlib.Path) -> None:
@@ -404,6 +404,32 @@ def _read_embeddings(folder: pathlib.Path) -> None:
     assert found.ids is None or len(found.ids) == len(found)
 
 
+def _seeds_of_sidecars() -> list[Seed]:
+    def parquet_of(values: list) -> bytes:
+        out = io.BytesIO()
+        parquet.write_table(pa.table({"id": ["a", "b", "c"], "label": values}), out)
+        return out.getvalue()
+
+    rows = [{"id": "a", "label": 1}, {"id": "b", "label": [1, 2]}, {"id": "c", "label": None}]
+    ids = dumped({"ids": ["a", "b", "c"], "names": ["x", "y"]})
+    return [
+        Seed({"x.npy": npy([0, 1, 2], "int32"), "x.txt": b"a\nb\nc\n"}, {"x.npy": "npy", "x.txt": "bytes"}),
+        Seed({"x.npy": npy([[0, 1], [1, 2], [2, 3]]), "x.json": ids}, {"x.npy": "npy", "x.json": "json"}),
+        Seed({"x.parquet": parquet_of([1, 2, 3])}, {"x.parquet": "bytes"}),
+        Seed({"x.parquet": parquet_of([[0.5], [], None])}, {"x.parquet": "bytes"}),
+        Seed({"x.jsonl": lines(*rows)}, {"x.jsonl": "jsonl"}),
+        Seed({"x.csv": b"id,label\na,1\nb,0.5 2\nc,\n"}, {"x.csv": "csv"}),
+    ]
+
+
+def _read_sidecar(folder: pathlib.Path) -> None:
+    path = next(path for path in sorted(folder.iterdir()) if path.name != "x.json" and path.suffix != ".txt")
+    found = Sidecar(str(path))
+    assert len(found.values) == len(found) and found.content()["rows"] == len(found)
+    for row in map(found.row, ("a", "b", "nobody")):
+        assert -1 <= row < len(found)
+
+
 _PAIRS = Pairs(np.array([0, 1]), np.array([2, 3]), np.array([[0.5, 0.25]], np.float32))
 
 
@@ -470,6 +496,7 @@ TARGETS = [
     Target("scores", _seeds_of_scores, _read_scores),
     Target("filter", _seeds_of_manifests, _read_manifest),
     Target("embeddings", _seeds_of_embeddings, _read_embeddings),
+    Target("sidecar", _seeds_of_sidecars, _read_sidecar),
     Target("mined", _seeds_of_mined, _read_mined),
     Target(
         "answers",
