@@ -14,13 +14,14 @@ from mof_jax.data.packing.sequence_pipeline import SequenceConfig, SequencePipel
 from mof_jax.data.packing.sequence_pipeline import texts as sequence_texts
 from mof_jax.data.pipeline import Pipeline, texts
 from mof_jax.data.text.tokenizers import Tokenizer
+from mof_jax.errors import UserError
 from mof_jax.models.dino import DinoConfig
 from mof_jax.models.mae import MaeConfig
 from mof_jax.models.mllm import MllmConfig
 from mof_jax.models.tower import TowerConfig, WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.task import Task
-from mof_jax.tasks.contrastive import ContrastiveTask
+from mof_jax.tasks.contrastive import ContrastiveTask, Shown
 from mof_jax.tasks.dino import DinoTask
 from mof_jax.tasks.mae import MaeTask
 from mof_jax.tasks.mllm import MllmTask
@@ -54,6 +55,25 @@ class TaskKind:
     suggests: Callable[[Any], dict[str, int]] = lambda model: {}
 
 
+def shown(data: DataConfig, model: TwoTowerConfig) -> dict[str, Shown]:
+    """The fields that towers embed: views by the tower of their name or the image tower, captions by the text tower.
+
+    Raises:
+      UserError: a tower without a field.
+    """
+    found = {}
+    for name, field in data.batch_fields.items():
+        if isinstance(field, Captions):
+            found[name] = Shown("text", field.shape(1, 1).shape[1])
+        elif isinstance(field, Views):
+            found[name] = Shown(name if name in model.towers else "image", field.count, field.size)
+    for name in model.towers:
+        if name not in found:
+            raise UserError(f"config.model.towers.{name}: a tower embeds the field of its name, and config.data.fields has none "
+                            "that is called so, of kind 'views'")
+    return found
+
+
 def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]:
     """The data of a task that learns from pictures alone: of the encoder's size, without captions."""
     return {"image_size": model.encoder.image_size, "captions": 0}
@@ -62,7 +82,7 @@ def pictures_only(model: MaeConfig | DinoConfig | TowerConfig) -> dict[str, int]
 TASKS: dict[str, TaskKind] = {
     "contrastive": TaskKind(
         lambda config, mesh, tokenizer: ContrastiveTask(
-            config.model.with_tokenizer(tokenizer), config.objective, views=config.data.views, captions=config.data.captions),
+            config.model.with_tokenizer(tokenizer), config.objective, shown(config.data, config.model), steps=config.steps),
         TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size},
         capabilities=lambda model: ContrastiveTask.predictors),
     "mllm": TaskKind(
