@@ -155,18 +155,19 @@ def test_sinkhorn_without_a_matrix():
 
 
 def test_a_queue_is_more_keys_or_a_call_of_its_own():
-    """Negatives of batch and queue in one call, or in two joined; a replicated queue need not divide by devices."""
+    """Negatives of batch and queue in one call, or in two; devices need not divide a replicated queue."""
     query, key, queue = normal(0, 16, 3), normal(1, 16, 3), normal(2, 40, 3)
     where, wanted = WHERE | mesh_of("8"), Statistic("lse", "negatives")
+    nobody = Labels(np.full((16, 1), -1))
+
+    def extra(queue, **options):
+        return scores(query, queue, pairing=nobody, **where, **options).reduce(wanted)[0]
+
     together, = scores(query, np.concatenate([key, queue]), **where).reduce(wanted)
     own, = scores(query, key, **where).reduce(wanted)
-    nobody = Labels(np.full((16, 1), -1))
-    for extra, options in ((queue, {}), (queue[:37], {"replicated": True}), (queue[37:], {"replicated": True})):
-        more, = scores(query, extra, pairing=nobody, **where, **options).reduce(wanted)
-        np.testing.assert_allclose(more, jax.nn.logsumexp(query @ extra.T, axis=1), rtol=1e-5)
-        own = jnp.logaddexp(own, more)
-        if not options:
-            np.testing.assert_allclose(own, together, rtol=1e-5)
+    np.testing.assert_allclose(jnp.logaddexp(own, extra(queue)), together, rtol=1e-5)
+    want = jax.nn.logsumexp(query @ queue[:37].T, axis=1)
+    np.testing.assert_allclose(extra(queue[:37], replicated=True), want, rtol=1e-5)
 
 
 def test_rows_that_do_not_exist_are_as_if_deleted():
