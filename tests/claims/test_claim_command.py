@@ -1,4 +1,5 @@
-"""A claim from its commit to its row: killed and gone on with, judged once, and refused wherever it does not stand."""
+"""A claim from its commit to its row: killed and gone on with, judged once, and refused wherever it does
+not stand."""
 
 from __future__ import annotations
 
@@ -59,13 +60,22 @@ def test_from_pilot_to_verdict(repository, capsys):
     pilot = judged((100, 101))
     assert pilot.pilot and pilot.row["verdict"] == "shown" and rows.read("docs/claims.jsonl") == []
     row = judged().row
-    assert row["verdict"] == "shown" and row["pilots"] == 1 and row["file"] == SPEC and row["data"] == "synthetic signal"
-    assert row["commit"] == git(repository, "rev-parse", "HEAD") and row["code"].startswith(row["commit"])
+    assert (
+        row["verdict"] == "shown"
+        and row["pilots"] == 1
+        and row["file"] == SPEC
+        and row["data"] == "synthetic signal"
+    )
+    assert row["commit"] == git(repository, "rev-parse", "HEAD") and row["code"] == commits.code()
     assert {arm: len(seeds) for arm, seeds in row["arms"].items()} == {"trained": 3, "still": 3, "slow": 3}
     assert row["conditions"][0]["claimed"] == 10.0 and row["conditions"][1]["margin"] == 5.0
     assert rows.read("docs/claims.jsonl") == [row]
     table = pathlib.Path("docs/claims.md").read_text()
-    assert "**shown**" in table and "A trained model finds more" in table and f"`mof claim {SPEC} --workdir W`" in table
+    assert (
+        "**shown**" in table
+        and "A trained model finds more" in table
+        and f"`mof claim {SPEC} --workdir W`" in table
+    )
     assert cli.main(["claim", "--check"]) == 0 and "every claim stands" in capsys.readouterr().out
     with pytest.raises(UserError, match="judged already, in docs/claims.jsonl; a verdict's seeds run once"):
         judged()
@@ -88,7 +98,9 @@ def test_killed_and_gone_on_with(repository):
 
 def test_what_is_not_committed_is_not_judged(repository):
     edit(repository / SPEC, "RATE = 1e-3", "RATE = 2e-3")  # a constant that claim() reads
-    with pytest.raises(UserError, match="its claim.. is not committed as it stands; commit it before its first run"):
+    with pytest.raises(
+        UserError, match="its claim.. is not committed as it stands; commit it before its first run"
+    ):
         judged()
     assert judged((100,)).pilot
     for seeds in ((0, 1), (0, 1, 100), (3, 4, 5), (100, 100)):
@@ -106,10 +118,16 @@ def line(**changes) -> None:
 def test_rows_that_do_not_stand(repository, capsys):
     row = judged().row
     assert rows.check("docs") == []
-    cases = [(dict(verdict="refuted"), "its intervals say shown, not refuted"), (dict(hash="0" * 16), "has changed since"),
-             (dict(commit="f" * 40), "is not in this history"), (dict(time="2001-01-01T00:00:00Z"), "after it was judged"),
-             (dict(file="configs/none.py"), "no such file"), (dict(conditions=[]), "has no condition, or one without the seeds"),
-             (dict(pilots="1"), "'pilots' is missing, or of another type"), (dict(time="noon"), "noon")]
+    cases = [
+        (dict(verdict="refuted"), "its intervals say shown, not refuted"),
+        (dict(hash="0" * 16), "has changed since"),
+        (dict(commit="f" * 40), "is not in this history"),
+        (dict(time="2001-01-01T00:00:00Z"), "after it was judged"),
+        (dict(file="configs/none.py"), "no such file"),
+        (dict(conditions=[]), "has no condition, or one without the seeds"),
+        (dict(pilots="1"), "'pilots' is missing, or of another type"),
+        (dict(time="noon"), "noon"),
+    ]
     for changes, says in cases:
         line(**changes)
         assert len(found := rows.check("docs")) == 1 and says in found[0], found
@@ -138,7 +156,9 @@ def test_what_claim_does_not_read_may_change(repository):
     edit(repository / SPEC, "RATE = 2e-3", "RATE = 1e-3")
     commit(repository)
     again = commits.committed(SPEC)
-    assert again.hash == first.hash and again.commit == git(repository, "rev-parse", "HEAD"), "since when it stands, unbroken"
+    assert again.hash == first.hash and again.commit == git(repository, "rev-parse", "HEAD"), (
+        "since when it stands, unbroken"
+    )
 
 
 def test_rows_from_before_the_commit(repository):
@@ -151,7 +171,9 @@ def test_rows_from_before_the_commit(repository):
 
 def test_mistakes(repository):
     edit(repository / SPEC, 'metric="retrieval/r@1"', 'metric="retrieved/r@1"')
-    with pytest.raises(UserError, match="arm trained: metric retrieved/r@1: its config has no evaluator of that name"):
+    with pytest.raises(
+        UserError, match="arm trained: metric retrieved/r@1: its config has no evaluator of that name"
+    ):
         judged((100,))
     edit(repository / SPEC, 'metric="retrieved/r@1"', 'metric="retrieval/r@2"')
     with pytest.raises(UserError, match="retrieval keeps no items of 'r@2'"):
@@ -186,19 +208,29 @@ def test_bases_are_found_by_config_data_and_code(repository, monkeypatch):
     assert bases.train(SPEC, "../store", "c2") != first
     edit(repository / SPEC, "size=64", "size=65")
     assert bases.train(SPEC, "../store", "c1") != first and len(trained) == 3
-    assert bases.resolve({"init_from": [dict(path="base:x")]}, {"x": "/p"}) == {"init_from": [dict(path="/p")]}
+    assert bases.resolve({"init_from": [dict(path="base:x")]}, {"x": "/p"}) == {
+        "init_from": [dict(path="/p")]
+    }
 
 
 def test_with_real_runs(repository, capsys):
-    """Two arms and a seed through `mof train`, the rows that its evaluators leave, and the figures of its log."""
+    """Two arms and a seed through `mof train`, the rows that its evaluators leave, and the figures of its
+    log."""
     edit(repository / SPEC, ', "slow": {"optimizer.lr": RATE / 2}', "")
-    edit(repository / SPEC, 'Equivalence("trained", "slow", margin=5.0)', 'Equivalence("trained", "still", margin=100.0)')
+    edit(
+        repository / SPEC,
+        'Equivalence("trained", "slow", margin=5.0)',
+        'Equivalence("trained", "still", margin=100.0)',
+    )
     assert cli.main(["claim", SPEC, "--workdir", "../w", "--seeds", "100"]) == 0
     assert "a pilot, and no verdict" in capsys.readouterr().out
     (row,) = rows.read("docs/claims_pilots.jsonl")
     for arm, point in (("trained", 0), ("still", 1)):
         id = [p.id for p in judge.grid(SPEC, judge.load(SPEC), (100,))[1].points][point]
-        logged = [json.loads(line) for line in pathlib.Path(f"../w/runs/{id}/evals.jsonl").read_text().splitlines()]
+        logged = [
+            json.loads(line)
+            for line in pathlib.Path(f"../w/runs/{id}/evals.jsonl").read_text().splitlines()
+        ]
         found = {line["name"]: line for line in logged}
         assert row["arms"][arm]["100"] == pytest.approx(found["retrieval"]["r@1"])
     assert row["conditions"][1]["verdict"] == "shown"

@@ -84,11 +84,14 @@ def test_weights_are_copies(name, columns):
 
 @pytest.mark.parametrize("name", ["uniformity", "tolerance"])
 def test_a_copy_is_no_pair_with_its_original(name):
-    """A resample holds rows twice: pairs of a row with itself would pull every figure to the collapsed one."""
+    """A resample holds rows twice: pairs of a row with itself would pull every figure to the collapsed
+    one."""
     values = sphere(10) if name == "uniformity" else np.column_stack([sphere(10), np.zeros(10)])
     statistic = STATISTICS[name](values)
     assert statistic(np.full(10, 2.0)) == pytest.approx(statistic(np.ones(10)))
-    assert statistic(np.array([3.0, 1.0] + [0.0] * 8)) == pytest.approx(STATISTICS[name](values[:2])(np.ones(2)))
+    assert statistic(np.array([3.0, 1.0] + [0.0] * 8)) == pytest.approx(
+        STATISTICS[name](values[:2])(np.ones(2))
+    )
 
 
 class Known(FakeModel):
@@ -105,10 +108,14 @@ EMOJI = dict(kind="emoji5", split="unseen")
 
 
 def test_the_evaluators():
-    gap = evals.build(dict(kind="modality_gap", source=EMOJI), "e", ("embed/image", "embed/text")).run(Known())
+    gap = evals.build(dict(kind="modality_gap", source=EMOJI), "e", ("embed/image", "embed/text")).run(
+        Known()
+    )
     assert gap["centroid_distance"] == pytest.approx(np.sqrt(2)) and gap["separability"] == 100
     assert gap["alignment"] == pytest.approx(2.0) and gap["uniformity_image"] == gap["uniformity_text"] == 0.0
-    found = evals.build(dict(kind="embedding_geometry", source=EMOJI, label="vendor"), "e", ("embed/image",)).run(Known())
+    found = evals.build(
+        dict(kind="embedding_geometry", source=EMOJI, label="vendor"), "e", ("embed/image",)
+    ).run(Known())
     assert found["effective_rank"] == pytest.approx(1.0, abs=1e-4) and found["uniformity"] == 0.0
     assert found["tolerance"] == pytest.approx(1.0)
     with pytest.raises(UserError, match="'modality_gap' requires embed/text"):

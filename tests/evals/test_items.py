@@ -1,4 +1,5 @@
-"""Rows behind figures: every kept figure is what its rows say, files come back as they were, and nobody gets them unasked."""
+"""Rows behind figures: every kept figure is what its rows say, files come back as they were, and nobody
+gets them unasked."""
 
 from __future__ import annotations
 
@@ -43,10 +44,16 @@ def model(tmp_path):
     return Model("x", embeds=Embeds(), generates=FakeGenerator(lambda asked: "A"), output_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("section", [
-    dict(kind="retrieval", source=TWEMOJI), dict(kind="zeroshot", source=TWEMOJI, label="family"),
-    dict(kind="modality_gap", source=TWEMOJI), dict(kind="embedding_geometry", source=TWEMOJI, label="family"),
-    dict(kind="tagging", source=TWEMOJI)])
+@pytest.mark.parametrize(
+    "section",
+    [
+        dict(kind="retrieval", source=TWEMOJI),
+        dict(kind="zeroshot", source=TWEMOJI, label="family"),
+        dict(kind="modality_gap", source=TWEMOJI),
+        dict(kind="embedding_geometry", source=TWEMOJI, label="family"),
+        dict(kind="tagging", source=TWEMOJI),
+    ],
+)
 def test_figures_are_what_their_rows_say(section, model, tmp_path):
     evaluator = evals.build(section | dict(name="e", items=True), "e", model.capabilities)
     found = run_evaluators([evaluator], model, 7, JsonLines(str(tmp_path / "evals.jsonl")))["e"]
@@ -82,11 +89,24 @@ def test_files(tmp_path):
     assert back["a"].figure() == pytest.approx((1 + 0.1) / 2)
 
 
-@pytest.mark.parametrize("line, says", [
-    ('{"figure": "a", "statistic": "median", "unit": "u", "values": [1]}', "line 2: is no line of a file of items"),
-    ('{"figure": "a", "statistic": "mean", "unit": "u", "values": ["1"]}', "are not all numbers"),
-    ('{"figure": "a", "statistic": "ratio", "unit": "u", "values": [1]}', "another statistic or length"),
-    ('{"figure": "a", "statistic": "mean", "unit": "u", "values": [1, 2]}', "another statistic or length")])
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        (
+            '{"figure": "a", "statistic": "median", "unit": "u", "values": [1]}',
+            "line 2: is no line of a file of items",
+        ),
+        ('{"figure": "a", "statistic": "mean", "unit": "u", "values": ["1"]}', "are not all numbers"),
+        (
+            '{"figure": "a", "statistic": "ratio", "unit": "u", "values": [1]}',
+            "another statistic or length",
+        ),
+        (
+            '{"figure": "a", "statistic": "mean", "unit": "u", "values": [1, 2]}',
+            "another statistic or length",
+        ),
+    ],
+)
 def test_damaged_files(line, says, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"figure": "a", "statistic": "mean", "unit": "u", "values": [1.0]}\n' + line + "\n")

@@ -1,7 +1,8 @@
 """Figures as functions of rows and of how often each row counts, so that a bootstrap can take them anew.
 
-A statistic takes the rows of an evaluation once and returns the figure for any weights of them. A resample is a weight for each
-row, the number of times that its unit was drawn; a row that was drawn twice is no pair with itself.
+A statistic takes the rows of an evaluation once and returns the figure for any weights of them. A resample
+is a weight for each row, the number of times that its unit was drawn; a row that was drawn twice is no pair
+with itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def tolerance(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], 
 
 
 def centroid_distance(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
-    """See `geometry.centroid_distance`; the left half of the columns is one modality, the right half the other."""
+    """See `geometry.centroid_distance`; the left half of the columns is one modality, the right half the
+    other."""
     return functools.partial(geometry.centroid_distance, *np.split(values, 2, axis=1))
 
 
@@ -57,10 +59,22 @@ def average_precision(values: Float[np.ndarray, "rows two"]) -> Callable[[Weight
 
 
 def mean_average_precision(values: Float[np.ndarray, "rows columns"]) -> Callable[[Weights], float]:
-    """See `multilabel.mean_average_precision`, in percent; the left half of the columns holds scores, the right half labels."""
+    """See `multilabel.mean_average_precision`, in percent; the left half of the columns holds scores, the
+    right half labels."""
     scores, labels = np.split(values, 2, axis=1)
     return lambda w: 100 * multilabel.mean_average_precision(scores, labels > 0, w)
 
 
-STATISTICS: dict[str, Statistic] = {statistic.__name__: statistic for statistic in (
-    mean, ratio, uniformity, effective_rank, tolerance, centroid_distance, average_precision, mean_average_precision)}
+STATISTICS: dict[str, Statistic] = {
+    statistic.__name__: statistic
+    for statistic in (
+        mean,
+        ratio,
+        uniformity,
+        effective_rank,
+        tolerance,
+        centroid_distance,
+        average_precision,
+        mean_average_precision,
+    )
+}
