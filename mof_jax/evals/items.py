@@ -20,7 +20,7 @@ import numpy as np
 from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.errors import UserError
-from mof_jax.evals.metrics.statistics import STATISTICS
+from mof_jax.evals.metrics.statistics import STATISTICS, fits
 from mof_jax.parsing import Malformed, is_number, is_text, parse_object, show
 
 
@@ -102,10 +102,10 @@ def read_items(path: str) -> dict[str, Items]:
             raise UserError(f"{path} line {number}: {error}") from None
         units.setdefault(figure, []).append(unit)
         rows.setdefault(figure, []).append(values)
-    return {
-        figure: Items(units[figure], np.array(rows[figure], np.float64), statistics[figure])
-        for figure in rows
-    }
+    found = {figure: Items(units[figure], np.array(rows[figure]), statistics[figure]) for figure in rows}
+    if odd := next((figure for figure, kept in found.items() if not fits(kept.statistic, kept.values)), None):
+        raise UserError(f"{path}: the rows of {show(odd)} have other columns than a {statistics[odd]} has, or gaps")
+    return found
 
 
 def _parsed(line: bytes) -> tuple[str, str, str, list[float]]:
@@ -114,6 +114,7 @@ def _parsed(line: bytes) -> tuple[str, str, str, list[float]]:
     if not (
         is_text(figure)
         and is_text(unit)
+        and isinstance(statistic, str)
         and statistic in STATISTICS
         and isinstance(values, list)
         and values

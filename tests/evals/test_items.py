@@ -114,6 +114,15 @@ def test_damaged_files(line, says, tmp_path):
         read_items(str(path))
 
 
+@pytest.mark.parametrize("statistic, values", [
+    ("ratio", [1.0]), ("tolerance", [1.0]), ("centroid_distance", [1, 2, 3]), ("effective_rank", [1, None])])
+def test_rows_that_a_statistic_cannot_read(statistic, values, tmp_path):
+    kept = {"a": Items(["u"], np.array([[np.nan if v is None else v for v in values]]), statistic)}
+    write_items(str(tmp_path), "e", 3, kept)
+    with pytest.raises(UserError, match=f"the rows of 'a' have other columns than a {statistic} has, or gaps"):
+        read_items(path_of(str(tmp_path), "e", 3))
+
+
 def test_items_need_a_place_and_an_evaluator_that_keeps_some(tmp_path):
     with pytest.raises(UserError, match="e.items: items are written to a local work dir"):
         write_items(None, "e", 1, {"a": Items(["u"], np.ones((1, 1)))})

@@ -65,6 +65,16 @@ def mean_average_precision(values: Float[np.ndarray, "rows columns"]) -> Callabl
     return lambda w: 100 * multilabel.mean_average_precision(scores, labels > 0, w)
 
 
+_PAIR, _HALVES = ("ratio", "average_precision"), ("centroid_distance", "mean_average_precision")
+
+
+def fits(name: str, values: Float[np.ndarray, "rows columns"]) -> bool:
+    """Whether a statistic can be taken of such rows: as many columns as it reads, and no gaps but for means."""
+    columns = values.shape[1]
+    wanted = columns == 2 if name in _PAIR else columns % 2 == 0 if name in _HALVES else columns > (name == "tolerance")
+    return wanted and (name == "mean" or bool(np.isfinite(values).all()))
+
+
 STATISTICS: dict[str, Statistic] = {
     statistic.__name__: statistic
     for statistic in (
