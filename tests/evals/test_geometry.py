@@ -5,6 +5,7 @@ from __future__ import annotations
 from fake_model import FakeModel
 import numpy as np
 import pytest
+from scipy import stats
 
 from mof_jax import evals
 from mof_jax.errors import UserError
@@ -69,10 +70,10 @@ def test_separability():
 
 @pytest.mark.parametrize("name, columns", [
     ("mean", 1), ("ratio", 2), ("effective_rank", 8), ("centroid_distance", 8), ("average_precision", 2),
-    ("mean_average_precision", 6)])
+    ("mean_average_precision", 6), ("auc", 2), ("spearman", 2)])
 def test_weights_are_copies(name, columns):
     values = RNG.random((12, columns))
-    if name == "average_precision":
+    if name in ("average_precision", "auc"):
         values[:, 1] = values[:, 1] > 0.5
     if name == "mean_average_precision":
         values[:, 3:] = values[:, 3:] > 0.5
@@ -80,6 +81,16 @@ def test_weights_are_copies(name, columns):
     copies = np.repeat(values, weights.astype(int), axis=0)
     statistic = STATISTICS[name]
     assert statistic(values)(weights) == pytest.approx(statistic(copies)(np.ones(len(copies))))
+
+
+def test_rank_statistics():
+    x, y = RNG.integers(0, 6, (2, 40)).astype(float)
+    ones = np.ones(40)
+    rank = STATISTICS["spearman"](np.stack([x, y], axis=1))(ones)
+    assert rank == pytest.approx(stats.spearmanr(x, y).statistic)
+    right = y > 3
+    pairs = [(a > b) + (a == b) / 2 for a in x[right] for b in x[~right]]
+    assert STATISTICS["auc"](np.stack([x, right], axis=1))(ones) == pytest.approx(np.mean(pairs))
 
 
 @pytest.mark.parametrize("name", ["uniformity", "tolerance"])

@@ -65,7 +65,34 @@ def mean_average_precision(values: Float[np.ndarray, "rows columns"]) -> Callabl
     return lambda w: 100 * multilabel.mean_average_precision(scores, labels > 0, w)
 
 
-_PAIR, _HALVES = ("ratio", "average_precision"), ("centroid_distance", "mean_average_precision")
+def auc(values: Float[np.ndarray, "rows two"]) -> Callable[[Weights], float]:
+    """The area under the ROC curve: how probably a positive row scores above a negative one, ties for a half
+    (Mann & Whitney 1947); columns are score and label."""
+    number = np.unique(values[:, 0], return_inverse=True)[1]
+    right = values[:, 1] > 0
+
+    def figure(w: Weights) -> float:
+        positive, negative = (np.bincount(number, w * of, number.max() + 1) for of in (right, ~right))
+        below = np.cumsum(negative) - negative / 2
+        return float(positive @ below / (positive.sum() * negative.sum()))
+
+    return figure
+
+
+def spearman(values: Float[np.ndarray, "rows two"]) -> Callable[[Weights], float]:
+    """Spearman's rank correlation of two columns: Pearson's of their ranks, equal values at their mean rank."""
+    numbers = [np.unique(column, return_inverse=True)[1] for column in values.T]
+
+    def figure(w: Weights) -> float:
+        counts = [np.bincount(number, w) for number in numbers]
+        x, y = ((np.cumsum(count) - count / 2)[number] for count, number in zip(counts, numbers))
+        x, y = (ranks - w @ ranks / w.sum() for ranks in (x, y))
+        return float((w * x) @ y / np.sqrt(((w * x) @ x) * ((w * y) @ y)))
+
+    return figure
+
+
+_PAIR, _HALVES = ("ratio", "average_precision", "auc", "spearman"), ("centroid_distance", "mean_average_precision")
 
 
 def fits(name: str, values: Float[np.ndarray, "rows columns"]) -> bool:
@@ -86,5 +113,7 @@ STATISTICS: dict[str, Statistic] = {
         centroid_distance,
         average_precision,
         mean_average_precision,
+        auc,
+        spearman,
     )
 }
