@@ -86,14 +86,15 @@ def run(
     """
     found, (path, _, arg) = load(spec), spec.partition(":")
     pilot = _is_pilot(seeds)
-    commit = None if pilot else _committed(path, docs)
+    name = os.path.relpath(os.path.realpath(path), commits.git(path, "rev-parse", "--show-toplevel").strip())
+    name += f":{arg}" if arg else ""
+    commit = None if pilot else _committed(path, name, docs)
     begun, code = time.time(), commits.code()
     store = os.path.join(workdir, "bases") if store is None else store
     places = {name: os.path.abspath(bases.train(base, store, code)) for name, base in found.bases.items()}
     points, sweep = grid(spec, found, seeds, places)
     Runner(sweep, workdir, command or trainer(spec), workers).run()
     items = {key: _items(workdir, point, found.metrics) for key, point in points.items()}
-    name = os.path.relpath(path, commits.git(path, "rev-parse", "--show-toplevel").strip())
     row = {
         "file": name,
         "says": found.says,
@@ -108,7 +109,7 @@ def run(
             os.path.join(docs, rows.PILOTS), {"seeds": list(seeds), "hash": commits.hash_of(path), **row}
         )
         return Judged(row, True)
-    words = f"mof claim {name}{':' + arg if arg else ''} --workdir W"
+    words = f"mof claim {name} --workdir W"
     pilots = sum(line.get("file") == name for line in rows.read(os.path.join(docs, rows.PILOTS)))
     row |= {"hash": commit.hash, "commit": commit.commit, "pilots": pilots, "command": words}
     rows.add(os.path.join(docs, rows.ROWS), row)
@@ -127,17 +128,18 @@ def _is_pilot(seeds: Sequence[int]) -> bool:
     return True
 
 
-def _committed(path: str, docs: str) -> commits.Committed:
-    """The claim's commit, if it may be judged now."""
+def _committed(path: str, name: str, docs: str) -> commits.Committed:
+    """The claim's commit, if it may be judged now; `name` is how its row is called."""
     found = commits.committed(path)
     if found is None:
         raise UserError(
             f"{path}: its claim() is not committed as it stands; commit it before its first run, or try it "
             f"out with --seeds {PILOT}"
         )
-    if any(row.get("hash") == found.hash for row in rows.read(os.path.join(docs, rows.ROWS))):
+    judged = {(row.get("file"), row.get("hash")) for row in rows.read(os.path.join(docs, rows.ROWS))}
+    if (name, found.hash) in judged:
         raise UserError(
-            f"{path}: this claim is judged already, in {docs}/{rows.ROWS}; a verdict's seeds run once"
+            f"{name}: this claim is judged already, in {docs}/{rows.ROWS}; a verdict's seeds run once"
         )
     return found
 

@@ -155,7 +155,7 @@ def _fault(row: Row, root: str) -> str:
     """What is wrong with a row; nothing for one that stands."""
     if odd := next((key for key, kind in _KEYS.items() if not isinstance(row.get(key), kind)), None):
         return f"{odd!r} is missing, or of another type"
-    path = os.path.join(root, row["file"])
+    path = os.path.join(root, row["file"].partition(":")[0])
     if not os.path.isfile(path):
         return "no such file"
     try:

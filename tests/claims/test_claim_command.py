@@ -169,6 +169,18 @@ def test_rows_from_before_the_commit(repository):
     assert "its claim was committed after it was judged" in rows.check("docs")[0]
 
 
+def test_an_argument_is_another_claim(repository):
+    edit(repository / SPEC, "def claim() -> Claim:", "def claim(arg: str = 'retrieval/r@1') -> Claim:")
+    edit(repository / SPEC, 'metric="retrieval/r@1"', "metric=arg")
+    commit(repository)
+    judged()
+    spec = f"{SPEC}:geometry/uniformity"
+    row = judge.run(spec, "../w", "docs", workers=4, command=fake_claim.command).row
+    assert row["file"] == spec and row["metric"] == "geometry/uniformity" and rows.check("docs") == []
+    with pytest.raises(UserError, match=f"{spec}: this claim is judged already"):
+        judge.run(spec, "../w", "docs", command=fake_claim.command)
+
+
 def test_mistakes(repository):
     edit(repository / SPEC, 'metric="retrieval/r@1"', 'metric="retrieved/r@1"')
     with pytest.raises(
