@@ -98,6 +98,7 @@ def run(
     row = {
         "file": name,
         "says": found.says,
+        "paper": found.paper,
         "time": rows.now(),
         **outcome(found, items, seeds),
         "data": found.data,

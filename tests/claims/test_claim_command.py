@@ -225,6 +225,18 @@ def test_bases_are_found_by_config_data_and_code(repository, monkeypatch):
     }
 
 
+def test_arms_begin_from_a_base_that_is_trained_once(repository, monkeypatch):
+    edit(repository / SPEC, '"trained": {}', '"trained": {"init_from": [{"path": "base:clip"}]}')
+    edit(repository / SPEC, "minutes=0.1", f'minutes=0.1, bases={{"clip": "{SPEC}"}}')
+    monkeypatch.setattr(bases, "trainer", lambda spec: fake_claim.command)
+    judged((100,)), judged((101,))
+    (base,) = pathlib.Path("../w/bases").iterdir()
+    assert len((base / "trace").read_text().splitlines()) == 1
+    arms, _ = judge.grid(SPEC, judge.load(SPEC), (100,), {"clip": "/base"})
+    assert [source.path for source in arms["trained", 100].run.init_from] == ["/base"]
+    assert arms["still", 100].run.init_from == ()
+
+
 def test_with_real_runs(repository, capsys):
     """Two arms and a seed through `mof train`, the rows that its evaluators leave, and the figures of its
     log."""
