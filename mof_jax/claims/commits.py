@@ -124,7 +124,9 @@ def code() -> str:
         changes = git(package, "diff", "HEAD", "--", package)
     except UserError:
         commit, changes = "", ""
-    return (commit or f"version {importlib.metadata.version('mof_jax')}") + (f"+{_digest(changes)}" if changes else "")
+    return (commit or f"version {importlib.metadata.version('mof_jax')}") + (
+        f"+{_digest(changes)}" if changes else ""
+    )
 
 
 def git(path: str, *words: str) -> str:

@@ -80,11 +80,20 @@ def now() -> str:
 
 _HEAD = """# Claims
 
-Generated from `claims.jsonl` by `mof claim`. Shown: the 95 % paired bootstrap interval over independent units is
-above 0 in each of three seeds; refuted: below 0 in each; else undecided. Equivalence: two one-sided 95 % bounds
-inside of the declared margin in each seed. Of several conditions all must hold.
+Generated from `claims.jsonl` by `mof claim`. Shown: the 95 % paired bootstrap interval over independent
+units is above 0 in each of three seeds; refuted: below 0 in each; else undecided. Equivalence: two one-sided
+95 % bounds inside of the declared margin in each seed. Of several conditions all must hold.
 """
-_COLUMNS = ("claim", "metric", "arms by seed", "lead by seed (95 % interval)", "verdict", "data", "pilots", "command")
+_COLUMNS = (
+    "claim",
+    "metric",
+    "arms by seed",
+    "lead by seed (95 % interval)",
+    "verdict",
+    "data",
+    "pilots",
+    "command",
+)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -166,9 +175,7 @@ def _fault(row: Row, root: str) -> str:
         return str(error)
     began = commits.time_of(path, row["commit"])
     if began is None:
-        return (
-            f"commit {row['commit'][:12]} of its claim is not in this history (a shallow clone has too little)"
-        )
+        return f"commit {row['commit'][:12]} of its claim is not in this history (a shallow clone has too little)"
     if commits.hash_at(path, row["commit"]) != row["hash"]:
         return f"commit {row['commit'][:12]} does not hold the text that was judged"
     if began > written:

@@ -104,7 +104,9 @@ def read_items(path: str) -> dict[str, Items]:
         rows.setdefault(figure, []).append(values)
     found = {figure: Items(units[figure], np.array(rows[figure]), statistics[figure]) for figure in rows}
     if odd := next((figure for figure, kept in found.items() if not fits(kept.statistic, kept.values)), None):
-        raise UserError(f"{path}: the rows of {show(odd)} have other columns than a {statistics[odd]} has, or gaps")
+        raise UserError(
+            f"{path}: the rows of {show(odd)} have other columns than a {statistics[odd]} has, or gaps"
+        )
     return found
 
 

@@ -54,7 +54,7 @@ class ModalityGap(Evaluator):
         items = records(source)
         if len(items) < 4:
             raise UserError(
-                f"{self.source.label}: {len(items)} pairs are too few to fit and test a hyperplane; 4 at least"
+                f"{self.source.label}: {len(items)} pairs are too few for a hyperplane; 4 at least"
             )
         kinds = kinds_of(source, items, self.texts)
         captions = [

@@ -92,13 +92,21 @@ def spearman(values: Float[np.ndarray, "rows two"]) -> Callable[[Weights], float
     return figure
 
 
-_PAIR, _HALVES = ("ratio", "average_precision", "auc", "spearman"), ("centroid_distance", "mean_average_precision")
+_PAIR, _HALVES = (
+    ("ratio", "average_precision", "auc", "spearman"),
+    ("centroid_distance", "mean_average_precision"),
+)
 
 
 def fits(name: str, values: Float[np.ndarray, "rows columns"]) -> bool:
     """Whether a statistic can be taken of such rows: as many columns as it reads, and no gaps but for means."""
     columns = values.shape[1]
-    wanted = columns == 2 if name in _PAIR else columns % 2 == 0 if name in _HALVES else columns > (name == "tolerance")
+    if name in _PAIR:
+        wanted = columns == 2
+    elif name in _HALVES:
+        wanted = columns % 2 == 0
+    else:
+        wanted = columns > (name == "tolerance")
     return wanted and (name == "mean" or bool(np.isfinite(values).all()))
 
 
