@@ -11,7 +11,7 @@ from mof_jax import evals
 from mof_jax.errors import UserError
 from mof_jax.evals.diagnostics.modality_gap import separability
 from mof_jax.evals.metrics import geometry
-from mof_jax.evals.metrics.statistics import STATISTICS
+from mof_jax.evals.metrics.statistics import STATISTICS, statistic
 
 RNG = np.random.default_rng(0)
 
@@ -81,6 +81,14 @@ def test_weights_are_copies(name, columns):
     copies = np.repeat(values, weights.astype(int), axis=0)
     statistic = STATISTICS[name]
     assert statistic(values)(weights) == pytest.approx(statistic(copies)(np.ones(len(copies))))
+
+
+def test_a_statistic_is_known_by_its_name():
+    with pytest.raises(ValueError, match="two statistics are called 'mean'"):
+
+        @statistic()
+        def mean(values):
+            return lambda w: 0.0
 
 
 def test_rank_statistics():
