@@ -129,11 +129,21 @@ def _cell(text: str) -> str:
 
 
 def write_table(docs: str) -> None:
-    """`claims.md` from `claims.jsonl`."""
+    """`claims.md` from `claims.jsonl`.
+
+    Raises:
+      UserError: no such folder.
+    """
+    _check_folder(docs)
     path = os.path.join(docs, TABLE)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.write(table(read(os.path.join(docs, ROWS))))
     os.replace(f"{path}.part", path)
+
+
+def _check_folder(docs: str) -> None:
+    if not os.path.isdir(docs):
+        raise UserError(f"{docs}: no such folder")
 
 
 def check(docs: str) -> list[str]:
@@ -142,8 +152,9 @@ def check(docs: str) -> list[str]:
     Files are named from the root of the repository that `docs` lies in.
 
     Raises:
-      UserError: no repository, or rows that cannot be read.
+      UserError: no such folder, no repository, or rows that cannot be read.
     """
+    _check_folder(docs)
     rows = read(os.path.join(docs, ROWS))
     root = commits.git(docs, "rev-parse", "--show-toplevel").strip() if rows else ""
     wrong = [f"{ROWS} line {number} ({show(row.get('file'))}): {fault}" for number, row in enumerate(rows, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from mof_jax.commands import add_command
 from mof_jax.errors import UserError
@@ -97,4 +98,5 @@ def _rows(docs: str, write: bool) -> None:
         print(line)
     if wrong:
         raise UserError(f"{docs}: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else ""))
-    print(f"{docs}: every claim stands")
+    count = len(rows.read(os.path.join(docs, rows.ROWS)))
+    print(f"{docs}: {count} of {count} claims stand")

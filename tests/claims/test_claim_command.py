@@ -76,7 +76,7 @@ def test_from_pilot_to_verdict(repository, capsys):
         and "A trained model finds more" in table
         and f"`mof claim {SPEC} --workdir W`" in table
     )
-    assert cli.main(["claim", "--check"]) == 0 and "every claim stands" in capsys.readouterr().out
+    assert cli.main(["claim", "--check"]) == 0 and "docs: 1 of 1 claims stand" in capsys.readouterr().out
     with pytest.raises(UserError, match="judged already, in docs/claims.jsonl; a verdict's seeds run once"):
         judged()
 
@@ -137,6 +137,9 @@ def test_rows_that_do_not_stand(repository, capsys):
     assert "claims.md: is not what claims.jsonl gives" in rows.check("docs")[0]
     assert cli.main(["claim", "--check"]) == 1 and "claims.md: is not what" in capsys.readouterr().err
     assert cli.main(["claim", "--table"]) == 0
+    for flag in ("--check", "--table"):
+        assert cli.main(["claim", flag, "--docs", "nowhere"]) == 1
+        assert "nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_a_text_that_changes_is_another_claim(repository):

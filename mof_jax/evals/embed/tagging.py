@@ -22,7 +22,9 @@ from mof_jax.ranges import Count
 
 @dataclasses.dataclass(frozen=True)
 class Tagging(Evaluator):
-    """Tags are a kind of text; those of one meaning in small letters are one.
+    """Mean average precision, precision and nDCG at k of images with several tags each.
+
+    Tags are a kind of text; those of the same words, whatever their case and blanks, are one.
 
     Attributes:
       texts: the kind. templates: phrases with a place for a tag, or one entry naming a file of them.
