@@ -58,7 +58,11 @@ def new_checkpoints(workdir: str, done: set[int]) -> list[str]:
 
 
 def run_evaluators(
-    evaluators: Sequence[Evaluator], model: Model, step: int, lines: JsonLines, board: TensorBoard | None = None
+    evaluators: Sequence[Evaluator],
+    model: Model,
+    step: int,
+    lines: JsonLines,
+    board: TensorBoard | None = None,
 ) -> dict[str, dict[str, float]]:
     """Runs every evaluator, writes its line, prints one table."""
     results: dict[str, dict[str, float]] = {}
@@ -72,7 +76,15 @@ def run_evaluators(
             write_items(model.output_dir, evaluator.name, step, kept)
         results[evaluator.name] = found
         version = {"version": evaluator.version} if hasattr(evaluator, "version") else {}
-        lines.write({"step": step, "name": evaluator.name, **found, **version, "time": round(time.perf_counter() - begun, 2)})
+        lines.write(
+            {
+                "step": step,
+                "name": evaluator.name,
+                **found,
+                **version,
+                "time": round(time.perf_counter() - begun, 2),
+            }
+        )
         if board is not None:
             board.write(step, found, prefix=evaluator.name)
     lines.flush()

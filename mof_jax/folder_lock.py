@@ -10,7 +10,8 @@ NAME = "lock"
 
 
 class FolderLock:
-    """A lock that this process holds, and every child that is given `fd`: a trainer that outlives a killed sweep keeps it."""
+    """A lock that this process holds, and every child that is given `fd`: a trainer that outlives a killed
+    sweep keeps it."""
 
     def __init__(self, fd: int):
         self.fd = fd

@@ -162,7 +162,7 @@ def set_up_jax(config: RunConfig) -> None:
 
 
 class Run:
-    """The objects of a config, without data or state: task, mesh, skeleton, optimizer, and the model that evaluators ask."""
+    """The objects of a config, without data or state: task, mesh, skeleton, optimizer, and what evaluators ask."""
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer | None, workdir: str | None = None, mesh: Mesh | None = None):
         self.config, self.tokenizer, self.workdir = config, tokenizer, workdir
@@ -191,14 +191,15 @@ class Run:
           on_batch: called before each batch, alike on all processes; may raise to stop.
         """
         c = self.config
-        predictors = dict(self.task.predictors)
-        answers = predictors.pop("generate", None)
-        generator = None if answers is None else Generator(
-            c.model.with_vocabulary(self.tokenizer.vocab_size), self.skeleton, self.mesh, self.preprocess, self.tokenizer,
-            c.data.template, c.eval_batch_size, on_batch, answers)
-        embedder = None if not predictors else Embedder(
-            {name: on_mesh(self.mesh, function) for name, function in predictors.items()}, self.skeleton, self.mesh,
-            self.preprocess, self.tokenizer, c.eval_batch_size, on_batch)
+        asked = (self.skeleton, self.mesh, self.preprocess, self.tokenizer)
+        predictors = {name: on_mesh(self.mesh, function) for name, function in self.task.predictors.items()}
+        embedder = generator = None
+        if predictors.pop("generate", None) is not None:
+            model = c.model.with_vocabulary(self.tokenizer.vocab_size)
+            answers = self.task.predictors["generate"]
+            generator = Generator(model, *asked, c.data.template, c.eval_batch_size, on_batch, answers)
+        if predictors:
+            embedder = Embedder(predictors, *asked, c.eval_batch_size, on_batch)
         local = self.workdir and not storage.is_remote(self.workdir)  # evaluators draw into folders only
         return Model(c.task, embedder, generator, self.workdir if local else None)
 

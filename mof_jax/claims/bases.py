@@ -1,4 +1,5 @@
-"""Models that arms begin from: trained once for a config, its data and the code, and found again by the hash of the three."""
+"""Models that arms begin from: trained once for a config, its data and the code, and found again by the
+hash of the three."""
 
 from __future__ import annotations
 

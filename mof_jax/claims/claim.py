@@ -1,4 +1,5 @@
-"""What a config file claims: arms, a metric, conditions that must hold. `claim()` beside `get_config` returns one.
+"""What a config file claims: arms, a metric, conditions that must hold. `claim()` beside `get_config`
+returns one.
 
     def claim() -> Claim:
         return Claim("Sigmoid is no worse than softmax at a batch of 256.",
@@ -33,7 +34,8 @@ class Lead:
     """`arm` is better than `over`.
 
     Attributes:
-      metric: `EVALUATOR/KEY`, empty for the claim's own. claimed: by how much the paper says; for the reader, no threshold.
+      metric: `EVALUATOR/KEY`, empty for the claim's own. claimed: by how much the paper says; for the
+        reader, no threshold.
     """
 
     arm: str
@@ -93,14 +95,16 @@ class Claim:
 
     Attributes:
       says: one sentence.
-      arms: name -> overrides over `get_config()`, as in a sweep's grid. `base:NAME` in a value stands for the work dir of that
-        base model.
+      arms: name -> overrides over `get_config()`, as in a sweep's grid. `base:NAME` in a value stands for
+        the work dir of that base model.
       metric: `EVALUATOR/KEY` of an evaluator that every arm's config has, and that keeps items.
       minutes: what the runs of a seed may take, for the reader.
       conditions: all must hold; by default that the first arm leads the second.
       lower: metrics of which less is better.
-      bases: name -> `FILE.py[:ARG]`, models that arms begin from. They are trained once for a config, its data and the code.
-      data: what the runs learn from: pictures that come with the package, a synthetic signal, or files of the user's.
+      bases: name -> `FILE.py[:ARG]`, models that arms begin from. They are trained once for a config, its
+        data and the code.
+      data: what the runs learn from: pictures that come with the package, a synthetic signal, or files of
+        the user's.
       paper: arXiv id.
     """
 
@@ -129,15 +133,21 @@ class Claim:
                 raise UserError(f"claim: {condition!r} compares nothing; an order has two arms at least")
             for arm in itertools.chain(*condition.pairs):
                 if arm not in self.arms:
-                    raise UserError(f"claim: conditions: no arm is called {show(arm)} (arms: {', '.join(self.arms)})")
+                    raise UserError(
+                        f"claim: conditions: no arm is called {show(arm)} (arms: {', '.join(self.arms)})"
+                    )
             if isinstance(condition, Equivalence) and not condition.margin > 0:
-                raise UserError(f"claim: margin of {condition.arm} = {condition.over}: {condition.margin} is not above 0")
+                raise UserError(
+                    f"claim: margin of {condition.arm} = {condition.over}: {condition.margin} is not above 0"
+                )
         for metric in (*self.metrics, *self.lower):
             name, slash, key = metric.partition("/")
             if not (name and slash and key):
                 raise UserError(f"claim: metric {show(metric)}: write EVALUATOR/KEY")
         if unused := next((metric for metric in self.lower if metric not in self.metrics), None):
-            raise UserError(f"claim: lower: {unused} is the metric of no condition (those are: {', '.join(self.metrics)})")
+            raise UserError(
+                f"claim: lower: {unused} is the metric of no condition (those are: {', '.join(self.metrics)})"
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -145,7 +155,8 @@ class Claim:
         return tuple(dict.fromkeys((self.metric, *(metric_of(c, self) for c in self.conditions))))
 
     def contrasts(self, condition: Condition) -> Iterator[Contrast]:
-        """The comparisons of a condition. Where less is better, the sides are exchanged: a lead above 0 is better."""
+        """The comparisons of a condition. Where less is better, the sides are exchanged: a lead above 0 is
+        better."""
         metric = metric_of(condition, self)
         for arm, over in condition.pairs:
             yield Contrast(over, arm, metric) if metric in self.lower else Contrast(arm, over, metric)

@@ -1,9 +1,11 @@
-"""A claim is written down before it is run: the text of `claim()`, and the commit that says since when it stands."""
+"""A claim is written down before it is run: the text of `claim()`, and the commit that says since when it
+stands."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import os
 import subprocess
 from typing import NamedTuple
@@ -13,7 +15,8 @@ from mof_jax.parsing import one_line
 
 
 class Committed(NamedTuple):
-    """Since when a claim stands as it is: the commit, its time in seconds since 1970, and the hash of the text."""
+    """Since when a claim stands as it is: the commit, its time in seconds since 1970, and the hash of the
+    text."""
 
     commit: str
     time: int
@@ -21,7 +24,8 @@ class Committed(NamedTuple):
 
 
 def text_of(source: str, path: str) -> str:
-    """The text of `claim` in a config file, with that of whatever of the file it refers to, by name, in the file's order.
+    """The text of `claim` in a config file, with that of whatever of the file it refers to, by name, in the
+    file's order.
 
     A constant or a function above `claim()` is a part of what is claimed.
 
@@ -37,7 +41,9 @@ def text_of(source: str, path: str) -> str:
         for name in _defined(node):
             named[name] = node
     if not isinstance(named.get("claim"), ast.FunctionDef):
-        raise UserError(f"{path}: a config file with a claim defines claim(), which returns a mof_jax.claims.claim.Claim")
+        raise UserError(
+            f"{path}: a config file with a claim defines claim(), which returns a mof_jax.claims.claim.Claim"
+        )
     chosen: list[ast.stmt] = []
     queue = [named["claim"]]
     while queue:
@@ -45,13 +51,17 @@ def text_of(source: str, path: str) -> str:
         if node not in chosen:
             chosen.append(node)
             queue += [named[x.id] for x in ast.walk(node) if isinstance(x, ast.Name) and x.id in named]
-    return "\n\n".join(ast.get_source_segment(source, node) for node in sorted(chosen, key=lambda node: node.lineno))
+    return "\n\n".join(
+        ast.get_source_segment(source, node) for node in sorted(chosen, key=lambda node: node.lineno)
+    )
 
 
 def _defined(node: ast.stmt) -> list[str]:
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    if isinstance(node, ast.AnnAssign):
+        return [node.target.id] if isinstance(node.target, ast.Name) else []
+    targets = node.targets if isinstance(node, ast.Assign) else []
     return [x.id for target in targets for x in ast.walk(target) if isinstance(x, ast.Name)]
 
 
@@ -105,14 +115,18 @@ def time_of(path: str, commit: str) -> int | None:
         return None
 
 
-def code(path: str) -> str:
-    """The commit of a file's repository, with `+` and a digest of what of its tracked files is not committed.
-
-    Raises:
-      UserError: no repository.
-    """
-    changes = git(path, "diff", "HEAD", "--", ":/")
-    return git(path, "rev-parse", "HEAD").strip() + (f"+{_digest(changes)}" if changes else "")
+def code() -> str:
+    """The commit that last changed this package, with `+` and a digest of what of it is not committed; its
+    version where it is installed without its history."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        commit = git(package, "log", "-1", "--format=%H", "--", package).strip()
+        changes = git(package, "diff", "HEAD", "--", package)
+    except UserError:
+        commit, changes = "", ""
+    return (commit or f"version {importlib.metadata.version('mof_jax')}") + (
+        f"+{_digest(changes)}" if changes else ""
+    )
 
 
 def git(path: str, *words: str) -> str:
@@ -127,5 +141,7 @@ def git(path: str, *words: str) -> str:
     except OSError as error:
         raise UserError(f"git: {error}; a claim needs the history of its file") from None
     if run.returncode:
-        raise UserError(f"{path}: git {words[0]}: {one_line(run.stderr.strip()) or f'ended with {run.returncode}'}")
+        raise UserError(
+            f"{path}: git {words[0]}: {one_line(run.stderr.strip()) or f'ended with {run.returncode}'}"
+        )
     return run.stdout

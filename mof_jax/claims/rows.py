@@ -1,7 +1,8 @@
-"""`docs/claims.jsonl`, a line a verdict, and `docs/claims.md`, the same as a table; `docs/claims_pilots.jsonl`, a line a pilot.
+"""`docs/claims.jsonl`, a line a verdict, and `docs/claims.md`, the same as a table;
+`docs/claims_pilots.jsonl`, a line a pilot.
 
-Lines are only ever added. `check` says which of them do not stand: no claim older than its row, a text that has changed since, a
-verdict that its own intervals do not give, a table that is another one.
+Lines are only ever added. `check` says which of them do not stand: no claim older than its row, a text that
+has changed since, a verdict that its own intervals do not give, a table that is another one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,21 @@ from mof_jax.parsing import Malformed, parse_object, show
 ROWS, PILOTS, TABLE = "claims.jsonl", "claims_pilots.jsonl", "claims.md"
 
 Row = dict[str, Any]
-_KEYS = {"file": str, "says": str, "hash": str, "commit": str, "time": str, "metric": str, "arms": dict, "conditions": list,
-         "verdict": str, "pilots": int, "data": str, "command": str, "code": str}
+_KEYS = {
+    "file": str,
+    "says": str,
+    "hash": str,
+    "commit": str,
+    "time": str,
+    "metric": str,
+    "arms": dict,
+    "conditions": list,
+    "verdict": str,
+    "pilots": int,
+    "data": str,
+    "command": str,
+    "code": str,
+}
 
 
 def read(path: str) -> list[Row]:
@@ -64,22 +78,50 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+_HEAD = """# Claims
+
+Generated from `claims.jsonl` by `mof claim`. Shown: the 95 % paired bootstrap interval over independent
+units is above 0 in each of three seeds; refuted: below 0 in each; else undecided. Equivalence: two one-sided
+95 % bounds inside of the declared margin in each seed. Of several conditions all must hold.
+"""
+_COLUMNS = (
+    "claim",
+    "metric",
+    "arms by seed",
+    "lead by seed (95 % interval)",
+    "verdict",
+    "data",
+    "pilots",
+    "command",
+)
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    head = ["claim", "metric", "arms by seed", "lead by seed (95 % interval)", "verdict", "data", "pilots", "command"]
-    lines = ["# Claims", "", "Generated from `claims.jsonl` by `mof claim`. Shown: the 95 % paired bootstrap interval over "
-             "independent units is above 0 in each of three seeds; refuted: below 0 in each; else undecided. Equivalence: two "
-             "one-sided 95 % bounds inside of the declared margin in each seed. Of several conditions all must hold.", "",
-             f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, _row(row)))} |" for row in rows)]) + "\n"
+    lines = [f"| {' | '.join(_COLUMNS)} |", f"|{' --- |' * len(_COLUMNS)}"]
+    return "\n".join([_HEAD, *lines, *(f"| {' | '.join(map(_cell, _row(row)))} |" for row in rows)]) + "\n"
 
 
 def _row(row: Row) -> list[str]:
-    arms = "<br>".join(f"{arm}: {', '.join(f'{value:.4g}' for value in seeds.values())}" for arm, seeds in row["arms"].items())
-    leads = "<br>".join(f"{c['what']} ({c['metric']}): " + ", ".join(
-        f"{x['lead']:+.3g} [{x['low']:+.3g}, {x['high']:+.3g}]" for x in c["seeds"].values()) for c in row["conditions"])
-    return [f"{row['says']} ({row['file']})", row["metric"], arms, leads, f"**{row['verdict']}**", row["data"],
-            str(row["pilots"]), f"`{row['command']}`"]
+    arms = "<br>".join(
+        f"{arm}: {', '.join(f'{value:.4g}' for value in seeds.values())}"
+        for arm, seeds in row["arms"].items()
+    )
+    leads = "<br>".join(
+        f"{c['what']} ({c['metric']}): "
+        + ", ".join(f"{x['lead']:+.3g} [{x['low']:+.3g}, {x['high']:+.3g}]" for x in c["seeds"].values())
+        for c in row["conditions"]
+    )
+    return [
+        f"{row['says']} ({row['file']})",
+        row["metric"],
+        arms,
+        leads,
+        f"**{row['verdict']}**",
+        row["data"],
+        str(row["pilots"]),
+        f"`{row['command']}`",
+    ]
 
 
 def _cell(text: str) -> str:
@@ -87,11 +129,21 @@ def _cell(text: str) -> str:
 
 
 def write_table(docs: str) -> None:
-    """`claims.md` from `claims.jsonl`."""
+    """`claims.md` from `claims.jsonl`.
+
+    Raises:
+      UserError: no such folder.
+    """
+    _check_folder(docs)
     path = os.path.join(docs, TABLE)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
         file.write(table(read(os.path.join(docs, ROWS))))
     os.replace(f"{path}.part", path)
+
+
+def _check_folder(docs: str) -> None:
+    if not os.path.isdir(docs):
+        raise UserError(f"{docs}: no such folder")
 
 
 def check(docs: str) -> list[str]:
@@ -100,8 +152,9 @@ def check(docs: str) -> list[str]:
     Files are named from the root of the repository that `docs` lies in.
 
     Raises:
-      UserError: no repository, or rows that cannot be read.
+      UserError: no such folder, no repository, or rows that cannot be read.
     """
+    _check_folder(docs)
     rows = read(os.path.join(docs, ROWS))
     root = commits.git(docs, "rev-parse", "--show-toplevel").strip() if rows else ""
     wrong = [f"{ROWS} line {number} ({show(row.get('file'))}): {fault}" for number, row in enumerate(rows, 1)
@@ -111,14 +164,18 @@ def check(docs: str) -> list[str]:
             same = file.read() == table(rows) if not wrong else True
     except FileNotFoundError:
         same = not rows
-    return wrong if same else [*wrong, f"{TABLE}: is not what {ROWS} gives; write it again with mof claim --table"]
+    return (
+        wrong
+        if same
+        else [*wrong, f"{TABLE}: is not what {ROWS} gives; write it again with mof claim --table"]
+    )
 
 
 def _fault(row: Row, root: str) -> str:
     """What is wrong with a row; nothing for one that stands."""
     if odd := next((key for key, kind in _KEYS.items() if not isinstance(row.get(key), kind)), None):
         return f"{odd!r} is missing, or of another type"
-    path = os.path.join(root, row["file"])
+    path = os.path.join(root, row["file"].partition(":")[0])
     if not os.path.isfile(path):
         return "no such file"
     try:
@@ -135,7 +192,9 @@ def _fault(row: Row, root: str) -> str:
     if began > written:
         return f"its claim was committed after it was judged ({row['time']})"
     wanted = {str(seed) for seed in SEEDS}
-    if not row["conditions"] or any(not isinstance(c, dict) or set(c.get("seeds") or ()) != wanted for c in row["conditions"]):
+    if not row["conditions"] or any(
+        not isinstance(c, dict) or set(c.get("seeds") or ()) != wanted for c in row["conditions"]
+    ):
         return f"has no condition, or one without the seeds {', '.join(map(str, SEEDS))}"
     try:
         given = together(verdict_of(condition) for condition in row["conditions"])

@@ -4,9 +4,10 @@
     refuted    below 0 in every seed
     undecided  anything else
 
-Equivalence is two one-sided tests at 5 % (Schuirmann 1987): shown where both one-sided 95 % bounds lie inside of the margin in
-every seed, refuted where the two-sided 95 % interval lies outside in every seed. Of several conditions all must hold: one that is
-refuted refutes the claim, and one that is undecided leaves it so.
+Equivalence is two one-sided tests at 5 % (Schuirmann 1987): shown where both one-sided 95 % bounds lie
+inside of the margin in every seed, refuted where the two-sided 95 % interval lies outside in every seed. Of
+several conditions all must hold: one that is refuted refutes the claim, and one that is undecided leaves it
+so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ Verdict = Literal["shown", "refuted", "undecided"]
 
 
 class Interval(NamedTuple):
-    """A lead with its two-sided 95 % interval, and the one-sided 95 % bounds, `above` which and `below` which it lies."""
+    """A lead with its two-sided 95 % interval, and the one-sided 95 % bounds, `above` which and `below`
+    which it lies."""
 
     lead: float
     low: float
@@ -53,7 +55,9 @@ def compare(arm: Items, over: Items, where: str) -> Interval:
     """
     ours, theirs = set(arm.units), set(over.units)
     if odd := next(iter(ours ^ theirs), None):
-        raise UserError(f"{where}: the arms were not evaluated on the same units; {show(odd)} is in one of them only")
+        raise UserError(
+            f"{where}: the arms were not evaluated on the same units; {show(odd)} is in one of them only"
+        )
     if arm.statistic != over.statistic:
         raise UserError(f"{where}: one arm's figure is a {arm.statistic}, the other's a {over.statistic}")
     lead = arm.figure() - over.figure()

@@ -158,8 +158,15 @@ def caption(args: argparse.Namespace) -> None:
     if args.shards < 0:
         raise UserError(f"--shards {args.shards}: at least 1, or 0 for about 10,000 records each")
     source = _source(args)
-    caption_source.caption(restore(args.checkpoint).generator, source, args.prompt, args.out, max_tokens=args.max_tokens,
-                           shards=args.shards, on_error="raise" if args.strict else "skip")
+    caption_source.caption(
+        restore(args.checkpoint).generator,
+        source,
+        args.prompt,
+        args.out,
+        max_tokens=args.max_tokens,
+        shards=args.shards,
+        on_error="raise" if args.strict else "skip",
+    )
 
 
 def score(args: argparse.Namespace) -> None:
@@ -174,6 +181,8 @@ def score(args: argparse.Namespace) -> None:
     filters.write_scores(args.out, found.ids, {args.name: found.cosines.tolist()})
     for record, reason in found.bad[:10]:
         print(one_line(f"{args.source}: record {record}: {reason}"), file=sys.stderr)
-    print(f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} unreadable (score {dfn_score.LOWEST:g})")
+    print(
+        f"{args.out}: {len(found.ids):,} records scored, {len(found.bad):,} unreadable (score {dfn_score.LOWEST:g})"
+    )
     if left := len(source) - len(found.ids):
         print(f"{left:,} records without a readable name left out", file=sys.stderr)

@@ -80,7 +80,8 @@ def pairs_of(words: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def features_at(name: str, where: str, source, out: str, on_batch: Callable[[], None] = lambda: None):
-    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `on_batch` may stop it."""
+    """Stored embeddings, or those of a checkpoint over `source`, kept in `OUT.features/NAME`; `on_batch` may
+    stop it."""
     from mof_jax import storage
     from mof_jax.mining import embed, embeddings
 

@@ -20,16 +20,22 @@ def build(section: Mapping[str, Any], where: str, capabilities: Collection[str] 
     """The evaluator of a config section.
 
     Args:
-      capabilities: of the models that it will be asked about, see `tasks.TaskKind`; None for those of any model.
+      capabilities: of the models that it will be asked about, see `tasks.TaskKind`; None for those of any
+        model.
 
     Raises:
       UserError: no such evaluator or field, or one that requires a capability that is missing.
     """
     cls, values = EVALUATORS.parse(section, where)
     if capabilities is not None and (missing := [name for name in cls.requires if name not in capabilities]):
-        suit = ", ".join(name for name, other in EVALUATORS.items() if set(other.requires) <= set(capabilities))
-        raise UserError(f"{where}.kind: {cls.kind!r} requires {', '.join(missing)}; this task's models can "
-                        f"{', '.join(sorted(capabilities)) or 'do nothing of the kind'}, which suits {suit or 'no evaluator'}")
+        suit = ", ".join(
+            name for name, other in EVALUATORS.items() if set(other.requires) <= set(capabilities)
+        )
+        raise UserError(
+            f"{where}.kind: {cls.kind!r} requires {', '.join(missing)}; this task's models can "
+            f"{', '.join(sorted(capabilities)) or 'do nothing of the kind'}, which suits "
+            f"{suit or 'no evaluator'}"
+        )
     return _named(configs.build(cls, values, where), where)
 
 
@@ -42,6 +48,8 @@ def _named(evaluator: Evaluator, where: str) -> Evaluator:
     name = evaluator.name
     odd = not is_text(name) or not name.isprintable() or not name.strip() or len(name) > _LONGEST
     if odd or name.startswith(".") or any(c in name for c in "/\\"):
-        raise UserError(f"{where}.name: {show(name)} cannot be the name of a file; give one of at most {_LONGEST} printable "
-                        "letters, without / and \\ and no . in front")
+        raise UserError(
+            f"{where}.name: {show(name)} cannot be the name of a file; give one of at most {_LONGEST} "
+            "printable letters, without / and \\ and no . in front"
+        )
     return evaluator

@@ -86,7 +86,12 @@ def caption(
 
 
 def _block(
-    generator: Generator, source: Source, indices: Sequence[int], prompt: str, max_tokens: int, sample: SampleConfig
+    generator: Generator,
+    source: Source,
+    indices: Sequence[int],
+    prompt: str,
+    max_tokens: int,
+    sample: SampleConfig,
 ) -> tuple[list[tuple[int, Record]], list[BadExample]]:
     """The captioned records of some places of the source with their places, and what is wrong with the others."""
     good: list[tuple[int, Record]] = []

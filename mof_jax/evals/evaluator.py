@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class Evaluator(abc.ABC):
     """Something to measure.
 
-    One that asks a model for answers has a `version`, which is written beside its results: what prompt, decoding and scorer they
-    come from.
+    One that asks a model for answers has a `version`, which is written beside its results: what prompt,
+    decoding and scorer they come from.
 
     Attributes:
       kind: its name in a config.
-      requires: the capabilities that a model needs, see `task.Task.predictors`: `embed/image`, `embed/text`, `tokens/image`,
-        `generate`.
+      requires: the capabilities that a model needs, see `task.Task.predictors`: `embed/image`,
+        `embed/text`, `tokens/image`, `generate`.
       name: labels its results; every kind has a default for it.
       items: also write every row behind the figures, to `WORKDIR/items/NAME-STEP.jsonl`, see `evals.items`.
     """

@@ -66,7 +66,11 @@ class ContrastiveLoss(Evaluator):
             if not words:
                 raise UserError(f"{self.source.label}: record {item.id} has no text of kind {', '.join(kinds)}")
             captions.append(words[0])
-        images, texts, scale = embedder.images(source), embedder.texts(captions), jnp.float32(embedder.logit_scale)
+        images, texts, scale = (
+            embedder.images(source),
+            embedder.texts(captions),
+            jnp.float32(embedder.logit_scale),
+        )
         sums, shared = [], 0
         for start in range(0, len(items), self.candidates):
             rows = slice(start, start + self.candidates)

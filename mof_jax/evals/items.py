@@ -1,7 +1,8 @@
 """Every row behind a figure, with the unit that it is about: what a paired bootstrap resamples.
 
-Two rows about one thing (two images of a concept, two questions about a scene) are not independent, so units are drawn and not
-rows. A file of items is JSON lines, `{"figure", "statistic", "unit", "values"}`; a value that is no number is null.
+Two rows about one thing (two images of a concept, two questions about a scene) are not independent, so
+units are drawn and not rows. A file of items is JSON lines, `{"figure", "statistic", "unit", "values"}`; a
+value that is no number is null.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from mof_jax import storage
 from mof_jax.data.record import Record
 from mof_jax.errors import UserError
-from mof_jax.evals.metrics.statistics import STATISTICS
+from mof_jax.evals.metrics.statistics import STATISTICS, fits
 from mof_jax.parsing import Malformed, is_number, is_text, parse_object, show
 
 
@@ -27,8 +28,8 @@ class Items(NamedTuple):
     """The rows of one figure.
 
     Attributes:
-      units: what each row is about. values: of each row. statistic: name in `metrics.statistics.STATISTICS` of the function of
-        the values that the figure is; `mean` for scores.
+      units: what each row is about. values: of each row. statistic: name in `metrics.statistics.STATISTICS`
+        of the function of the values that the figure is; `mean` for scores.
     """
 
     units: Sequence[str]
@@ -37,11 +38,14 @@ class Items(NamedTuple):
 
     def figure(self, weights: Float[np.ndarray, "rows"] | None = None) -> float:
         """The figure, row i counted `weights[i]` times."""
-        return STATISTICS[self.statistic](self.values)(np.ones(len(self.units)) if weights is None else weights)
+        return STATISTICS[self.statistic](self.values)(
+            np.ones(len(self.units)) if weights is None else weights
+        )
 
 
 def unit_of(record: Record) -> str:
-    """What a record is about: its group (the images of one concept), or the record itself where it has none."""
+    """What a record is about: its group (the images of one concept), or the record itself where it has
+    none."""
     return f"group {record.group}" if record.group >= 0 else record.id
 
 
@@ -70,7 +74,10 @@ def write_items(folder: str | None, name: str, step: int, items: Mapping[str, It
 
 def _line(figure: str, statistic: str, unit: str, row: Float[np.ndarray, "columns"]) -> bytes:
     values = [value if math.isfinite(value) else None for value in row.tolist()]
-    return json.dumps({"figure": figure, "statistic": statistic, "unit": unit, "values": values}).encode() + b"\n"
+    return (
+        json.dumps({"figure": figure, "statistic": statistic, "unit": unit, "values": values}).encode()
+        + b"\n"
+    )
 
 
 def read_items(path: str) -> dict[str, Items]:
@@ -87,19 +94,33 @@ def read_items(path: str) -> dict[str, Items]:
             continue
         try:
             figure, statistic, unit, values = _parsed(line)
-            if statistics.setdefault(figure, statistic) != statistic or len(values) != len((rows.get(figure) or [values])[0]):
+            if statistics.setdefault(figure, statistic) != statistic or len(values) != len(
+                (rows.get(figure) or [values])[0]
+            ):
                 raise Malformed(f"is of another statistic or length than the other rows of {show(figure)}")
         except Malformed as error:
             raise UserError(f"{path} line {number}: {error}") from None
         units.setdefault(figure, []).append(unit)
         rows.setdefault(figure, []).append(values)
-    return {figure: Items(units[figure], np.array(rows[figure], np.float64), statistics[figure]) for figure in rows}
+    found = {figure: Items(units[figure], np.array(rows[figure]), statistics[figure]) for figure in rows}
+    if odd := next((figure for figure, kept in found.items() if not fits(kept.statistic, kept.values)), None):
+        raise UserError(
+            f"{path}: the rows of {show(odd)} have other columns than a {statistics[odd]} has, or gaps"
+        )
+    return found
 
 
 def _parsed(line: bytes) -> tuple[str, str, str, list[float]]:
     row: dict[str, Any] = parse_object(line)
     figure, statistic, unit, values = (row.get(key) for key in ("figure", "statistic", "unit", "values"))
-    if not (is_text(figure) and is_text(unit) and statistic in STATISTICS and isinstance(values, list) and values):
+    if not (
+        is_text(figure)
+        and is_text(unit)
+        and isinstance(statistic, str)
+        and statistic in STATISTICS
+        and isinstance(values, list)
+        and values
+    ):
         raise Malformed("is no line of a file of items")
     if not all(value is None or is_number(value) for value in values):
         raise Malformed(f"the values {show(values)} are not all numbers")

@@ -44,7 +44,11 @@ class Model:
         return dataclasses.replace(self, **bound)
 
     def keep(
-        self, figure: str, units: Sequence[str], values: Shaped[np.ndarray, "rows ..."], statistic: str = "mean"
+        self,
+        figure: str,
+        units: Sequence[str],
+        values: Shaped[np.ndarray, "rows ..."],
+        statistic: str = "mean",
     ) -> None:
         """Keeps the rows of a figure, if somebody asks for them.
 

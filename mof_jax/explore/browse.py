@@ -65,7 +65,15 @@ class Browser:
         captions, caption_ids = candidates(items, tuple(texts))
         if not captions:
             raise UserError(f"{config.label}: no text of kind {', '.join(texts)} to browse")
-        return cls(embedder, items, item_ids(items), captions, caption_ids, embedder.images(opened), embedder.texts(captions))
+        return cls(
+            embedder,
+            items,
+            item_ids(items),
+            captions,
+            caption_ids,
+            embedder.images(opened),
+            embedder.texts(captions),
+        )
 
     def pictures(self, queries: Sequence[str], k: int = 5
                  ) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:

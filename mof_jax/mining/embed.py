@@ -61,8 +61,15 @@ def embed(
     """
     if dtype not in DTYPES or shard < 1:
         raise UserError(f"{folder}: dtype {dtype!r}, shards of {shard} rows; expected one of {', '.join(DTYPES)}, at least 1 row")
-    plan = {"kind": KIND, "source": source_fingerprint(source), "model": embedder.fingerprint(), "which": which, "dtype": dtype,
-            "count": len(source), "shard": shard}
+    plan = {
+        "kind": KIND,
+        "source": source_fingerprint(source),
+        "model": embedder.fingerprint(),
+        "which": which,
+        "dtype": dtype,
+        "count": len(source),
+        "shard": shard,
+    }
     if _stands(folder, plan):
         return Embeddings.open(folder)
     files = list(zip(names(plan, "features"), names(plan, "records")))
@@ -139,7 +146,9 @@ class _Shard:
             seen[n] = record.id
             return Record(record.id, pixels, {})
 
-        features = embedder.embed_images(load, source.name, len(rows), which=lookup(FEATURES, which, "kind of features"))
+        features = embedder.embed_images(
+            load, source.name, len(rows), which=lookup(FEATURES, which, "kind of features")
+        )
         bad = _any_process(bad)
         reasons = [(int(n), _reason(embedder, source, rows[n])) for n in np.flatnonzero(bad)]
         ids = [seen[n] if n in seen else _id(source, i) for n, i in enumerate(rows)]

@@ -1,6 +1,7 @@
 """A run of a claim without a model: `python fake_arm.py WORKDIR RATE SEED STEPS`.
 
-It takes a moment, leaves rows whose truth is known, and a line in `W/trace`. Its arm is told by the learning rate.
+It takes a moment, leaves rows whose truth is known, and a line in `W/trace`. Its arm is told by the
+learning rate.
 """
 
 from __future__ import annotations
@@ -29,13 +30,30 @@ def train(workdir: str, rate: float, seed: int, steps: int) -> None:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     write(point / "items" / f"retrieval-{steps}.jsonl", "r@1", "mean", (100.0 * (base < skill))[:, None])
     write(point / "items" / f"geometry-{steps}.jsonl", "uniformity", "uniformity", x)
-    (point / "summary.json").write_text(json.dumps({"loss": 1.0, "evals": {}, "parameters": 1, "flops": 1.0, "examples": 1,
-                                                    "batch_size": 8, "learning_rate": rate, "weight_decay": 0.0}))
+    (point / "summary.json").write_text(
+        json.dumps(
+            {
+                "loss": 1.0,
+                "evals": {},
+                "parameters": 1,
+                "flops": 1.0,
+                "examples": 1,
+                "batch_size": 8,
+                "learning_rate": rate,
+                "weight_decay": 0.0,
+            }
+        )
+    )
 
 
 def write(path: pathlib.Path, figure: str, statistic: str, values: np.ndarray) -> None:
-    path.write_text("".join(json.dumps({"figure": figure, "statistic": statistic, "unit": f"u{i}", "values": row.tolist()}) + "\n"
-                            for i, row in enumerate(values)))
+    path.write_text(
+        "".join(
+            json.dumps({"figure": figure, "statistic": statistic, "unit": f"u{i}", "values": row.tolist()})
+            + "\n"
+            for i, row in enumerate(values)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Verdicts from rows whose truth is known: resampling over units, three seeds, equivalence, several conditions."""
+"""Verdicts from rows whose truth is known: resampling over units, three seeds, equivalence, several
+conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def test_the_bootstrap_is_the_one_over_rows_where_each_is_a_unit():
 
 
 def test_rows_of_one_unit_are_drawn_together():
-    """Ten copies of every row say nothing new: the interval is as wide as over the units, not √10 narrower."""
+    """Ten copies of every row say nothing new: the interval is as wide as over the units, not √10
+    narrower."""
     a = RNG.random(60)
     units = [f"u{i}" for i in range(60) for _ in range(10)]
     one = np.std(paired_resamples(items(a), items(np.zeros(60))))
@@ -64,18 +66,33 @@ def test_a_figure_that_is_no_mean_is_taken_anew():
         compare(items(y, statistic="uniformity"), items(x), "x")
 
 
-@pytest.mark.parametrize("bounds, want", [
-    ([(1, 3), (0.1, 2), (2, 5)], "shown"), ([(1, 3), (0.0, 2), (2, 5)], "undecided"), ([(-3, -1)] * 3, "refuted"),
-    ([(-3, -1), (-3, -1), (-1, 0.1)], "undecided"), ([(-1, 1)] * 3, "undecided"), ([(1, 3), (1, 3), (-3, -1)], "undecided")])
+@pytest.mark.parametrize(
+    "bounds, want",
+    [
+        ([(1, 3), (0.1, 2), (2, 5)], "shown"),
+        ([(1, 3), (0.0, 2), (2, 5)], "undecided"),
+        ([(-3, -1)] * 3, "refuted"),
+        ([(-3, -1), (-3, -1), (-1, 0.1)], "undecided"),
+        ([(-1, 1)] * 3, "undecided"),
+        ([(1, 3), (1, 3), (-3, -1)], "undecided"),
+    ],
+)
 def test_verdicts_on_a_lead(bounds, want):
     seeds = [interval(*pair) for pair in bounds]
     assert judge(LEAD, seeds) == judge(Order(("a", "b")), seeds) == want
 
 
-@pytest.mark.parametrize("bounds, want", [
-    ([(-0.9, 0.9)] * 3, "shown"), ([(-1.1, 0.9)] * 3, "shown"),  # the one-sided bound -0.9 lies inside
-    ([(-1.6, 0.9)] * 3, "undecided"), ([(1.1, 3), (-3, -1.1), (1.1, 2)], "refuted"), ([(-2, 2)] * 3, "undecided"),
-    ([(-0.5, 0.5), (-0.5, 0.5), (0.5, 1.5)], "undecided")])
+@pytest.mark.parametrize(
+    "bounds, want",
+    [
+        ([(-0.9, 0.9)] * 3, "shown"),
+        ([(-1.1, 0.9)] * 3, "shown"),  # the one-sided bound -0.9 lies inside
+        ([(-1.6, 0.9)] * 3, "undecided"),
+        ([(1.1, 3), (-3, -1.1), (1.1, 2)], "refuted"),
+        ([(-2, 2)] * 3, "undecided"),
+        ([(-0.5, 0.5), (-0.5, 0.5), (0.5, 1.5)], "undecided"),
+    ],
+)
 def test_verdicts_on_equivalence(bounds, want):
     assert judge(Equivalence("a", "b", 1.0), [interval(*pair) for pair in bounds]) == want
 
@@ -96,23 +113,46 @@ def rows_of(level: dict[str, float], seeds=(0, 1, 2)):
 
 
 def test_an_outcome():
-    claim = Claim("x", {"good": {}, "same": {}, "bad": {}}, "e/acc", 1.0, conditions=(
-        Order(("good", "bad")), Equivalence("good", "same", 3.0), Lead("good", "bad", "e/loss")), lower=("e/loss",))
+    claim = Claim(
+        "x",
+        {"good": {}, "same": {}, "bad": {}},
+        "e/acc",
+        1.0,
+        conditions=(
+            Order(("good", "bad")),
+            Equivalence("good", "same", 3.0),
+            Lead("good", "bad", "e/loss"),
+        ),
+        lower=("e/loss",),
+    )
     found = outcome(claim, rows_of({"good": 0.7, "same": 0.7, "bad": 0.4}), (0, 1, 2))
     assert found["verdict"] == "shown" and [c["verdict"] for c in found["conditions"]] == ["shown"] * 3
-    assert found["conditions"][2]["arm"] == "bad" and found["conditions"][2]["seeds"]["0"]["lead"] == pytest.approx(0.3)
+    assert found["conditions"][2]["arm"] == "bad" and found["conditions"][2]["seeds"]["0"][
+        "lead"
+    ] == pytest.approx(0.3)
     assert found["arms"]["good"].keys() == {"0", "1", "2"}
     refuted = outcome(claim, rows_of({"good": 0.4, "same": 0.4, "bad": 0.7}), (0, 1, 2))
-    assert refuted["verdict"] == "refuted" and [c["verdict"] for c in refuted["conditions"]] == ["refuted", "shown", "refuted"]
+    assert refuted["verdict"] == "refuted" and [c["verdict"] for c in refuted["conditions"]] == [
+        "refuted",
+        "shown",
+        "refuted",
+    ]
     alike = outcome(claim, rows_of({"good": 0.7, "same": 0.5, "bad": 0.7}), (0, 1, 2))
     assert [c["verdict"] for c in alike["conditions"]] == ["undecided", "refuted", "undecided"]
 
 
-@pytest.mark.parametrize("changes, says", [
-    (dict(arms={"a": {}}), "compares two at least"), (dict(metric="acc"), "metric 'acc': write EVALUATOR/KEY"),
-    (dict(conditions=(Lead("a", "c"),)), "no arm is called 'c' .arms: a, b."), (dict(minutes=0), "minutes a number above 0"),
-    (dict(conditions=(Equivalence("a", "b", 0.0),)), "0.0 is not above 0"), (dict(conditions=(Order(("a",)),)), "two arms"),
-    (dict(lower=("e/loss",)), "e/loss is the metric of no condition")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(arms={"a": {}}), "compares two at least"),
+        (dict(metric="acc"), "metric 'acc': write EVALUATOR/KEY"),
+        (dict(conditions=(Lead("a", "c"),)), "no arm is called 'c' .arms: a, b."),
+        (dict(minutes=0), "minutes a number above 0"),
+        (dict(conditions=(Equivalence("a", "b", 0.0),)), "0.0 is not above 0"),
+        (dict(conditions=(Order(("a",)),)), "two arms"),
+        (dict(lower=("e/loss",)), "e/loss is the metric of no condition"),
+    ],
+)
 def test_claims_that_are_none(changes, says):
     good = dict(says="x", arms={"a": {}, "b": {}}, metric="e/acc", minutes=1.0)
     assert Claim(**good).conditions == (LEAD,)

@@ -26,9 +26,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def claim() -> Claim:
-    return Claim("A trained model finds more than one that stands still.",
-                 arms={"trained": {}, "still": {"optimizer.lr": 1e-12}, "slow": {"optimizer.lr": RATE / 2}},
-                 metric="retrieval/r@1", minutes=0.1, data="synthetic signal",
-                 conditions=(Lead("trained", "still", claimed=10.0), Equivalence("trained", "slow", margin=5.0),
-                             Lead("trained", "still", metric="geometry/uniformity")),
-                 lower=("geometry/uniformity",))
+    return Claim(
+        "A trained model finds more than one that stands still.",
+        arms={"trained": {}, "still": {"optimizer.lr": 1e-12}, "slow": {"optimizer.lr": RATE / 2}},
+        metric="retrieval/r@1",
+        minutes=0.1,
+        data="synthetic signal",
+        conditions=(
+            Lead("trained", "still", claimed=10.0),
+            Equivalence("trained", "slow", margin=5.0),
+            Lead("trained", "still", metric="geometry/uniformity"),
+        ),
+        lower=("geometry/uniformity",),
+    )

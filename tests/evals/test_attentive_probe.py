@@ -13,7 +13,8 @@ SCENES = dict(kind="scenes", size=60, pixels=16)
 
 
 class Tokens(FakeModel):
-    """One of nine tokens says what a record's class is; the others say the opposite, so that their mean is 0."""
+    """One of nine tokens says what a record's class is; the others say the opposite, so that their mean is
+    0."""
 
     def __init__(self, broken: bool = False):
         self.broken = broken
@@ -28,8 +29,14 @@ class Tokens(FakeModel):
 
 
 def test_the_evaluator():
-    section = dict(kind="attentive_probe", train=SCENES | dict(split="train"), test=SCENES | dict(split="test"), label="kind",
-                   steps=60, batch_size=32)
+    section = dict(
+        kind="attentive_probe",
+        train=SCENES | dict(split="train"),
+        test=SCENES | dict(split="test"),
+        label="kind",
+        steps=60,
+        batch_size=32,
+    )
     probe = evals.build(section, "e", ("tokens/image",))
     found = probe.run(Tokens())
     assert found["images"] == 60 and found["acc@1"] > 90

@@ -40,6 +40,7 @@ def test_better_captions_score_more(val, tmp_path):
     noun = lambda asked: NOUNS[shade_of(asked.images[-1])]
     right = FakeGenerator(lambda asked: f"One small {noun(asked)}!", output_dir=tmp_path)
     found = build(test=val).run(right)
+    assert right.agrees(found, "cider")
     vague = build(test=val).run(FakeGenerator(lambda asked: f"a picture of some {noun(asked)} or so"))
     assert found["images"] == 6 and found["cider"] > 2 * vague["cider"] > 0
     assert right.asked[0].text == "<image>\nDescribe the picture in one short sentence." and not right.asked[0].plain

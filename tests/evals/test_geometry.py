@@ -5,12 +5,13 @@ from __future__ import annotations
 from fake_model import FakeModel
 import numpy as np
 import pytest
+from scipy import stats
 
 from mof_jax import evals
 from mof_jax.errors import UserError
 from mof_jax.evals.diagnostics.modality_gap import separability
 from mof_jax.evals.metrics import geometry
-from mof_jax.evals.metrics.statistics import STATISTICS
+from mof_jax.evals.metrics.statistics import STATISTICS, statistic
 
 RNG = np.random.default_rng(0)
 
@@ -69,10 +70,10 @@ def test_separability():
 
 @pytest.mark.parametrize("name, columns", [
     ("mean", 1), ("ratio", 2), ("effective_rank", 8), ("centroid_distance", 8), ("average_precision", 2),
-    ("mean_average_precision", 6)])
+    ("mean_average_precision", 6), ("auc", 2), ("spearman", 2)])
 def test_weights_are_copies(name, columns):
     values = RNG.random((12, columns))
-    if name == "average_precision":
+    if name in ("average_precision", "auc"):
         values[:, 1] = values[:, 1] > 0.5
     if name == "mean_average_precision":
         values[:, 3:] = values[:, 3:] > 0.5
@@ -82,13 +83,34 @@ def test_weights_are_copies(name, columns):
     assert statistic(values)(weights) == pytest.approx(statistic(copies)(np.ones(len(copies))))
 
 
+def test_a_statistic_is_known_by_its_name():
+    with pytest.raises(ValueError, match="two statistics are called 'mean'"):
+
+        @statistic()
+        def mean(values):
+            return lambda w: 0.0
+
+
+def test_rank_statistics():
+    x, y = RNG.integers(0, 6, (2, 40)).astype(float)
+    ones = np.ones(40)
+    rank = STATISTICS["spearman"](np.stack([x, y], axis=1))(ones)
+    assert rank == pytest.approx(stats.spearmanr(x, y).statistic)
+    right = y > 3
+    pairs = [(a > b) + (a == b) / 2 for a in x[right] for b in x[~right]]
+    assert STATISTICS["auc"](np.stack([x, right], axis=1))(ones) == pytest.approx(np.mean(pairs))
+
+
 @pytest.mark.parametrize("name", ["uniformity", "tolerance"])
 def test_a_copy_is_no_pair_with_its_original(name):
-    """A resample holds rows twice: pairs of a row with itself would pull every figure to the collapsed one."""
+    """A resample holds rows twice: pairs of a row with itself would pull every figure to the collapsed
+    one."""
     values = sphere(10) if name == "uniformity" else np.column_stack([sphere(10), np.zeros(10)])
     statistic = STATISTICS[name](values)
     assert statistic(np.full(10, 2.0)) == pytest.approx(statistic(np.ones(10)))
-    assert statistic(np.array([3.0, 1.0] + [0.0] * 8)) == pytest.approx(STATISTICS[name](values[:2])(np.ones(2)))
+    assert statistic(np.array([3.0, 1.0] + [0.0] * 8)) == pytest.approx(
+        STATISTICS[name](values[:2])(np.ones(2))
+    )
 
 
 class Known(FakeModel):
@@ -105,10 +127,14 @@ EMOJI = dict(kind="emoji5", split="unseen")
 
 
 def test_the_evaluators():
-    gap = evals.build(dict(kind="modality_gap", source=EMOJI), "e", ("embed/image", "embed/text")).run(Known())
+    gap = evals.build(dict(kind="modality_gap", source=EMOJI), "e", ("embed/image", "embed/text")).run(
+        Known()
+    )
     assert gap["centroid_distance"] == pytest.approx(np.sqrt(2)) and gap["separability"] == 100
     assert gap["alignment"] == pytest.approx(2.0) and gap["uniformity_image"] == gap["uniformity_text"] == 0.0
-    found = evals.build(dict(kind="embedding_geometry", source=EMOJI, label="vendor"), "e", ("embed/image",)).run(Known())
+    found = evals.build(
+        dict(kind="embedding_geometry", source=EMOJI, label="vendor"), "e", ("embed/image",)
+    ).run(Known())
     assert found["effective_rank"] == pytest.approx(1.0, abs=1e-4) and found["uniformity"] == 0.0
     assert found["tolerance"] == pytest.approx(1.0)
     with pytest.raises(UserError, match="'modality_gap' requires embed/text"):

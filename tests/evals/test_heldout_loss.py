@@ -56,6 +56,7 @@ def test_infonce_in_sets(candidates):
     captions = captions_of(SCENES)
     towers = Towers(captions)
     found = evals.build(dict(kind="contrastive_loss", source=SCENES, candidates=candidates), "e").run(towers)
+    assert towers.agrees(found, "loss")
     total = 0.0
     for start in range(0, 16, candidates):
         rows = slice(start, start + candidates)
@@ -101,7 +102,9 @@ def test_text_loss_by_tokens_and_by_bytes():
     texts = [source[i].texts["text"][0] for i in range(20)]
     size, tokens = sum(len(text.encode()) for text in texts), sum(len(text.split()) for text in texts)
     measure = evals.build(dict(kind="text_loss", source=section), "e", ("generate",))
-    found = measure.run(Reader())
+    model = Reader()
+    found = measure.run(model)
+    assert model.agrees(found, "loss")
     assert found == {"documents": 20.0, "tokens": float(tokens), "loss": pytest.approx(0.5 * size / tokens),
                      "bits_per_byte": pytest.approx(0.5 / np.log(2))}
     without = Reader()

@@ -131,7 +131,7 @@ def test_mistakes():
         build(path="w", labels="correct")
     with pytest.raises(UserError, match="limit: -1 is not at least 0"):
         build(path="w", limit=-1)
-    said = "'mmvp' requires generate; this task's models can embed/image, which suits fewshot, knn, probe"
+    said = "'mmvp' requires generate; this task's models can embed/image, which suits embedding_geometry, fewshot, knn, probe"
     with pytest.raises(UserError, match=said):
         evals.build(dict(kind="mmvp", path="w"), "e", ("embed/image",))
     statements = dataclasses.replace(mmvp_pairs(1)[0], question="", options=())

@@ -52,6 +52,7 @@ def world(tmp_path_factory):
 def test_right_swapped_and_alike(world, capsys):
     model = FakeEmbedder(lambda k: "swapped" if k == 0 else "alike" if k in (2, 3) else "right")
     found = build(path=world).run(model)
+    assert model.agrees(found, "image_score", "text_score", "group_score", "group_match")
     assert found["pairs"] == 18 and model.said[:2] == ["a photo of Scene 0, one", 'a photo of Scene 0, "two"']
     for score in ("image_score", "text_score", "group_score", "group_match"):
         assert found[score] == pytest.approx(100 * 15 / 18)

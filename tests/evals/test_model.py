@@ -1,4 +1,5 @@
-"""What a model can do, by capability: one that embeds and answers, one that does a single thing, and its parameters."""
+"""What a model can do, by capability: one that embeds and answers, one that does a single thing, and its
+parameters."""
 
 from __future__ import annotations
 
@@ -28,11 +29,18 @@ def run():
 
 def test_one_model_embeds_and_answers(run):
     model = run.model().bind(weights(run.skeleton))
-    assert model.capabilities == {"embed/image", "generate"} == set(TASKS["mllm"].capabilities(run.config.model))
+    assert (
+        model.capabilities
+        == {"embed/image", "generate"}
+        == set(TASKS["mllm"].capabilities(run.config.model))
+    )
     pictures = model.embedder.images(Scenes(3, "test", 16))
     assert pictures.shape == (3, 16) and np.isfinite(pictures).all()
     generator = model.generator
-    assert len(generator.answer([generator.ask("how many?", [Scenes(3, "test", 16)[0].image])], max_tokens=1)) == 1
+    assert (
+        len(generator.answer([generator.ask("how many?", [Scenes(3, "test", 16)[0].image])], max_tokens=1))
+        == 1
+    )
     with pytest.raises(UserError, match="unknown capability of this model 'embed/text'"):
         model.embedder.texts(["a"])
 
@@ -49,7 +57,9 @@ def test_binding_leaves_the_model_as_it_was(run):
 
 
 def test_what_a_model_cannot_do_is_said():
-    with pytest.raises(UserError, match=r"task 'x' does not embed; it can do nothing that evaluators ask for"):
+    with pytest.raises(
+        UserError, match=r"task 'x' does not embed; it can do nothing that evaluators ask for"
+    ):
         _ = Model("x").embedder
     embedder = Embedder.__new__(Embedder)
     embedder._predict = {"embed/image": None}

@@ -1,4 +1,5 @@
-"""Several right answers a query: values of scikit-learn's documentation, ties as the mean over orders, and the evaluator."""
+"""Several right answers a query: values of scikit-learn's documentation, ties as the mean over orders, and
+the evaluator."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ def test_average_precision():
     scores, labels = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1], bool)
     assert average_precision(scores, labels) == pytest.approx(0.8333, abs=1e-4)  # scikit-learn's example
     assert average_precision(np.zeros(4), labels) == 0.5  # one threshold passes all of them
-    assert average_precision(np.array([0.9, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0], bool)) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert average_precision(np.array([0.9, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0], bool)) == pytest.approx(
+        0.5 + 0.5 * 2 / 3
+    )
     assert np.isnan(average_precision(scores, np.zeros(4, bool)))
     both = np.stack([labels, np.zeros(4, bool)], axis=1)
     assert mean_average_precision(np.stack([scores, scores], axis=1), both) == pytest.approx(0.8333, abs=1e-4)
@@ -54,7 +57,9 @@ class Tags(FakeModel):
         self.axes, self.right = {}, right
 
     def texts(self, texts):
-        return np.stack([np.eye(64, dtype=np.float32)[self.axes.setdefault(t.lower(), len(self.axes))] for t in texts])
+        return np.stack(
+            [np.eye(64, dtype=np.float32)[self.axes.setdefault(t.lower(), len(self.axes))] for t in texts]
+        )
 
     def images(self, source):
         tags = [[t for t in source[i].texts.get("tags", ()) if t.strip()] for i in range(len(source))]
@@ -82,7 +87,11 @@ def test_the_evaluator(source):
     section = dict(kind="tagging", source=source, at=(1, 2))
     found = evals.build(section, "e", ("embed/image", "embed/text")).run(Tags())
     assert (found["images"], found["tags"], found["untagged"], found["map"]) == (3, 3, 1, 100.0)
-    assert found["p@1"] == 100.0 and found["p@2"] == pytest.approx(100 * (1 + 1 + 0.5) / 3) and found["ndcg@2"] == 100.0
+    assert (
+        found["p@1"] == 100.0
+        and found["p@2"] == pytest.approx(100 * (1 + 1 + 0.5) / 3)
+        and found["ndcg@2"] == 100.0
+    )
     by_image = evals.build(section | dict(query="image"), "e").run(Tags())
     assert by_image["p@2"] == pytest.approx(100 * (1 + 0.5 + 1) / 3)
     alike = evals.build(section, "e").run(Tags(right=False))

@@ -73,6 +73,7 @@ def test_splits(files, tmp_path):
     """A model that sees everything that is asked about: always yes."""
     generator = FakeGenerator(lambda asked: "Yes.", output_dir=tmp_path)
     found = build(**files).run(generator)
+    assert generator.agrees(found, *(f"{split}_accuracy" for split in files["splits"]))
     assert found["questions"] == 60 and found["accuracy"] == 50.0 and found["f1"] == pytest.approx(200 / 3)
     for split in ("random", "adversarial"):
         assert {k: found[f"{split}_{k}"] for k in ("accuracy", "precision", "recall", "f1", "yes_ratio")} == pytest.approx(

@@ -42,6 +42,7 @@ def test_scores_by_kind_leads_and_files(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "weak/q.png"))
     assert sheet.min() == 0 or sheet.std() > 10
     found = evals.build(SECTION | {"baseline": str(tmp_path / "weak/answers/q.jsonl")}, "e", ("generate",)).run(strong)
+    assert strong.agrees(found, "acc", "acc_colour")
     assert (found["lead_count"], found["lead_count_low"], found["lead_colour"], found["lead_colour_low"]) == (100, 100, 0, 0)
     assert found["lead"] == 20 and 0 < found["lead_low"] < 20
 

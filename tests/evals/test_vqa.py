@@ -56,7 +56,9 @@ def test_a_model_that_sees(val, tmp_path):
 
 def test_scores_by_type(val):
     """Wrong about every number: a third of the questions."""
-    found = build(test=val).run(FakeGenerator(lambda asked: "" if shade_of(asked.images[0]) % 3 == 1 else sees(asked)))
+    model = FakeGenerator(lambda asked: "" if shade_of(asked.images[0]) % 3 == 1 else sees(asked))
+    found = build(test=val).run(model)
+    assert model.agrees(found, "accuracy")
     assert found["empty"] == 4
     assert found["accuracy"] == pytest.approx(200 / 3)
     assert (found["accuracy_yes/no"], found["accuracy_number"], found["accuracy_other"]) == (100.0, 0.0, 100.0)

@@ -101,7 +101,9 @@ class Captioning(Evaluator):
         check_images(self.test.images, {p.id: p.image for p in pictures}, self.test.captions)
         pool = read_captions(self.train) if self.shots else []
         plain = bool(self.shots or self.plain)
-        prompt = (lambda p: self._plain(generator, p, pool)) if plain else (lambda p: self._chat(generator, p))
+        prompt = (
+            (lambda p: self._plain(generator, p, pool)) if plain else (lambda p: self._chat(generator, p))
+        )
         answers = ask(generator, pictures, prompt, self.test.captions, max_tokens=self.max_tokens,
                       stop=("\n",) if plain else (), pictures=1 + self.shots)
         references = [[cider.tokenize(caption) for caption in p.captions] for p in everything]
@@ -116,7 +118,9 @@ class Captioning(Evaluator):
 
     def _chat(self, generator: Generator, p: Captioned) -> Prompt:
         picture = read_image(self.test.images, p.image, self.test.captions, p.id)
-        return generator.chat(({"role": "user", "content": f"<image>\n{self.instruction}".rstrip()},), [picture], p.id)
+        return generator.chat(
+            ({"role": "user", "content": f"<image>\n{self.instruction}".rstrip()},), [picture], p.id
+        )
 
     def _plain(self, generator: Generator, p: Captioned, pool: list[Captioned]) -> Prompt:
         """Blocks of picture and caption, the last one without its caption."""

@@ -98,7 +98,9 @@ class Pope(Evaluator):
 
     def _chat(self, generator: Generator, q: PopeQuestion, path: str) -> Prompt:
         words = f"<image>\n{q.text}\n{self.instruction}".rstrip()
-        return generator.chat(({"role": "user", "content": words},), [read_image(self.images, q.image, path, q.id)], q.id)
+        return generator.chat(
+            ({"role": "user", "content": words},), [read_image(self.images, q.image, path, q.id)], q.id
+        )
 
 
 def says_yes(reply: str) -> bool:

@@ -69,7 +69,9 @@ class Questions(Evaluator):
         items = records(source)
         asked = [_attribute(source.name, record, "question") for record in items]
         wanted = [_attribute(source.name, record, "answer") for record in items]
-        prompts = [generator.ask(question, [record.image], record.id) for question, record in zip(asked, items)]
+        prompts = [
+            generator.ask(question, [record.image], record.id) for question, record in zip(asked, items)
+        ]
         answers = generator.answer(prompts, self.max_tokens)
         right = np.array([matches(answer, want) for answer, want in zip(answers, wanted)])
         kinds = np.array([record.attributes.get("kind", "") for record in items])
@@ -86,7 +88,13 @@ class Questions(Evaluator):
         write_answers(model.output_dir, self.name, (
             {"id": r.id, "kind": kind, "question": q, "answer": a, "reference": w, "right": bool(ok)}
             for r, kind, q, a, w, ok in zip(items, kinds.tolist(), asked, answers, wanted, right)))
-        self._draw(model.output_dir, items, asked, answers, [None if ok else want for ok, want in zip(right, wanted)])
+        self._draw(
+            model.output_dir,
+            items,
+            asked,
+            answers,
+            [None if ok else want for ok, want in zip(right, wanted)],
+        )
         return result
 
     def _baseline(self, ids: Sequence[str], result: dict[str, float]) -> Bool[np.ndarray, "questions"]:

@@ -119,7 +119,9 @@ class Vqa(Evaluator):
         check_images(self.test.images, {q.id: q.image for q in questions}, self.test.questions)
         pool = read_questions(self.train) if self.shots else []
         plain = bool(self.shots or self.plain)
-        prompt = (lambda q: self._plain(generator, q, pool)) if plain else (lambda q: self._chat(generator, q))
+        prompt = (
+            (lambda q: self._plain(generator, q, pool)) if plain else (lambda q: self._chat(generator, q))
+        )
         answers = ask(generator, questions, prompt, self.test.questions, max_tokens=self.max_tokens,
                       stop=("\n", ".", ",", "Question") if plain else (), pictures=1 + self.shots)
         scores = [vqa_accuracy.accuracy(answer, q.answers) for answer, q in zip(answers, questions)]
@@ -146,7 +148,9 @@ class Vqa(Evaluator):
             pictures = [read_image(self.train.images, s.image, self.train.questions, s.id) for s in shots]
         words = "".join(f"<image> Question: {s.question} Short answer: {s.short}\n" for s in shots)
         picture = read_image(self.test.images, q.image, self.test.questions, q.id)
-        return generator.text(f"{words}<image> Question: {q.question} Short answer:", [*pictures, picture], q.id)
+        return generator.text(
+            f"{words}<image> Question: {q.question} Short answer:", [*pictures, picture], q.id
+        )
 
 
 def read_questions(files: VqaFiles) -> list[VqaQuestion]:

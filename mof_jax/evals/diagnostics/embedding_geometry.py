@@ -20,7 +20,8 @@ from mof_jax.evals.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingGeometry(Evaluator):
-    """Uniformity (arXiv 2005.10242), effective rank (RankMe, arXiv 2210.02885) and, with labels, tolerance (arXiv 2012.09740).
+    """Uniformity (arXiv 2005.10242), effective rank (RankMe, arXiv 2210.02885) and, with labels, tolerance
+    (arXiv 2012.09740).
 
     Attributes:
       label: attribute that names a record's class, for tolerance; empty for none.
@@ -34,8 +35,8 @@ class EmbeddingGeometry(Evaluator):
     label: str = ""
 
     def run(self, model: Model) -> dict[str, float]:
-        """`uniformity`, at t = 2 on unit-norm embeddings; `effective_rank` of the same, at most `dim`; `tolerance`, NaN where no
-        class has two images. See `metrics.geometry`.
+        """`uniformity`, at t = 2 on unit-norm embeddings; `effective_rank` of the same, at most `dim`;
+        `tolerance`, NaN where no class has two images. See `metrics.geometry`.
 
         Raises:
           UserError: a record without the label.

@@ -1,4 +1,5 @@
-"""What keeps images and texts apart in a shared space, though they are trained to meet (Liang et al., arXiv 2203.02053)."""
+"""What keeps images and texts apart in a shared space, though they are trained to meet (Liang et al., arXiv
+2203.02053)."""
 
 from __future__ import annotations
 
@@ -42,8 +43,9 @@ class ModalityGap(Evaluator):
     seed: Whole = 0
 
     def run(self, model: Model) -> dict[str, float]:
-        """`centroid_distance`; `separability`, percent of held-out embeddings whose modality a hyperplane tells (50: no gap);
-        `alignment` of pairs; `uniformity_image` and `uniformity_text`. See `metrics.geometry`.
+        """`centroid_distance`; `separability`, percent of held-out embeddings whose modality a hyperplane
+        tells (50: no gap); `alignment` of pairs; `uniformity_image` and `uniformity_text`. See
+        `metrics.geometry`.
 
         Raises:
           UserError: fewer than four pairs, no such kind of text, or a record without a caption.
@@ -51,13 +53,21 @@ class ModalityGap(Evaluator):
         source = open_source(self.source)
         items = records(source)
         if len(items) < 4:
-            raise UserError(f"{self.source.label}: {len(items)} pairs are too few to fit and test a hyperplane; at least 4")
+            raise UserError(
+                f"{self.source.label}: {len(items)} pairs are too few for a hyperplane; 4 at least"
+            )
         kinds = kinds_of(source, items, self.texts)
-        captions = [next((t for kind in kinds for t in item.texts.get(kind, ()) if t.strip()), None) for item in items]
+        captions = [
+            next((t for kind in kinds for t in item.texts.get(kind, ()) if t.strip()), None)
+            for item in items
+        ]
         if None in captions:
             bare = items[captions.index(None)].id
             raise UserError(f"{self.source.label}: record {bare} has no text of kind {', '.join(kinds)}")
-        x, y = (np.asarray(unit(z), np.float64) for z in (model.embedder.images(source), model.embedder.texts(captions)))
+        x, y = (
+            np.asarray(unit(z), np.float64)
+            for z in (model.embedder.images(source), model.embedder.texts(captions))
+        )
         units, apart = [unit_of(item) for item in items], geometry.alignment(x, y)
         model.keep("alignment", units, apart[:, None])
         model.keep("centroid_distance", units, np.concatenate([x, y], axis=1), "centroid_distance")
@@ -68,9 +78,12 @@ class ModalityGap(Evaluator):
                 "uniformity_image": geometry.uniformity(x), "uniformity_text": geometry.uniformity(y)}
 
 
-def separability(x: Float[np.ndarray, "pairs dim"], y: Float[np.ndarray, "pairs dim"], seed: int = 0) -> float:
-    """The share of held-out embeddings whose modality a logistic regression tells that was fitted on the other half of the pairs
-    (arXiv 2405.18570 measures it so). A pair's two embeddings are on one side of the split."""
+def separability(
+    x: Float[np.ndarray, "pairs dim"], y: Float[np.ndarray, "pairs dim"], seed: int = 0
+) -> float:
+    """The share of held-out embeddings whose modality a logistic regression tells that was fitted on the
+    other half of the pairs (arXiv 2405.18570 measures it so). A pair's two embeddings are on one side of
+    the split."""
     order = np.random.default_rng(seed).permutation(len(x))
     fitted, held = np.split(order, [len(x) // 2])
     stack = lambda rows: np.concatenate([x[rows], y[rows]]).astype(np.float32)

@@ -1,4 +1,5 @@
-"""An attentive probe: learned queries gather from a tower's tokens what a linear layer reads (AIM, arXiv 2401.08541, §3)."""
+"""An attentive probe: learned queries gather from a tower's tokens what a linear layer reads (AIM, arXiv
+2401.08541, §3)."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class AttentiveProbe(Evaluator):
 
     Attributes:
       label: attribute that names a record's class; test records of a class that `train` lacks are left out.
-      queries: how many are learned. steps, batch_size, lr, weight_decay: of AdamW under a cosine. seed: of both.
+      queries: how many are learned. steps, batch_size, lr, weight_decay: of AdamW under a cosine. seed: of
+        both.
     """
 
     kind: ClassVar[str] = "attentive_probe"
@@ -66,13 +68,19 @@ class Fit:
 
 
 def fit(
-    x: Float[np.ndarray, "rows tokens width"], y: Int[np.ndarray, "rows"], classes: int, seed: int = 0, how: Fit = Fit()
+    x: Float[np.ndarray, "rows tokens width"],
+    y: Int[np.ndarray, "rows"],
+    classes: int,
+    seed: int = 0,
+    how: Fit = Fit(),
 ) -> dict[str, Array]:
     """Parameters of a probe: AdamW with a cosine schedule; every step sees a random batch."""
     return _train(jnp.asarray(x, jnp.float32), jnp.asarray(y), classes, jax.random.key(seed), how)
 
 
-def scores(params: dict[str, Array], x: Float[np.ndarray, "rows tokens width"]) -> Float[np.ndarray, "rows classes"]:
+def scores(
+    params: dict[str, Array], x: Float[np.ndarray, "rows tokens width"]
+) -> Float[np.ndarray, "rows classes"]:
     """Logits of the classes."""
     return np.asarray(_scores(params, jnp.asarray(x, jnp.float32)))
 
@@ -87,7 +95,8 @@ def _init(key: Key[Array, ""], tokens: int, width: int, classes: int, queries: i
 
 
 def _scores(params: dict[str, Array], x: Float[Array, "rows tokens width"]) -> Float[Array, "rows classes"]:
-    """Standardised tokens with their places; softmax attention of each query over them; a linear layer over what they gather."""
+    """Standardised tokens with their places; softmax attention of each query over them; a linear layer over
+    what they gather."""
     x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6) + params["place"]
     attention = jax.nn.softmax(jnp.einsum("qd,bpd->bqp", params["query"], x @ params["key"]), axis=-1)
     gathered = jnp.einsum("bqp,bpd->bqd", attention, x)

@@ -54,7 +54,8 @@ class Embedder:
         self._predict = {name: jit(fn) for name, fn in predictors.items()}
 
     def bind(self, params: Params) -> Embedder:
-        """This embedder with the given parameters (all of them, by path); programs and decoded pictures are shared."""
+        """This embedder with the given parameters (all of them, by path); programs and decoded pictures are
+        shared."""
         bound = copy.copy(self)
         bound._params = params
         return bound

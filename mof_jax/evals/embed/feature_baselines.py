@@ -19,14 +19,15 @@ _SIDE = 8  # pixels; on the embedded pictures coarse ones compare best (nearest 
 def accuracies(
     model: Model, right: Callable[[Features], Bool[np.ndarray, "test"]], units: Sequence[str], baselines: bool
 ) -> dict[str, float]:
-    """`acc@1` in percent of `right(features)`; with `baselines` also those of the references and the leads over them.
+    """`acc@1` in percent of `right(features)`; with `baselines` also those of the references and the leads
+    over them.
 
     Args:
       units: what each test record is about, see `evals.items`.
 
     Returns:
-      `acc@1`; `acc@1_untrained` (fresh initial values), `acc@1_pixels` (pictures shrunk to 8 x 8), and with each a
-      `lead_…_low`, the lower end of the 95 % paired bootstrap interval of the difference.
+      `acc@1`; `acc@1_untrained` (fresh initial values), `acc@1_pixels` (pictures shrunk to 8 x 8), and with each
+      a `lead_…_low`, the lower end of the 95 % paired bootstrap interval of the difference.
     """
     embedder = model.embedder
     ours = right(embedder.images)
@@ -35,7 +36,10 @@ def accuracies(
     if not baselines:
         return result
     fresh = embedder.untrained()
-    for name, features in (("untrained", fresh.images), ("pixels", lambda source: embedder.pixels(source, _SIDE))):
+    for name, features in (
+        ("untrained", fresh.images),
+        ("pixels", lambda source: embedder.pixels(source, _SIDE)),
+    ):
         theirs = right(features)
         result[f"acc@1_{name}"] = 100 * float(theirs.mean())
         result[f"lead_{name}_low"] = 100 * paired_interval(ours, theirs)[0]

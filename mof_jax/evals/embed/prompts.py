@@ -22,7 +22,9 @@ class _Embeds(Protocol):
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts dim"]: ...
 
 
-def ensemble(embedder: _Embeds, texts: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "texts dim"]:
+def ensemble(
+    embedder: _Embeds, texts: Sequence[str], templates: Sequence[str]
+) -> Float[np.ndarray, "texts dim"]:
     """Unit-norm mean of the embeddings of each text in every template (prompt ensembling, CLIP §3.1.4).
 
     Raises:

@@ -77,7 +77,9 @@ class Retrieval(Evaluator):
         return result
 
 
-def _keep(model: Model, k: int, hits: tuple[np.ndarray, np.ndarray], units: tuple[list[str], list[str]]) -> None:
+def _keep(
+    model: Model, k: int, hits: tuple[np.ndarray, np.ndarray], units: tuple[list[str], list[str]]
+) -> None:
     """The rows of i2t@k, of t2i@k, and of their mean, in a column each."""
     for name, values, of in zip(("i2t", "t2i"), hits, units):
         model.keep(f"{name}@{k}", of, values)
@@ -133,7 +135,8 @@ class Pool:
 
     @property
     def units(self) -> tuple[list[str], list[str]]:
-        """The item that each picture shows (the first, of several), and that each caption belongs to, see `evals.items`."""
+        """The item that each picture shows (the first, of several), and that each caption belongs to, see
+        `evals.items`."""
         pictures, first = np.unique(self.links[0], return_index=True)
         return [f"item {n}" for n in self.links[1][first]], [f"item {n}" for n in self.owners]
 

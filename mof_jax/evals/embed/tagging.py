@@ -22,7 +22,9 @@ from mof_jax.ranges import Count
 
 @dataclasses.dataclass(frozen=True)
 class Tagging(Evaluator):
-    """Tags are a kind of text; those of one meaning in small letters are one.
+    """Mean average precision, precision and nDCG at k of images with several tags each.
+
+    Tags are a kind of text; those of the same words, whatever their case and blanks, are one.
 
     Attributes:
       texts: the kind. templates: phrases with a place for a tag, or one entry naming a file of them.
@@ -42,21 +44,27 @@ class Tagging(Evaluator):
     least: Count = 1
 
     def run(self, model: Model) -> dict[str, float]:
-        """`map`, the mean over tags of the average precision with which each ranks the images, and `p@k` and `ndcg@k`, means over
-        queries; all in percent. Equal scores as in `metrics.multilabel`. `images` counts those with a tag that is left,
-        `untagged` the others, which are candidates of a tag all the same and ask for none.
+        """`map`, the mean over tags of the average precision with which each ranks the images, and `p@k`
+        and `ndcg@k`, means over queries; all in percent. Equal scores as in `metrics.multilabel`. `images`
+        counts those with a tag that is left, `untagged` the others, which are candidates of a tag all the
+        same and ask for none.
 
         Raises:
           UserError: no tag of so many images.
         """
         source = open_source(self.source)
         items = records(source)
-        said = [{same_words(tag): tag for tag in item.texts.get(self.texts, ()) if tag.strip()} for item in items]
+        said = [
+            {same_words(tag): tag for tag in item.texts.get(self.texts, ()) if tag.strip()}
+            for item in items
+        ]
         names: dict[str, str] = {key: tag for tags in reversed(said) for key, tag in tags.items()}
         count = {key: sum(key in tags for tags in said) for key in names}
         keys = sorted(key for key in names if count[key] >= self.least)
         if not keys:
-            raise UserError(f"{self.source.label}: no text of kind {self.texts!r} belongs to {self.least} image(s)")
+            raise UserError(
+                f"{self.source.label}: no text of kind {self.texts!r} belongs to {self.least} image(s)"
+            )
         labels = np.array([[key in tags for key in keys] for tags in said])
         words = ensemble(model.embedder, [names[key] for key in keys], phrases(self.templates))
         scores = model.embedder.images(source) @ words.T

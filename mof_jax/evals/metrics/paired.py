@@ -26,20 +26,27 @@ def pair_accuracy(right: Bool[np.ndarray, "pairs 2"]) -> Bool[np.ndarray, "pairs
     return np.asarray(right, bool).all(axis=1)
 
 
-def paired_interval(a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"], seed: int = 0) -> tuple[float, float]:
+def paired_interval(
+    a: Bool[np.ndarray, "items"], b: Bool[np.ndarray, "items"], seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of mean(a) - mean(b) over items drawn with replacement, the same ones for both."""
     difference = a.astype(np.float64) - b
     # Few values occur (three, of booleans), so a resample is a draw of how often each of them does.
     values, counts = np.unique(difference, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(difference), counts / len(difference), size=_RESAMPLES)
+    draws = np.random.default_rng(seed).multinomial(
+        len(difference), counts / len(difference), size=_RESAMPLES
+    )
     low, high = np.quantile(draws @ values / len(difference), [0.025, 0.975])
     return float(low), float(high)
 
 
-def paired_resamples(a: Items, b: Items, seed: int = 0, resamples: int = _RESAMPLES) -> Float[np.ndarray, "resamples"]:
+def paired_resamples(
+    a: Items, b: Items, seed: int = 0, resamples: int = _RESAMPLES
+) -> Float[np.ndarray, "resamples"]:
     """Differences of two figures, a's less b's, over units drawn with replacement, the same ones for both.
 
-    All rows of a unit come with it as often as it is drawn. A figure that is no mean over rows is taken anew on each resample.
+    All rows of a unit come with it as often as it is drawn. A figure that is no mean over rows is taken anew
+    on each resample.
 
     Args:
       a, b: rows over the same units, in any order.
@@ -53,13 +60,17 @@ def paired_resamples(a: Items, b: Items, seed: int = 0, resamples: int = _RESAMP
     number = {name: i for i, name in enumerate(names)}
     of_a, of_b = (np.array([number[unit] for unit in x.units]) for x in (a, b))
     figure_a, figure_b = (STATISTICS[x.statistic](x.values) for x in (a, b))
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=resamples
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.array([figure_a(w[of_a]) - figure_b(w[of_b]) for w in drawn.astype(np.float64)])
     known = found[np.isfinite(found)]
     if len(known) <= 0.99 * resamples:
-        raise UserError(f"{resamples - len(known)} of {resamples} resamples of {len(names)} units have no {a.statistic}; "
-                        "evaluate on more of them")
+        raise UserError(
+            f"{resamples - len(known)} of {resamples} resamples of {len(names)} units have no {a.statistic}; "
+            "evaluate on more of them"
+        )
     return known
 
 

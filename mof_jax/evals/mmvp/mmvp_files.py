@@ -27,7 +27,15 @@ from mof_jax.data.image import images
 from mof_jax.data.pairs import PATTERNS, Pair, pattern_of
 from mof_jax.errors import BadExample, UserError
 from mof_jax.evals.json_files import unique
-from mof_jax.evals.mmvp.numbered_images import check_rows, names, new_folder, read_csv, read_pictures, write_csv, write_pictures
+from mof_jax.evals.mmvp.numbered_images import (
+    check_rows,
+    names,
+    new_folder,
+    read_csv,
+    read_pictures,
+    write_csv,
+    write_pictures,
+)
 from mof_jax.parsing import reason
 
 Labels = Literal["original", "corrected"]

@@ -53,7 +53,10 @@ def embed(study: Study, workdir: str) -> dict[str, np.ndarray]:
     for split in ("train", *SPLITS):
         lesson = pictures.lesson(study, split)
         record = lambda i, pixels=lesson.pixels: Record(str(i), pixels[i], {})
-        for which, key, dtype in (("tokens/image", "patches", np.float16), ("embed/image", "pooled", np.float32)):
+        for which, key, dtype in (
+            ("tokens/image", "patches", np.float16),
+            ("embed/image", "pooled", np.float32),
+        ):
             arrays[f"{split}/{key}"] = model.embedder.embed_images(
                 record, split, len(lesson.pixels), which=which).astype(dtype)
         if "embed/text" in model.embedder.capabilities and split != "train":

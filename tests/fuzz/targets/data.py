@@ -29,6 +29,7 @@ from mof_jax.data.text.captions import CaptionConfig
 from mof_jax.data.text.tokenizers import train
 from mof_jax.errors import BadExample
 from mof_jax.evals.answer.answers_file import read_answers
+from mof_jax.evals.items import read_items
 from mof_jax.mining import report
 from mof_jax.mining.embeddings import KIND, Embeddings
 from mof_jax.mining.state import Pairs, State
@@ -472,6 +473,17 @@ def _read_answers(folder: pathlib.Path) -> None:
     read_answers(str(folder / "a.jsonl"))
 
 
+def _read_items(folder: pathlib.Path) -> None:
+    for kept in read_items(str(folder / "i.jsonl")).values():
+        kept.figure()
+
+
+_ITEMS = lines(
+    {"figure": "r@1", "statistic": "mean", "unit": "a", "values": [1.0, None]},
+    {"figure": "r@1", "statistic": "mean", "unit": "b", "values": [0.5, 2]},
+    {"figure": "loss", "statistic": "ratio", "unit": "a", "values": [3.0, 4]},
+)
+
 TARGETS = [
     _pictures("JPEG", "RGB", "L", "CMYK"),
     _pictures("PNG", "RGB", "RGBA", "P", "I;16", "LA", "1"),
@@ -505,4 +517,5 @@ TARGETS = [
         ],
         _read_answers,
     ),
+    Target("items", lambda: [Seed({"i.jsonl": _ITEMS}, {"i.jsonl": "jsonl"})], _read_items),
 ]
