@@ -70,7 +70,7 @@ class Aligned:
     """
 
     def __init__(self, path: str, column: str, source: Source, cache_dir: str = ""):
-        path = storage.expand(path)
+        path, self._cache_dir = storage.expand(path), cache_dir
         if path.endswith(".npy") and not ids_beside(path):
             self.path, self.values, self._sidecar = path, map_npy(path, cache_dir), None
             stored, self.row = _stored_rows(source)
@@ -83,6 +83,13 @@ class Aligned:
             check_source(self._sidecar, source)
             self.path, self.values = self._sidecar.path, self._sidecar.values
             self.row = _looked_up(self._sidecar, source)
+
+    def __getstate__(self):  # maps do not travel
+        return self.__dict__ | {"values": None}
+
+    def __setstate__(self, state):
+        values = state["_sidecar"].values if state["_sidecar"] else map_npy(state["path"], state["_cache_dir"])
+        self.__dict__.update(state, values=values)
 
     def content(self) -> Mapping[str, object]:
         """Tells it from another file, see `Sidecar.content`."""

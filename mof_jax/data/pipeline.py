@@ -23,7 +23,7 @@ from mof_jax.data.config import DataConfig
 from mof_jax.data.fields.field import Tokenizer
 from mof_jax.data.load import Loader, Rows, chosen, texts
 from mof_jax.data.mixture import HostRows, Located, OpenOrder
-from mof_jax.data.orders.order import Mixture, content_of, notes_of
+from mof_jax.data.orders.order import Mixture
 from mof_jax.data.reader import Replaced, report
 from mof_jax.errors import WorkerLost
 from mof_jax.parsing import one_line
@@ -104,10 +104,9 @@ class Pipeline:
         reader = self.loader.reader
         mixture = Mixture(reader.sources, config.sources, seed, config.shuffle, batch_size, steps)
         self.stream: OpenOrder = config.order.open(mixture)
-        for note in notes_of(self.stream):
+        for note in self.stream.notes():
             log.warning("data.order: %s", note)
-        if hasattr(self.stream, "another"):
-            reader.another = self.stream.another
+        reader.another = self.stream.another
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
         self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
 
@@ -150,7 +149,7 @@ class Pipeline:
     def content(self) -> dict[str, object]:
         """What the sources hold, and the files of fields, in the form of the config's section, see `data.identity`."""
         fields = {name: {"content": found} for name, field in self.loader.fields.items() if (found := field.content())}
-        order = content_of(self.stream)
+        order = self.stream.content()
         found = {"fields": fields} if fields else {}
         return self.loader.reader.content() | found | ({"order": {"content": order}} if order else {})
 

@@ -39,8 +39,8 @@ class Reader:
 
     Attributes:
       whole, sources: the sources, without and with their filters.
-      another: which record takes the place of one that is bad, `(source, index, attempt)` to an index; an order of the data
-        may put its own here, so that what it promises of a batch holds for replacements.
+      another: which record takes the place of one that is bad, `(source, index, attempt)` to an index, or None for any of the
+        source; an order puts its own here, so that what it promises of a batch holds for replacements.
 
     Raises:
       UserError: a source that cannot be opened.
@@ -56,7 +56,7 @@ class Reader:
             source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
             for source, c in zip(self.whole, configs)
         ]
-        self.another: Callable[[int, int, int], int] = self._hashed
+        self.another: Callable[[int, int, int], int | None] = any_other
 
     def label(self, source: int) -> str:
         """Name of a source in ids, tables and messages."""
@@ -96,7 +96,8 @@ class Reader:
                     raise
                 replaced.append((f"{self.label(source)}:{error.record}", error.reason))
                 reason = str(error)
-            at = self.another(source, index, attempt)
+            found = self.another(source, index, attempt)
+            at = self._hashed(source, index, attempt) if found is None else found
         raise UserError(f"{self.label(source)}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
 
     def describe(self, shares: Sequence[float]) -> list[dict[str, object]]:
@@ -112,6 +113,10 @@ class Reader:
     def _hashed(self, source: int, index: int, attempt: int) -> int:
         """Any record of the source."""
         return keyed.hash64(*self._key, source, index, attempt) % len(self.sources[source])
+
+
+def any_other(source: int, index: int, attempt: int) -> None:
+    """Any record of the source may take the place of a bad one."""
 
 
 def report(replaced: Replaced, counts: dict[str, int]) -> None:

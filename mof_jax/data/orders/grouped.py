@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 import numpy as np
 
 from mof_jax.data import keyed
 from mof_jax.data.beside import Aligned, Paths, paths
-from mof_jax.data.mixture import Located, Stream
+from mof_jax.data.mixture import Located, OpenOrder, Stream
 from mof_jax.data.orders.order import Mixture, Order, rows_together
 from mof_jax.errors import UserError
 from mof_jax.ranges import Count
@@ -94,7 +94,7 @@ class Members:
         self.label[self.order] = np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-class OpenGrouped:
+class OpenGrouped(OpenOrder):
     """Runs are what is drawn and mixed by weights: position p is row p mod size of run p // size.
 
     Attributes:
@@ -126,10 +126,6 @@ class OpenGrouped:
             key = keyed.hash64_array(self._seed, _MEMBER, source, epoch, label)
             place = keyed.permute(place, m.counts[label], key)
         return m.order[m.starts[label] + place]
-
-    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
-        """How many of the first `positions` are a source's."""
-        return positions * self.shares
 
     def another(self, source: int, index: int, attempt: int) -> int:
         """A record of the same label, for one that is bad."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 import numpy as np
 
 from mof_jax.data import keyed
 from mof_jax.data.beside import Aligned, Paths, paths
-from mof_jax.data.mixture import Located, Stream
+from mof_jax.data.mixture import Located, OpenOrder, Stream
 from mof_jax.data.orders.order import Mixture, Order, rows_together
 from mof_jax.errors import UserError
 from mof_jax.ranges import Count
@@ -86,7 +86,7 @@ class Neighbours:
         return self._record[found]
 
 
-class OpenMined:
+class OpenMined(OpenOrder):
     """Position p is row p mod (1 + partners) of the run of example p // (1 + partners) of a shuffled stream."""
 
     def __init__(self, mixture: Mixture, partners: int, neighbours: list[Neighbours | None]):
@@ -108,10 +108,6 @@ class OpenMined:
         hashed = keyed.hash64_array(self._seed, _FILL, source, run, row)
         found[missing] = (hashed % self.sizes[source].astype(np.uint64)).astype(np.int64)[missing]
         return Located(source, found, epoch)
-
-    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
-        """How many of the first `positions` are a source's."""
-        return positions * self.shares
 
     def notes(self) -> list[str]:
         """What a user should know: partners that are missing among some of the records."""

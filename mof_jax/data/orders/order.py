@@ -8,9 +8,9 @@ Nothing in it knows hosts, workers or threads. Position p = step · batch + row.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mof_jax.data.mixture import OpenOrder
 from mof_jax.data.record import Source
@@ -71,12 +71,3 @@ def rows_together(size: int, mixture: Mixture, key: str) -> None:
         raise UserError(f"config.data.order.{key}: {size} rows belong together, and the batch of {mixture.batch_size} is no "
                         f"multiple of {size}")
 
-
-def content_of(order: OpenOrder) -> Mapping[str, Any]:
-    """What the files of an order hold, for a run that goes on: nothing for one that reads none."""
-    return order.content() if hasattr(order, "content") else {}
-
-
-def notes_of(order: OpenOrder) -> list[str]:
-    """What a user should know of an order when a run starts."""
-    return order.notes() if hasattr(order, "notes") else []

@@ -64,7 +64,7 @@ class Shuffled(Order):
         return phases
 
 
-class Scheduled:
+class Scheduled(OpenOrder):
     """A mixture whose weights change at given steps.
 
     Phase s starts at position P_s and mixes its own stream of shares; of source k it takes the draws that follow those of the
