@@ -64,7 +64,8 @@ ALL = {
 
 @pytest.mark.parametrize("kind", sorted(ALL))
 def test_the_position_is_all_there_is(kind, labels):
-    """Any step by itself, on any number of hosts, is what a run that never stopped sees there; another seed sees another."""
+    """Any step by itself, on any number of hosts, is what a run that never stopped sees there; another seed
+    sees another."""
     np.save(labels / "n.npy", np.arange(180).reshape(60, 3) * 11 % 60)
     np.save(labels / "m.npy", np.arange(51).reshape(17, 3) * 5 % 17)
     order, sources = ALL[kind](labels), [A, B]

@@ -1,4 +1,5 @@
-"""What an order is: a pure function from a position of the run to an example, so that there is nothing to save but the step.
+"""What an order is: a pure function from a position of the run to an example, so that there is nothing to
+save but the step.
 
     config section  ->  Order  --open(mixture)-->  OpenOrder.locate(positions)  ->  (source, index, epoch)
 
@@ -68,6 +69,6 @@ class Order(abc.ABC):
 def rows_together(size: int, mixture: Mixture, key: str) -> None:
     """Raises `UserError` where a batch is no whole number of runs of `size` rows that belong together."""
     if mixture.batch_size % size:
-        raise UserError(f"config.data.order.{key}: {size} rows belong together, and the batch of {mixture.batch_size} is no "
-                        f"multiple of {size}")
+        raise UserError(f"config.data.order.{key}: {size} rows belong together, and the batch of "
+                        f"{mixture.batch_size} is no multiple of {size}")
 
