@@ -1,8 +1,7 @@
 """One reader under every pipeline: from a place in the stream to an example, bad ones replaced and reported.
 
     place (source, index)  ->  record  ->  `load` of the pipeline  ->  example
-                                 ^ another record of the same source, where this one is bad and `on_error`
-                                 says `skip`
+                                 ^ another of the source, where it is bad and `on_error` says `skip`
 """
 
 from __future__ import annotations
