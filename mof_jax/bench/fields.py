@@ -2,7 +2,8 @@
 
     python -m mof_jax.bench.fields
 
-One thread, by its own processor time, on the embedded pictures; all rows in turns, so that their ratios hold on a busy machine.
+One thread, by its own processor time, on the embedded pictures; all rows in turns, so that their ratios hold
+on a busy machine.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def run(repeats: int = 5, seconds: float = 0.5) -> list[dict[str, Any]]:
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = cases(write_sidecars(folder))
-        pipes = {name: Pipeline(build(DataConfig, {"threads": 0, **config}), _ids, BATCH) for name, (_, config) in rows.items()}
+        pipes = {name: Pipeline(build(DataConfig, {"threads": 0, **config}), _ids, BATCH)
+                 for name, (_, config) in rows.items()}
         rates: dict[str, list[float]] = {name: [] for name in rows}
         for turn in range(repeats + 1):
             for name, pipe in pipes.items():
@@ -67,7 +69,8 @@ def cases(folder: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "order mined": (plain, {"order": {"kind": "mined", "path": f"{folder}/neighbours.npy"}}),
         "text + label, sidecar": (texts, {"views": 0, **field(kind="label", path=f"{folder}/label.npy")}),
         "things + boxes": (things, THINGS | {"fields": {"boxes": {"kind": "signal", "size": (4, 4)}}}),
-        "things + masks": (things, THINGS | {"fields": {"masks": {"kind": "signal", "size": (4, 64, 64), "dtype": "uint8"}}}),
+        "things + masks": (things, THINGS | {"fields": {
+            "masks": {"kind": "signal", "size": (4, 64, 64), "dtype": "uint8"}}}),
     }
 
 
@@ -76,7 +79,8 @@ def write_sidecars(folder: str) -> str:
     source, rng = Emoji5("train"), np.random.default_rng(0)
     ids = "\n".join(source[index].id for index in range(len(source)))
     n = len(source)
-    columns = {"label": np.arange(n, dtype=np.int32) % 100, "vector": rng.normal(size=(n, 512)).astype(np.float16),
+    columns = {"label": np.arange(n, dtype=np.int32) % 100,
+               "vector": rng.normal(size=(n, 512)).astype(np.float16),
                "neighbours": rng.integers(0, n, (n, 4), np.int32)}
     for name, values in columns.items():
         np.save(os.path.join(folder, f"{name}.npy"), values)

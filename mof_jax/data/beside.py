@@ -51,42 +51,55 @@ def check_source(sidecar: Sidecar, source: Source) -> None:
         except BadExample:
             continue
     if names and (sidecar.rows(names) < 0).all():
-        raise UserError(f"{sidecar.path}: has none of {len(names)} records of {source.name} that were looked for, the first "
-                        f"{show(names[0])}; was it made from another source?")
+        raise UserError(f"{sidecar.path}: has none of {len(names)} records of {source.name} that were looked "
+                        f"for, the first {show(names[0])}; was it made from another source?")
 
 
 class Aligned:
     """The rows of a file in the order of a source.
 
-    A `.npy` without ids beside it has a row for every record of the source as it is stored, before `skip` and `filter`, in its
-    order: nothing is looked up, so that it serves sources of any size. Any other sidecar goes by ids, all of which are asked for
-    once.
+    A `.npy` without ids beside it has a row for every record of the source as it is stored, before `skip` and
+    `filter`, in its order: nothing is looked up, so that it serves sources of any size. Any other sidecar
+    goes by ids, all of which are asked for once.
 
     Attributes:
       values: [rows, …], as stored. row: of each record of the source, -1 where the file has none.
 
     Raises:
-      UserError: see `Sidecar`; a file without ids that has not as many rows as the source, or one of another source.
+      UserError: see `Sidecar`; a file without ids that has not as many rows as the source, or one of another
+        source.
     """
 
     def __init__(self, path: str, column: str, source: Source, cache_dir: str = ""):
-        path = storage.expand(path)
+        path, self._cache_dir = storage.expand(path), cache_dir
         if path.endswith(".npy") and not ids_beside(path):
             self.path, self.values, self._sidecar = path, map_npy(path, cache_dir), None
             stored, self.row = _stored_rows(source)
             if len(self.values) != len(stored):
-                raise UserError(f"{path}: {len(self.values):,} rows without ids, and {stored.name} has {len(stored):,} records")
+                raise UserError(f"{path}: {len(self.values):,} rows without ids, and {stored.name} has "
+                                f"{len(stored):,} records")
             if column:
-                raise UserError(f"{path}: column {column!r}: its columns have no names; list ids and names in a .json beside it")
+                raise UserError(f"{path}: column {column!r}: its columns have no names; list ids and names "
+                                "in a .json beside it")
         else:
             self._sidecar = Sidecar(path, column, cache_dir)
             check_source(self._sidecar, source)
             self.path, self.values = self._sidecar.path, self._sidecar.values
             self.row = _looked_up(self._sidecar, source)
 
+    def __getstate__(self):  # maps do not travel
+        return self.__dict__ | {"values": None}
+
+    def __setstate__(self, state):
+        sidecar = state["_sidecar"]
+        values = sidecar.values if sidecar else map_npy(state["path"], state["_cache_dir"])
+        self.__dict__.update(state, values=values)
+
     def content(self) -> Mapping[str, object]:
         """Tells it from another file, see `Sidecar.content`."""
-        return self._sidecar.content() if self._sidecar else {"rows": len(self.values), "digest": digest(self.values)}
+        if self._sidecar:
+            return self._sidecar.content()
+        return {"rows": len(self.values), "digest": digest(self.values)}
 
 
 def _stored_rows(source: Source) -> tuple[Source, Int64[np.ndarray, "records"]]:

@@ -44,9 +44,10 @@ class LocalViews:
 class DataConfig:
     """What a run reads, and what it does to it on the host.
 
-    A batch is a set of fields (see `data.fields`). Without a word about them it has `image`, `text`, `group` and, where `local`
-    is set, `local`; `views`, `image_size`, `augment`, `captions` and `local` are short for what these say. A section of their
-    name in `fields` takes their place; where both speak, they have to agree.
+    A batch is a set of fields (see `data.fields`). Without a word about them it has `image`, `text`, `group`
+    and, where `local` is set, `local`; `views`, `image_size`, `augment`, `captions` and `local` are short for
+    what these say. A section of their name in `fields` takes their place; where both speak, they have to
+    agree.
 
     Attributes:
       sources: the mixture.
@@ -59,13 +60,13 @@ class DataConfig:
       resize, resample, resize_side: how a picture that is not cropped becomes square (see `images.resize`).
       pixels: whose pixels, where libraries differ (see `Preprocess`).
       order: in which order examples come, see `data.orders`. shuffle: False reads in stored order.
-      on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that positions
-        never shift, and reports it.
+      on_error: `raise` stops at a bad example; `skip` replaces it by another of the same source, so that
+        positions never shift, and reports it.
       cache: `decoded` keeps decoded pictures in memory, up to `cache_gb`; for small sources.
       threads: loader threads; 0 loads in the caller's thread.
       prefetch: batches loaded ahead.
-      workers: loader processes, on top of which each has `threads`; 0 for none. Worth it where decoding needs more
-        cores than one interpreter can use.
+      workers: loader processes, on top of which each has `threads`; 0 for none. Worth it where decoding needs
+        more cores than one interpreter can use.
       chunk: rows that one thread loads at a time.
     """
 
@@ -131,11 +132,12 @@ class DataConfig:
           ValueError: it is of another kind than the default of its name, or a flat key says something else.
         """
         if not isinstance(field, _DEFAULTS[name]):
-            raise ValueError(f"fields.{name}: the field of this name is of kind {_DEFAULTS[name].kind!r}; {field.kind!r} needs "
-                             "another name")
+            raise ValueError(f"fields.{name}: the field of this name is of kind {_DEFAULTS[name].kind!r}; "
+                             f"{field.kind!r} needs another name")
         says: dict[str, Any] = {}
         if name == "image":
-            says = {"views": field.count, "image_size": field.size or self.image_size, "augment": field.augment}
+            size = field.size or self.image_size
+            says = {"views": field.count, "image_size": size, "augment": field.augment}
         elif name == "local":
             says = {"local": LocalViews(field.count, field.size or self.image_size, field.augment)}
         elif name == "text":
@@ -145,10 +147,12 @@ class DataConfig:
             if (given := getattr(self, key)) == 0 and key in ("views", "captions"):
                 continue  # a task without a default of this name; the field stands for itself
             if given not in (plain[key], value):
-                raise ValueError(f"fields.{name} asks for {key} {value!r}, and data.{key} is {given!r}; leave one of them out")
+                raise ValueError(f"fields.{name} asks for {key} {value!r}, and data.{key} is {given!r}; "
+                                 "leave one of them out")
             object.__setattr__(self, key, value)
 
     @property
     def preprocess(self) -> Preprocess:
         """What happens to a picture outside of training."""
-        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill, self.resize_side, self.pixels)
+        return Preprocess(self.image_size, self.resize, self.resample, self.augment.fill, self.resize_side,
+                          self.pixels)

@@ -49,10 +49,11 @@ def texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
                 some |= any(text.strip() for text in record.texts.get(kind, ()))
                 yield from record.texts.get(kind, ())
         if not some and wanted.weight:
-            named = ", ".join(dict.fromkeys(kind for choice in choices for kind in choice.probabilities)) or "any kind"
+            asked_for = dict.fromkeys(kind for choice in choices for kind in choice.probabilities)
+            named = ", ".join(asked_for) or "any kind"
             has = ", ".join(captions.kinds(source)) or "none (text_fields names the column of the texts)"
-            raise UserError(f"{wanted.label}: no text of {named} to train on; the source has {has}; choose with "
-                            "captions.probabilities")
+            raise UserError(f"{wanted.label}: no text of {named} to train on; the source has {has}; choose "
+                            "with captions.probabilities")
 
 
 @dataclasses.dataclass
@@ -82,17 +83,21 @@ class Loader:
       UserError: a source or a file that cannot be opened, captions without a tokenizer, or no such field.
     """
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer | None, seed: int, reads: Collection[str] | None = None):
+    def __init__(
+        self, config: DataConfig, tokenizer: Tokenizer | None, seed: int, reads: Collection[str] | None = None
+    ):
         self.config, self.seed = config, seed
         wanted = chosen(config.batch_fields, reads)
         self.reader = Reader(config.sources, seed, config.on_error)
         self.fields: dict[str, OpenField] = {
-            name: field.open(Setting(name, seed, self.reader.sources, config.sources, config.preprocess, tokenizer))
+            name: field.open(
+                Setting(name, seed, self.reader.sources, config.sources, config.preprocess, tokenizer))
             for name, field in wanted.items()
         }
         views = {name: field for name, field in wanted.items() if isinstance(field, Views)}
         self._at_least = max((field.at_least(config.preprocess) for field in views.values()), default=0)
-        self._fit = None  # where one field alone shows pictures, and whole ones, they are resized when they are decoded
+        # Where one field alone shows pictures, and whole ones, they are resized when they are decoded.
+        self._fit = None
         if len(views) == 1 and (name := next(iter(views))) and views[name].plain:
             self._fit = config.preprocess.at(views[name].size).fit
             self.fields[name].fitted = True
@@ -108,7 +113,7 @@ class Loader:
         """
         try:
             return self._rows(located, self._load)
-        except UnreadableText:  # rare: each caption is tried on its own, so that one is a bad example and not the batch
+        except UnreadableText:  # rare: each caption is tried on its own, so that one is bad and not the batch
             return self._rows(located, self._load_and_check)
 
     def _rows(self, located: Located, load: Callable[..., list[Any]]) -> Rows:
@@ -142,7 +147,8 @@ class Loader:
         record, name, pixels = example.record, self.reader.sources[example.source].name, self.config.pixels
         if record.image is None:
             raise BadExample(name, record.id, "no image")
-        picture = images.decode(record.image, source=name, record=record.id, at_least=self._at_least, pixels=pixels)
+        picture = images.decode(
+            record.image, source=name, record=record.id, at_least=self._at_least, pixels=pixels)
         if self._fit is not None:
             picture = self._fit(picture)
         elif picture.mode != "RGB":
@@ -166,5 +172,6 @@ def chosen(fields: dict[str, Field], reads: Collection[str] | None) -> dict[str,
     """
     for name in reads or ():
         if name not in fields:
-            raise UserError(f"data.fields: no field {name!r}, which is read{nearest(name, fields)}; it has {', '.join(fields)}")
+            raise UserError(f"data.fields: no field {name!r}, which is read{nearest(name, fields)}; it has "
+                            f"{', '.join(fields)}")
     return {name: field for name, field in fields.items() if reads is None or name in reads}

@@ -13,9 +13,10 @@ permutation computed by index.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 import numpy as np
@@ -35,7 +36,7 @@ class Located(NamedTuple):
     epoch: Int[np.ndarray, "n"]
 
 
-class OpenOrder(Protocol):
+class OpenOrder(abc.ABC):
     """An endless, seekable order over several sources, see `data.orders`.
 
     Attributes:
@@ -46,14 +47,28 @@ class OpenOrder(Protocol):
     sizes: Int[np.ndarray, "sources"]
     shares: Float[np.ndarray, "sources"]
 
+    @abc.abstractmethod
     def locate(self, positions: int | Int[np.ndarray, "n"]) -> Located:
         """The examples at `positions`."""
 
     def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
         """How many of the first `positions` are a source's, as its share says."""
+        return positions * self.shares
+
+    def another(self, source: int, index: int, attempt: int) -> int | None:
+        """The record that takes the place of one that is bad; None for any of the source."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What a user should know when a run starts."""
+        return []
+
+    def content(self) -> dict[str, Any]:
+        """What files of the order hold, for a run that goes on: nothing for one that reads none."""
+        return {}
 
 
-class Stream:
+class Stream(OpenOrder):
     """An endless, seekable order over several sources.
 
     Args:
@@ -101,10 +116,6 @@ class Stream:
         if self.shuffle:
             offset = keyed.permute(offset, size, keyed.hash64_array(self.seed, _ORDER, source, epoch))
         return Located(source, offset, epoch)
-
-    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
-        """How many of the first `positions` are a source's: within one where a block ends, about so many inside."""
-        return positions * self.shares
 
     def draw(self, p: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """Which source stands at each position, and the number of that draw."""

@@ -2,9 +2,9 @@
 
     order.locate(step * batch + row)  ->  Loader.rows (read, load every field, collate)  ->  batches
 
-The unit of work is a chunk: some rows of one step. Grain loads chunks in threads or worker processes, in order, and
-the chunks of a step are joined. There is no iterator state to save: the step is the position, so a run resumes on any
-number of hosts, threads and workers.
+The unit of work is a chunk: some rows of one step. Grain loads chunks in threads or worker processes, in
+order, and the chunks of a step are joined. There is no iterator state to save: the step is the position, so a
+run resumes on any number of hosts, threads and workers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mof_jax.data.config import DataConfig
 from mof_jax.data.fields.field import Tokenizer
 from mof_jax.data.load import Loader, Rows, chosen, texts
 from mof_jax.data.mixture import HostRows, Located, OpenOrder
-from mof_jax.data.orders.order import Mixture, content_of, notes_of
+from mof_jax.data.orders.order import Mixture
 from mof_jax.data.reader import Replaced, report
 from mof_jax.errors import WorkerLost
 from mof_jax.parsing import one_line
@@ -38,14 +38,16 @@ _LOST = "Worker process was terminated unexpectedly"  # Grain's words: its excep
 
 @dataclasses.dataclass(frozen=True)
 class BatchInfo:
-    """What the host knows about a batch: its step, and the examples replaced in this host's rows as (id, reason)."""
+    """What the host knows about a batch: its step, and the examples replaced in this host's rows as (id,
+    reason)."""
 
     step: int
     replaced: Replaced
 
 
 class Batches(Iterator[tuple[dict[str, np.ndarray], BatchInfo]]):
-    """An endless iterator of (this process's rows, info). `close` stops its threads; so do deletion and exit."""
+    """An endless iterator of (this process's rows, info). `close` stops its threads; so do deletion and
+    exit."""
 
     def __init__(self, rows: grain.DatasetIterator, start_step: int, report: Callable[[Replaced], None]):
         self._rows, self._step, self._report = rows, start_step, report
@@ -104,10 +106,9 @@ class Pipeline:
         reader = self.loader.reader
         mixture = Mixture(reader.sources, config.sources, seed, config.shuffle, batch_size, steps)
         self.stream: OpenOrder = config.order.open(mixture)
-        for note in notes_of(self.stream):
+        for note in self.stream.notes():
             log.warning("data.order: %s", note)
-        if hasattr(self.stream, "another"):
-            reader.another = self.stream.another
+        reader.another = self.stream.another
         self.host = HostRows(self.stream, batch_size, process_index, process_count)
         self.replaced: dict[str, int] = {}  # bad example -> how often this process met it
 
@@ -122,7 +123,8 @@ class Pipeline:
         return {name: field.shape(batch_size, context) for name, field in chosen(config.batch_fields, reads).items()}
 
     def batches(self, start_step: int = 0, cursor: np.ndarray | None = None, skip: int = 0) -> Batches:
-        """This process's rows of step `start_step + skip` and all later ones; `Loader.rows` says what a batch holds."""
+        """This process's rows of step `start_step + skip` and all later ones; `Loader.rows` says what a batch
+        holds."""
         chunks, start_step = self._chunks_per_step, start_step + skip
         dataset = grain.MapDataset.range(start_step * chunks, _FOREVER).map(self._chunk)
         ahead = self.config.prefetch * chunks
@@ -144,20 +146,22 @@ class Pipeline:
         return [self.loader.reader.id(k, i) for k, i in zip(located.source.tolist(), located.index.tolist())]
 
     def describe(self) -> list[dict[str, object]]:
-        """One row a source: its name, how many records it has and keeps, its weight and its share of the stream."""
+        """One row a source: its name, how many records it has and keeps, its weight and its share of the
+        stream."""
         return self.loader.reader.describe(self.stream.shares)
 
     def content(self) -> dict[str, object]:
-        """What the sources hold, and the files of fields, in the form of the config's section, see `data.identity`."""
+        """What the sources hold, and the files of fields, in the form of the config's section, see
+        `data.identity`."""
         fields = {name: {"content": found} for name, field in self.loader.fields.items() if (found := field.content())}
-        order = content_of(self.stream)
+        order = self.stream.content()
         found = {"fields": fields} if fields else {}
         return self.loader.reader.content() | found | ({"order": {"content": order}} if order else {})
 
     def seen(self, steps: int, cursor: np.ndarray | None = None, skipped: int = 0) -> dict[str, int]:
-        """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it repeats, and a
-        mixture takes of each what its share says; where partners are mined, that is at most. (Of `skipped` batches between
-        them it is not asked which come back in a later epoch.)"""
+        """`examples` of `steps` steps, and `unique_examples` among them: each source is exhausted before it
+        repeats, and a mixture takes of each what its share says; where partners are mined, that is at most.
+        (Of `skipped` batches between them it is not asked which come back in a later epoch.)"""
         examples = steps * self.batch_size
         drawn = self.stream.drawn(examples).tolist()
         unique = sum(min(round(n), size) for n, size in zip(drawn, self.stream.sizes.tolist()))

@@ -1,7 +1,7 @@
 """One reader under every pipeline: from a place in the stream to an example, bad ones replaced and reported.
 
     place (source, index)  ->  record  ->  `load` of the pipeline  ->  example
-                                 ^ another record of the same source, where this one is bad and `on_error` says `skip`
+                                 ^ another of the source, where it is bad and `on_error` says `skip`
 """
 
 from __future__ import annotations
@@ -34,20 +34,24 @@ class Reader:
 
     Args:
       configs: what to open. seed: of the run.
-      on_error: `raise` stops at a bad example; `skip` takes another of the same source, so that positions never shift.
-      key: integers that tell the replacements of this reader from another's. prefix: in front of the names of its sources.
+      on_error: `raise` stops at a bad example; `skip` takes another of the same source, so that positions
+        never shift.
+      key: integers that tell the replacements of this reader from another's. prefix: in front of the names of
+        its sources.
 
     Attributes:
       whole, sources: the sources, without and with their filters.
-      another: which record takes the place of one that is bad, `(source, index, attempt)` to an index; an order of the data
-        may put its own here, so that what it promises of a batch holds for replacements.
+      another: which record takes the place of one that is bad, `(source, index, attempt)` to an index, or
+        None for any of the source; an order puts its own here, so that what it promises of a batch holds for
+        replacements.
 
     Raises:
       UserError: a source that cannot be opened.
     """
 
     def __init__(
-        self, configs: Sequence[SourceConfig], seed: int, on_error: OnError, *, key: tuple[int, ...] = (), prefix: str = ""
+        self, configs: Sequence[SourceConfig], seed: int, on_error: OnError, *, key: tuple[int, ...] = (),
+        prefix: str = "",
     ):
         self.configs, self.on_error, self.prefix = configs, on_error, prefix
         self._key = (seed, _REPLACE, *key)
@@ -56,7 +60,7 @@ class Reader:
             source if c.filter is None else filters.apply(source, c.filter, c.cache_dir)
             for source, c in zip(self.whole, configs)
         ]
-        self.another: Callable[[int, int, int], int] = self._hashed
+        self.another: Callable[[int, int, int], int | None] = any_other
 
     def label(self, source: int) -> str:
         """Name of a source in ids, tables and messages."""
@@ -71,7 +75,8 @@ class Reader:
         return self.sources[source][index]
 
     def id(self, source: int, index: int) -> str:
-        """`SOURCE:RECORD`, unique in the run; the record is read only if its source cannot name it otherwise."""
+        """`SOURCE:RECORD`, unique in the run; the record is read only if its source cannot name it
+        otherwise."""
         try:
             record = filters.record_id(self.sources[source], index)
         except BadExample as error:
@@ -79,7 +84,8 @@ class Reader:
         return f"{self.label(source)}:{record}"
 
     def example(self, source: int, index: int, load: Callable[[int], T], replaced: Replaced) -> T:
-        """What `load` makes of record `index`; under `skip` of the first good one of the sequence that starts at it.
+        """What `load` makes of record `index`; under `skip` of the first good one of the sequence that starts
+        at it.
 
         Args:
           replaced: takes the bad ones.
@@ -96,22 +102,30 @@ class Reader:
                     raise
                 replaced.append((f"{self.label(source)}:{error.record}", error.reason))
                 reason = str(error)
-            at = self.another(source, index, attempt)
+            found = self.another(source, index, attempt)
+            at = self._hashed(source, index, attempt) if found is None else found
         raise UserError(f"{self.label(source)}: {_ATTEMPTS} bad examples in a row, the last one: {reason}")
 
     def describe(self, shares: Sequence[float]) -> list[dict[str, object]]:
-        """One row a source: its name, how many records it has and keeps, its weight, and its share of the stream."""
+        """One row a source: its name, how many records it has and keeps, its weight, and its share of the
+        stream."""
         rows = enumerate(zip(self.configs, self.whole, self.sources, shares))
-        return [{"name": self.label(k), "records": len(whole), "kept": len(kept), "weight": config.weight, "share": float(share)}
+        return [{"name": self.label(k), "records": len(whole), "kept": len(kept), "weight": config.weight,
+                 "share": float(share)}
                 for k, (config, whole, kept, share) in rows]
 
     def content(self) -> dict[str, object]:
         """What the sources hold, in the form of the config's section, see `data.identity`."""
-        return {"sources": [{"content": content(*row)} for row in zip(self.configs, self.whole, self.sources)]}
+        rows = zip(self.configs, self.whole, self.sources)
+        return {"sources": [{"content": content(*row)} for row in rows]}
 
     def _hashed(self, source: int, index: int, attempt: int) -> int:
         """Any record of the source."""
         return keyed.hash64(*self._key, source, index, attempt) % len(self.sources[source])
+
+
+def any_other(source: int, index: int, attempt: int) -> None:
+    """Any record of the source may take the place of a bad one."""
 
 
 def report(replaced: Replaced, counts: dict[str, int]) -> None:

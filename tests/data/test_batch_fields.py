@@ -1,4 +1,5 @@
-"""A batch is a set of fields: flat keys are the defaults, sections by name add to them or take their place."""
+"""A batch is a set of fields: flat keys are the defaults, sections by name add to them or take their
+place."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def same(a, b):
 
 @pytest.fixture
 def rows(tmp_path):
-    """A table of ten records with pictures, long and short captions, and some wrong ones; r9 has no wrong one."""
+    """A table of ten records with pictures, long and short captions, and some wrong ones; r9 has no wrong
+    one."""
     folder = tmp_path / "rows"
     folder.mkdir()
     lines = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 
 from data_samples import lengths
 import numpy as np
@@ -63,7 +64,8 @@ ALL = {
 
 @pytest.mark.parametrize("kind", sorted(ALL))
 def test_the_position_is_all_there_is(kind, labels):
-    """Any step by itself, on any number of hosts, is what a run that never stopped sees there; another seed sees another."""
+    """Any step by itself, on any number of hosts, is what a run that never stopped sees there; another seed
+    sees another."""
     np.save(labels / "n.npy", np.arange(180).reshape(60, 3) * 11 % 60)
     np.save(labels / "m.npy", np.arange(51).reshape(17, 3) * 5 % 17)
     order, sources = ALL[kind](labels), [A, B]
@@ -248,6 +250,17 @@ def test_every_source_that_is_read_has_neighbours(neighbours):
 
 
 # Promises
+
+
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_an_order_travels_to_worker_processes_without_its_maps(kind, labels):
+    np.save(labels / "n.npy", np.arange(180_000).reshape(60, 3000) * 11 % 60)
+    np.save(labels / "m.npy", np.arange(51).reshape(17, 3) * 5 % 17)
+    stream = pipeline(ALL[kind](labels), sources=[A, B]).stream
+    sent = pickle.dumps(stream)
+    assert len(sent) < 50_000
+    for one, other in zip(stream.locate(np.arange(100)), pickle.loads(sent).locate(np.arange(100))):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_a_file_holds_belongs_to_the_run(labels):

@@ -1,8 +1,9 @@
-"""Batches of shipped configs, bit for bit what they were: hashes written down before a batch was a set of fields.
+"""Batches of shipped configs, bit for bit what they were: hashes written down before a batch was a set of
+fields.
 
-Of each config 12 rows (24 where documents are packed) of three steps that follow each other, in one hash: pictures, local
-views, ids of tokens, groups, cursors; and some of the texts that its vocabulary is trained on. A change that moves one of
-them changes the loss lines of that config.
+Of each config 12 rows (24 where documents are packed) of three steps that follow each other, in one hash:
+pictures, local views, ids of tokens, groups, cursors; and some of the texts that its vocabulary is trained
+on. A change that moves one of them changes the loss lines of that config.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""Texts of an example as ids: long ones, short ones, wrong ones on purpose; as many fields, or kinds in one, as a loss reads."""
+"""Texts of an example as ids: long ones, short ones, wrong ones on purpose; as many fields, or kinds in one,
+as a loss reads."""
 
 from __future__ import annotations
 
@@ -22,17 +23,18 @@ _CHOICE = tuple(f.name for f in dataclasses.fields(CaptionConfig))
 
 @dataclasses.dataclass(frozen=True)
 class Captions(Field):
-    """Texts as ids of tokens, int32 [batch, captions, context]; `captions` is `count`, or `count` for each of `kinds`.
+    """Texts as ids of tokens, int32 [batch, captions, context]; `captions` is `count`, or `count` for each of
+    `kinds`.
 
     Attributes:
       count: captions an example.
-      kinds: kinds of text of which an example shows `count` each, in this order, e.g. `("long", "short", "negative")`; none for
-        one that is drawn by `probabilities`.
-      distinct: draw the captions of an example without replacement, until its texts (with `sentences`, all runs of so many
-        sentences) are used up.
+      kinds: kinds of text of which an example shows `count` each, in this order, e.g. `("long", "short",
+        "negative")`; none for one that is drawn by `probabilities`.
+      distinct: draw the captions of an example without replacement, until its texts (with `sentences`, all
+        runs of so many sentences) are used up.
       missing: what an example without such a text is: a bad one (`error`), or one with an `empty` text.
-      probabilities, dropout, tags, sentences, templates: see `text.captions.CaptionConfig`; what is left out is as the example's
-        source says.
+      probabilities, dropout, tags, sentences, templates: see `text.captions.CaptionConfig`; what is left out
+        is as the example's source says.
     """
 
     kind: ClassVar[str] = "captions"
@@ -55,7 +57,8 @@ class Captions(Field):
         self.choices(CaptionConfig())  # which checks what is given
 
     def choices(self, source: CaptionConfig) -> list[CaptionConfig]:
-        """How each part of the captions is chosen from records of a source: one entry, or one for each of `kinds`."""
+        """How each part of the captions is chosen from records of a source: one entry, or one for each of
+        `kinds`."""
         given = {name: value for name in _CHOICE if (value := getattr(self, name)) is not None}
         own = dataclasses.replace(source, **given)
         return [dataclasses.replace(own, probabilities={kind: 1.0}) for kind in self.kinds] or [own]
@@ -72,8 +75,10 @@ class OpenCaptions(OpenField[list[str]]):
 
     def __init__(self, config: Captions, setting: Setting):
         if setting.tokenizer is None:
-            raise UserError(f"data.fields.{setting.name}: captions need a tokenizer; set data.captions=0 to read pictures only")
-        self._config, self._tokenizer, self._key, self._sources = config, setting.tokenizer, setting.key, setting.sources
+            raise UserError(f"data.fields.{setting.name}: captions need a tokenizer; set data.captions=0 to "
+                            "read pictures only")
+        self._config, self._tokenizer = config, setting.tokenizer
+        self._key, self._sources = setting.key, setting.sources
         self._choices = [config.choices(source.captions) for source in setting.configs]
 
     def load(self, example: Example) -> list[str]:
@@ -87,9 +92,10 @@ class OpenCaptions(OpenField[list[str]]):
         c, name = self._config, self._sources[example.source].name
         try:
             if c.distinct:
-                return captions.choose_distinct(example.record, choice, example.draws(self._key, part), c.count, name)
-            return [captions.choose(example.record, choice, example.draws(self._key, part * c.count + n), name)
-                    for n in range(c.count)]
+                draws = example.draws(self._key, part)
+                return captions.choose_distinct(example.record, choice, draws, c.count, name)
+            keyed = [example.draws(self._key, part * c.count + n) for n in range(c.count)]
+            return [captions.choose(example.record, choice, draws, name) for draws in keyed]
         except BadExample:
             if c.missing == "error":
                 raise

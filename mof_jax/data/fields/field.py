@@ -1,4 +1,5 @@
-"""What a field of a batch is: a frozen dataclass that declares a shape, and what loads one example and collates many.
+"""What a field of a batch is: a frozen dataclass that declares a shape, and what loads one example and
+collates many.
 
     config section  ->  Field  --open(setting)-->  OpenField
                           |                          load(example)      one row, on a thread, by its own draws
@@ -29,7 +30,8 @@ T = TypeVar("T")
 # Called from several threads at once.
 Tokenizer = Callable[[Sequence[str]], Int[np.ndarray, "n context"]]
 
-_KEYS = {"image": 1, "text": 2, "local": 4}  # of the fields that a batch had before fields had names; 3 is the reader's
+# Of the fields that a batch had before fields had names; 3 is the reader's.
+_KEYS = {"image": 1, "text": 2, "local": 4}
 _NAMED = 1 << 32  # keys of all others lie above
 
 
@@ -40,7 +42,8 @@ class Setting:
     Attributes:
       name: of the field in the batch. seed: of the run.
       sources: the opened sources, filtered. configs: what a config says of each.
-      preprocess: what happens to a picture outside of training. tokenizer: texts to ids, None where the run reads none.
+      preprocess: what happens to a picture outside of training. tokenizer: texts to ids, None where the run
+        reads none.
     """
 
     name: str
@@ -69,7 +72,8 @@ class Example:
     __slots__ = ("record", "source", "index", "epoch", "_seed", "_decode", "_picture")
 
     def __init__(
-        self, record: Record, source: int, index: int, epoch: int, seed: int, decode: Callable[[Example], Image.Image]
+        self, record: Record, source: int, index: int, epoch: int, seed: int,
+        decode: Callable[[Example], Image.Image],
     ):
         self.record, self.source, self.index, self.epoch = record, source, index, epoch
         self._seed, self._decode, self._picture = seed, decode, None
@@ -86,12 +90,14 @@ class Example:
         return self._picture
 
     def draws(self, key: int, *more: int) -> keyed.Draws:
-        """Randomness of this example in this epoch; `key` names the field, `more` the part of it (a view, a caption)."""
+        """Randomness of this example in this epoch; `key` names the field, `more` the part of it (a view, a
+        caption)."""
         return keyed.Draws(self._seed, key, self.source, self.index, self.epoch, *more)
 
 
 class OpenField(abc.ABC, Generic[T]):
-    """A field with everything that loading it takes. Called from several threads at once; pickled for worker processes."""
+    """A field with everything that loading it takes. Called from several threads at once; pickled for worker
+    processes."""
 
     @abc.abstractmethod
     def load(self, example: Example) -> T:
@@ -106,7 +112,8 @@ class OpenField(abc.ABC, Generic[T]):
         """The values of n examples as one array, [n, …]."""
 
     def check(self, value: T, example: Example) -> None:
-        """Raises `BadExample` for a value that `collate` would refuse; asked only after it has refused some."""
+        """Raises `BadExample` for a value that `collate` would refuse; asked only after it has refused
+        some."""
 
     def content(self) -> dict[str, Any]:
         """What files beside the sources hold, for a run that goes on: nothing for a field that reads none."""

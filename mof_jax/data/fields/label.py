@@ -24,8 +24,8 @@ class Label(Kept, Field):
     Attributes:
       count: labels that an example may have at most; None for exactly one, and no further axis.
       classes: labels are below; None for any.
-      missing: what an example is that the file does not know, or that has no label where it has to have one: a bad one (`error`),
-        or one of label -1 (`none`).
+      missing: what an example is that the file does not know, or that has no label where it has to have one:
+        a bad one (`error`), or one of label -1 (`none`).
     """
 
     kind: ClassVar[str] = "label"
@@ -54,7 +54,8 @@ class OpenLabel(OpenField[Sequence[int]]):
             raise self._numbers.none(example)
         labels = [] if found is None else self._labels(found, example)
         if len(labels) > self._most:
-            raise self._numbers.bad(example, f"has {len(labels)} labels where at most {self._most} are expected (count)")
+            raise self._numbers.bad(example, f"has {len(labels)} labels where at most {self._most} are "
+                                             "expected (count)")
         if not labels and c.count is None and c.missing == "error":
             raise self._numbers.bad(example, "has no label")
         return labels

@@ -70,14 +70,16 @@ class OpenSignal(OpenField[np.ndarray]):
         if found is None:
             raise self._numbers.none(example)
         if found.shape != self._size and not (found.ndim <= 1 and found.size == math.prod(self._size)):
-            raise self._numbers.bad(example, f"has an array of shape {found.shape} where {self._size} is expected")
+            raise self._numbers.bad(example, f"has an array of shape {found.shape} where {self._size} is "
+                                             "expected")
         if self._dtype == np.uint8 and found.dtype not in (np.uint8, np.bool_):
             raise self._numbers.bad(example, f"has an array of {found.dtype} where uint8 is expected")
         with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused
             values = np.asarray(found, self._dtype)
         if self._dtype.kind == "f" and not np.isfinite(values).all():
             place = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise self._numbers.bad(example, f"number {place} of its array is {found.reshape(-1)[place]}, which is not finite")
+            raise self._numbers.bad(example, f"number {place} of its array is {found.reshape(-1)[place]}, "
+                                             "which is not finite")
         return values.reshape(self._size)
 
     def collate(self, values: Sequence[np.ndarray]) -> np.ndarray:

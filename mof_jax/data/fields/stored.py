@@ -22,9 +22,11 @@ class Kept:
     """Where a field's numbers are: a part of its config section.
 
     Attributes:
-      path: a sidecar (see `files.sidecar`), or a folder with a `.npy` a record, called by its id; one for each source by the
-        source's name, if the run reads several. By default the numbers are the record's own, see `Record.arrays`.
-      column: which column of the sidecar, or which of the record's arrays; of these by default the one of the field's name.
+      path: a sidecar (see `files.sidecar`), or a folder with a `.npy` a record, called by its id; one for
+        each source by the source's name, if the run reads several. By default the numbers are the record's
+        own, see `Record.arrays`.
+      column: which column of the sidecar, or which of the record's arrays; of these by default the one of the
+        field's name.
     """
 
     path: Paths = ""
@@ -77,11 +79,13 @@ class Numbers:
     def none(self, example: Example) -> BadExample:
         """The bad example that has no numbers at all."""
         has = ", ".join(example.record.arrays) or "none"
-        return self.bad(example, f"has no array {self._column!r} (has {has})" if self._own else "has no row here")
+        own = f"has no array {self._column!r} (has {has})"
+        return self.bad(example, own if self._own else "has no row here")
 
     def content(self) -> dict[str, Any]:
         """What the files hold, by source."""
-        return {str(number): file.content() for number, file in enumerate(self._files) if isinstance(file, Sidecar)}
+        return {str(number): file.content() for number, file in enumerate(self._files)
+                if isinstance(file, Sidecar)}
 
 
 def _opened(path: str, column: str, cache_dir: str) -> Sidecar | str:

@@ -1,4 +1,5 @@
-"""Pictures of an example, each changed on its own: one set of views a field, of one size and one augmentation."""
+"""Pictures of an example, each changed on its own: one set of views a field, of one size and one
+augmentation."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Views(Field):
       size: their side, pixels; by default `data.image_size`.
       count: views an example.
       augment: random changes, drawn anew for each view; none by default.
-      part: which half of the picture is shown, as if there were no other; of an odd side the middle line belongs to neither.
+      part: which half of the picture is shown, as if there were no other; of an odd side the middle line
+        belongs to neither.
     """
 
     kind: ClassVar[str] = "views"
@@ -54,7 +56,8 @@ class Views(Field):
         return self.augment.whole and self.part == "whole"
 
     def at_least(self, preprocess: Preprocess) -> int:
-        """Pixels that the short side of a picture should have, so that no view is enlarged more than it has to be."""
+        """Pixels that the short side of a picture should have, so that no view is enlarged more than it has
+        to be."""
         own = preprocess.at(self.size)
         side = own.at_least if self.augment.whole or self.size == preprocess.image_size else self.size
         return int(np.ceil(side * self.augment.oversample * (1 if self.part == "whole" else 2)))
@@ -86,7 +89,8 @@ class OpenViews(OpenField[list[View]]):
             picture = p.fit(picture)
         for view in range(v.count):
             draws = example.draws(self._key, view)
-            found.append(View(augment.augment(picture, v.size, v.augment, draws, p.resize, p.resample), draws))
+            changed = augment.augment(picture, v.size, v.augment, draws, p.resize, p.resample)
+            found.append(View(changed, draws))
         return found
 
     def collate(self, values: Sequence[list[View]]) -> UInt8[np.ndarray, "n count size size 3"]:

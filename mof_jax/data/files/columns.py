@@ -27,7 +27,8 @@ def read(path: str, column: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
       path: a local file. column: its name; by default the only one besides the ids.
 
     Raises:
-      UserError: no such column, no ids, or a cell that is no number and no list of numbers; the line names the row.
+      UserError: no such column, no ids, or a cell that is no number and no list of numbers; the line names
+        the row.
     """
     reader = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _cells, ".tsv": _cells}[path[path.rindex("."):]]
     for where, names, cells in reader(path, column):
@@ -40,7 +41,8 @@ def read(path: str, column: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
 def join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Parts of a column as one array: [n], or [n, width] where a cell is a list.
 
-    Whole numbers become int64, lists of them are padded with -1; others float64, padded with NaN. An empty cell is -1 or NaN.
+    Whole numbers become int64, lists of them are padded with -1; others float64, padded with NaN. An empty
+    cell is -1 or NaN.
     """
     if not parts:
         return np.zeros(0, np.int64)
@@ -48,10 +50,9 @@ def join(parts: Sequence[np.ndarray]) -> np.ndarray:
     if any(part.ndim == 2 for part in parts):
         wide = [part if part.ndim == 2 else part[:, None] for part in parts]
         width = max(part.shape[1] for part in wide)
-        parts = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=np.nan if p.dtype.kind == "f" else _NONE)
-                 for p in wide]
+        parts = [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=_missing(p)) for p in wide]
     if floats:
-        return np.concatenate([p if p.dtype.kind == "f" else np.where(p == _NONE, np.nan, p.astype(np.float64)) for p in parts])
+        return np.concatenate([np.where(p == _missing(p), np.nan, p.astype(np.float64)) for p in parts])
     whole = np.concatenate(parts)
     return np.where(whole == _NONE, -1, whole)
 
@@ -68,10 +69,16 @@ def choose(path: str, header: Sequence[str], column: str) -> tuple[str, str]:
         raise UserError(f"{path}: no column of ids ({', '.join(IDS)}); it has {shown}")
     others = [name for name in header if name and name != ids]
     if not column and len(others) != 1:
-        raise UserError(f"{path}: several columns besides {ids!r}; choose with column: {', '.join(map(show, others)) or 'none'}")
+        raise UserError(f"{path}: several columns besides {ids!r}; choose with column: "
+                        f"{', '.join(map(show, others)) or 'none'}")
     if column and column not in others:
         raise UserError(f"{path}: no column {column!r}{nearest(column, others)}; it has {shown}")
     return ids, column or others[0]
+
+
+def _missing(part: np.ndarray) -> float | int:
+    """What stands for a number that is not there."""
+    return np.nan if part.dtype.kind == "f" else _NONE
 
 
 # Each yields (where, ids, cells) for some rows at a time.
@@ -88,7 +95,8 @@ def _parquet(path: str, column: str) -> _Rows:
             ids, values = choose(path, file.schema_arrow.names, column)
             done = 0
             for batch in file.iter_batches(_AT_ONCE, columns=[ids, values]):
-                yield f"{path} from row {done + 1:,}", batch.column(ids).to_pylist(), batch.column(values).to_pylist()
+                names, cells = batch.column(ids).to_pylist(), batch.column(values).to_pylist()
+                yield f"{path} from row {done + 1:,}", names, cells
                 done += len(batch)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a parquet file that can be read ({reason(error)})") from None
@@ -137,8 +145,9 @@ def _id(value: Any) -> str:
 
 
 def _numbers(cells: Sequence[Any]) -> np.ndarray:
-    """[n], or [n, width] where one of the cells is a list; whole numbers alone are int64, `_NONE` where there is none."""
-    if len(cells) == 1 and type(cells[0]) is int and -(2**63) <= cells[0] < 2**63:  # most rows of a table of labels, and quicker
+    """[n], or [n, width] where one of the cells is a list; whole numbers alone are int64, `_NONE` where there
+    is none."""
+    if len(cells) == 1 and type(cells[0]) is int and abs(cells[0]) < 2**63:  # most rows of labels, and quicker
         return np.array(cells, np.int64)
     lists = any(isinstance(cell, list) for cell in cells)
     rows = [cell if isinstance(cell, list) else [] if cell is None else [cell] for cell in cells]

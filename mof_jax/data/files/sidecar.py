@@ -1,17 +1,20 @@
 """Numbers that lie beside the data and go by the ids of its records: labels, clusters, embeddings, signals.
 
-    x.npy      [n, …], beside it x.txt (an id a line) or x.json ({"ids": [...]}, with "names" of the columns, as scores have)
+    x.npy      [n, …], beside it x.txt (an id a line) or x.json ({"ids": [...]}, and "names" of the columns
+               where they have some, as scores do)
     x.parquet, x.jsonl, x.csv, x.tsv     a column of numbers, or of lists of them, and a column of ids
 
-Ids become 64-bit hashes, sorted, with the row of each: a look-up is a binary search, 16 bytes a row, no Python object. The
-array of a `.npy` is mapped into memory, and so is the table of hashes, which a large sidecar keeps in the cache folder; so 10⁸
-rows cost pages of the files that are touched, once for all processes of a host. Two ids of one hash are refused when the sidecar
-is opened, like an id that occurs twice; that an id which is not there meets the hash of another has a chance of n / 2⁶⁴.
+Ids become 64-bit hashes, sorted, with the row of each: a look-up is a binary search, 16 bytes a row, no
+Python object. The array of a `.npy` is mapped into memory, and so is the table of hashes, which a large
+sidecar keeps in the cache folder; so 10⁸ rows cost pages of the files that are touched, once for all
+processes of a host. Two ids of one hash are refused when the sidecar is opened, like an id that occurs twice;
+that an id which is not there meets the hash of another has a chance of n / 2⁶⁴.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+import functools
 import hashlib
 import io
 import itertools
@@ -46,7 +49,8 @@ class Sidecar:
       values: [n, …], numbers.
 
     Raises:
-      UserError: no such file or column, another format, other numbers of ids and rows, or an id that occurs twice.
+      UserError: no such file or column, another format, other numbers of ids and rows, or an id that occurs
+        twice.
     """
 
     def __init__(self, path: str, column: str = "", cache_dir: str = ""):
@@ -77,7 +81,8 @@ class Sidecar:
         return np.where(self._hashes[at] == wanted, self._rows[at].astype(np.int64), -1)
 
     def content(self) -> dict[str, Any]:
-        """Tells another sidecar from this one, wherever it lies: its rows, and a digest of some of them and their ids."""
+        """Tells another sidecar from this one, wherever it lies: its rows, and a digest of some of them and
+        their ids."""
         return {"rows": len(self), "digest": "-".join(map(digest, (self._hashes, self._rows, self.values)))}
 
     def __reduce__(self):  # maps do not travel
@@ -93,7 +98,7 @@ def hashes(names: Iterable[str | bytes]) -> UInt64[np.ndarray, "names"]:
 
 def digest(values: np.ndarray) -> str:
     """Eight hex digits of some rows, evenly spread."""
-    some = np.unique(np.linspace(0, len(values) - 1, _SAMPLED).astype(int)) if len(values) else np.zeros(0, int)
+    some = np.unique(np.linspace(0, max(0, len(values) - 1), min(_SAMPLED, len(values))).astype(int))
     return f"{zlib.crc32(np.ascontiguousarray(values[some])):08x}"
 
 
@@ -120,7 +125,11 @@ def _open_table(path: str, column: str, cache_dir: str) -> tuple[np.ndarray, np.
     local = storage.local_copy(path, cache_dir)
     parts = [(hashes(ids), cells) for ids, cells in columns.read(local, column)]
     found = np.concatenate([np.zeros(0, np.uint64), *(part for part, _ in parts)])
-    name_of = lambda row: next(itertools.islice((name for ids, _ in columns.read(local, column) for name in ids), row, None))
+
+    def name_of(row: int) -> str:
+        names = (name for ids, _ in columns.read(local, column) for name in ids)
+        return next(itertools.islice(names, row, None))
+
     return columns.join([cells for _, cells in parts]), *_sorted(path, found, name_of)
 
 
@@ -132,7 +141,8 @@ def _open_npy(path: str, column: str, cache_dir: str) -> tuple[np.ndarray, np.nd
     values = map_npy(path, cache_dir)
     beside = ids_beside(path)
     if not beside:
-        raise UserError(f"{path}: its ids are missing; write them to {path.removesuffix('.npy')}.txt, one a line")
+        raise UserError(f"{path}: its ids are missing; write them to {path.removesuffix('.npy')}.txt, one a "
+                        "line")
     if beside.endswith(".json"):
         ids, names = _read_json(beside)
         found = hashes(ids)
@@ -140,14 +150,16 @@ def _open_npy(path: str, column: str, cache_dir: str) -> tuple[np.ndarray, np.nd
         hashed = rows = None
     else:
         if column:
-            raise UserError(f"{path}: column {column!r}: its columns have no names; list ids and names in a .json beside it")
+            raise UserError(f"{path}: column {column!r}: its columns have no names; list ids and names in a "
+                            ".json beside it")
         ids, kept = None, _kept_at(beside, cache_dir)
         hashed, rows = _load_kept(kept, len(values))
         found = _hash_lines(beside) if hashed is None else hashed
     if len(found) != len(values):
         raise UserError(f"{path}: {len(values):,} rows, and {len(found):,} ids in {beside}")
     if hashed is None:
-        hashed, rows = _sorted(beside, found, ids.__getitem__ if ids is not None else lambda row: _line(beside, row))
+        name_of = functools.partial(_line, beside) if ids is None else ids.__getitem__
+        hashed, rows = _sorted(beside, found, name_of)
         if ids is None and len(rows) >= _KEPT:
             _keep(kept, hashed, rows)
     return values, hashed, rows
@@ -159,7 +171,8 @@ def ids_beside(path: str) -> str:
     Raises:
       UserError: there are two.
     """
-    found = [file for ending in (".txt", ".json") if storage.exists(file := path.removesuffix(".npy") + ending)]
+    stem = path.removesuffix(".npy")
+    found = [stem + ending for ending in (".txt", ".json") if storage.exists(stem + ending)]
     if len(found) > 1:
         raise UserError(f"{path}: ids in both {' and '.join(found)}; remove one")
     return found[0] if found else ""
@@ -177,9 +190,11 @@ def map_npy(path: str, cache_dir: str = "") -> np.ndarray:
             shape, fortran, dtype = read_header(stream)
             start = stream.tell()
         expected = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if not shape or os.path.getsize(local) != expected:
-            raise Malformed(f"{os.path.getsize(local):,} bytes where an array of shape {shape} takes {expected:,}" if shape
-                            else "holds one number, not rows")
+        if not shape:
+            raise Malformed("holds one number, not rows")
+        if os.path.getsize(local) != expected:
+            raise Malformed(f"{os.path.getsize(local):,} bytes where an array of shape {shape} takes "
+                            f"{expected:,}")
     except Malformed as error:
         raise UserError(f"{path}: {error}") from None
     if 0 in shape:
@@ -193,7 +208,8 @@ def _named(path: str, values: np.ndarray, names: list[str] | None, column: str) 
     if names is None or values.ndim != 2 or values.shape[1] != len(names):
         raise UserError(f"{path}: column {column!r}: its columns have no names")
     if column not in names:
-        raise UserError(f"{path}: no column {column!r}{nearest(column, names)}; it has {', '.join(map(show, names))}")
+        raise UserError(f"{path}: no column {column!r}{nearest(column, names)}; it has "
+                        f"{', '.join(map(show, names))}")
     return values[:, names.index(column)]
 
 
@@ -248,7 +264,8 @@ def _line(path: str, row: int) -> str:
 
 
 def _kept_at(beside: str, cache_dir: str) -> str:
-    return os.path.join(cache_dir or storage.default_cache(), "sidecars", f"{storage.fingerprint(beside)}.npy")
+    folder = os.path.join(cache_dir or storage.default_cache(), "sidecars")
+    return os.path.join(folder, f"{storage.fingerprint(beside)}.npy")
 
 
 def _load_kept(path: str, count: int) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
@@ -265,5 +282,6 @@ def _load_kept(path: str, count: int) -> tuple[np.ndarray, np.ndarray] | tuple[N
 def _keep(path: str, hashed: np.ndarray, rows: np.ndarray) -> None:
     storage.make_folder(os.path.dirname(path))
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<u8", "fortran_order": False, "shape": (2, len(rows))})
+    shape = {"descr": "<u8", "fortran_order": False, "shape": (2, len(rows))}
+    np.lib.format.write_array_header_1_0(head, shape)
     storage.write_atomic(path, [head.getvalue(), hashed.data, rows.astype("<u8").data])

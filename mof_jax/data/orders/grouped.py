@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 import numpy as np
 
 from mof_jax.data import keyed
 from mof_jax.data.beside import Aligned, Paths, paths
-from mof_jax.data.mixture import Located, Stream
+from mof_jax.data.mixture import Located, OpenOrder, Stream
 from mof_jax.data.orders.order import Mixture, Order, rows_together
 from mof_jax.errors import UserError
 from mof_jax.ranges import Count
@@ -21,15 +21,17 @@ _MEMBER, _ANOTHER = 5, 6  # what a key is for; see `mixture` for 1 and 2
 
 @dataclasses.dataclass(frozen=True)
 class Grouped(Order):
-    """Rows of one label together: MCL's batches of one cluster, VLM2Vec's sub-batches of one data set (arXiv 2410.05160).
+    """Rows of one label together: MCL's batches of one cluster, VLM2Vec's sub-batches of one data set (arXiv
+    2410.05160).
 
-    A label comes up as often as it has records. Of n records it gives floor(n / size) runs an epoch, of records in a new order
-    each epoch, so that other ones are left over; a label with fewer records than a run, and a record without a label, are left
-    out, which is said when a run starts.
+    A label comes up as often as it has records. Of n records it gives floor(n / size) runs an epoch, of
+    records in a new order each epoch, so that other ones are left over; a label with fewer records than a
+    run, and a record without a label, are left out, which is said when a run starts.
 
     Attributes:
-      path: labels beside the data, from 0, -1 for none: a sidecar by ids, or a `.npy` with a row for every stored record; one for
-        each source by its name, if the run reads several. By default the source itself is the label.
+      path: labels beside the data, from 0, -1 for none: a sidecar by ids, or a `.npy` with a row for every
+        stored record; one for each source by its name, if the run reads several. By default the source itself
+        is the label.
       column: of the sidecar.
       size: rows of a run; the batch is a multiple. None for the whole batch.
     """
@@ -50,9 +52,10 @@ class Grouped(Order):
             labels = np.zeros(len(source), np.int64) if aligned is None else _labels(aligned)
             found.append((Members(labels, size), aligned.content() if aligned else {}))
             if config.weight and not found[-1][0].runs:
-                raise UserError(f"{file or config.label}: no label has {size} of the {len(source)} records of {config.label}; "
-                                "make data.order.size smaller")
-        return OpenGrouped(mixture, size, [members for members, _ in found], [content for _, content in found])
+                raise UserError(f"{file or config.label}: no label has {size} of the {len(source)} records "
+                                f"of {config.label}; make data.order.size smaller")
+        members, contents = zip(*found)
+        return OpenGrouped(mixture, size, members, contents)
 
 
 def _labels(file: Aligned) -> Int64[np.ndarray, "records"]:
@@ -65,10 +68,12 @@ def _labels(file: Aligned) -> Int64[np.ndarray, "records"]:
     if values is None or not len(values):
         raise UserError(f"{file.path}: one label a record is needed, and it holds {file.values.shape}")
     found = np.where(file.row >= 0, values[file.row], -1)
-    whole = np.where(np.isnan(found), -1, found).astype(np.int64) if found.dtype.kind == "f" else found.astype(np.int64)
+    whole = np.where(np.isnan(found), -1, found) if found.dtype.kind == "f" else found
+    whole = whole.astype(np.int64)
     wrong = np.flatnonzero((whole < -1) | ((whole != found) & (found == found)))
     if len(wrong):
-        raise UserError(f"{file.path} row {int(file.row[wrong[0]]) + 1:,}: {found[wrong[0]]} is no label (0, 1, …; -1 for none)")
+        raise UserError(f"{file.path} row {int(file.row[wrong[0]]) + 1:,}: {found[wrong[0]]} is no label (0, "
+                        "1, …; -1 for none)")
     return whole
 
 
@@ -90,18 +95,20 @@ class Members:
         self.runs = int(self.ends[-1]) if len(self.ends) else 0
         self.usable = int(self.counts[self.counts >= size].sum())
         self.left_out = len(labels) - self.usable
-        self.label = np.full(len(labels), -1, np.int64)
+        self.label = np.full(len(labels), -1, np.int32)
         self.label[self.order] = np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-class OpenGrouped:
+class OpenGrouped(OpenOrder):
     """Runs are what is drawn and mixed by weights: position p is row p mod size of run p // size.
 
     Attributes:
       members: of every source.
     """
 
-    def __init__(self, mixture: Mixture, size: int, members: list[Members], contents: list[Mapping[str, Any]]):
+    def __init__(
+        self, mixture: Mixture, size: int, members: Sequence[Members], contents: Sequence[Mapping[str, Any]]
+    ):
         self._size, self._seed, self._shuffle, self._contents = size, mixture.seed, mixture.shuffle, contents
         self.members = members
         self._runs = Stream([m.runs for m in members], mixture.weights, mixture.seed, mixture.shuffle)
@@ -117,7 +124,9 @@ class OpenGrouped:
             index[rows] = self._records(k, run[rows], p[rows] % self._size, epoch[rows])
         return Located(source, index, epoch)
 
-    def _records(self, source: int, run: np.ndarray, row: np.ndarray, epoch: np.ndarray) -> Int64[np.ndarray, "n"]:
+    def _records(
+        self, source: int, run: np.ndarray, row: np.ndarray, epoch: np.ndarray
+    ) -> Int64[np.ndarray, "n"]:
         """Row `row` of a run of a source, in an epoch."""
         m = self.members[source]
         label = np.searchsorted(m.ends, run, side="right")
@@ -126,10 +135,6 @@ class OpenGrouped:
             key = keyed.hash64_array(self._seed, _MEMBER, source, epoch, label)
             place = keyed.permute(place, m.counts[label], key)
         return m.order[m.starts[label] + place]
-
-    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
-        """How many of the first `positions` are a source's."""
-        return positions * self.shares
 
     def another(self, source: int, index: int, attempt: int) -> int:
         """A record of the same label, for one that is bad."""

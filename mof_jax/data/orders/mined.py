@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 import numpy as np
 
 from mof_jax.data import keyed
 from mof_jax.data.beside import Aligned, Paths, paths
-from mof_jax.data.mixture import Located, Stream
+from mof_jax.data.mixture import Located, OpenOrder, Stream
 from mof_jax.data.orders.order import Mixture, Order, rows_together
 from mof_jax.errors import UserError
 from mof_jax.ranges import Count
@@ -22,12 +22,14 @@ _FILL = 7  # what a key is for; see `mixture` for 1 and 2
 class Mined(Order):
     """Runs of an example and its `partners`, hard negatives that were mined before.
 
-    The first of a run are the examples of a shuffled epoch. A partner that the file does not give, or that a filter has dropped,
-    is another record of the source, drawn anew in each epoch; how many that are is said when a run starts.
+    The first of a run are the examples of a shuffled epoch. A partner that the file does not give, or that a
+    filter has dropped, is another record of the source, drawn anew in each epoch; how many that are is said
+    when a run starts.
 
     Attributes:
-      path: neighbours, int [n, k], best first, -1 for none. They are numbers of rows of this file: of the ids beside it, or, of a
-        `.npy` without ids, of the source's records as they are stored. One for each source by its name, if the run reads several.
+      path: neighbours, int [n, k], best first, -1 for none. They are numbers of rows of this file: of the ids
+        beside it, or, of a `.npy` without ids, of the source's records as they are stored. One for each
+        source by its name, if the run reads several.
       partners: of the k, how many follow.
     """
 
@@ -47,7 +49,8 @@ class Mined(Order):
         for file, source, config in zip(files, mixture.sources, mixture.configs):
             if config.weight and not file:
                 raise UserError(f"config.data.order.path: no file of neighbours for source {config.label!r}")
-            found.append(Neighbours(Aligned(file, "", source, config.cache_dir), self.partners) if file else None)
+            aligned = Aligned(file, "", source, config.cache_dir) if file else None
+            found.append(Neighbours(aligned, self.partners) if aligned else None)
         return OpenMined(mixture, self.partners, found)
 
 
@@ -64,8 +67,8 @@ class Neighbours:
     def __init__(self, file: Aligned, partners: int):
         values = file.values
         if values.ndim != 2 or values.dtype.kind not in "iu" or values.shape[1] < partners:
-            raise UserError(f"{file.path}: whole numbers [n, {partners} or more] are needed, and it holds {values.dtype} "
-                            f"{values.shape}")
+            raise UserError(f"{file.path}: whole numbers [n, {partners} or more] are needed, and it holds "
+                            f"{values.dtype} {values.shape}")
         self.file = file
         self._record = np.full(len(values) + 1, -1, np.int64)  # of each row; the last place is that of no row
         some = np.flatnonzero(file.row >= 0)
@@ -81,13 +84,14 @@ class Neighbours:
         found = np.where(rows >= 0, self.file.values[rows, place].astype(np.int64), -1)
         wrong = np.flatnonzero((found < -1) | (found >= len(self.file.values)))
         if len(wrong):
-            raise UserError(f"{self.file.path} row {int(rows[wrong[0]]) + 1:,}: neighbour {int(found[wrong[0]])} is none of "
-                            f"{len(self.file.values):,} rows")
+            raise UserError(f"{self.file.path} row {int(rows[wrong[0]]) + 1:,}: neighbour "
+                            f"{int(found[wrong[0]])} is none of {len(self.file.values):,} rows")
         return self._record[found]
 
 
-class OpenMined:
-    """Position p is row p mod (1 + partners) of the run of example p // (1 + partners) of a shuffled stream."""
+class OpenMined(OpenOrder):
+    """Position p is row p mod (1 + partners) of the run of example p // (1 + partners) of a shuffled
+    stream."""
 
     def __init__(self, mixture: Mixture, partners: int, neighbours: list[Neighbours | None]):
         self._partners, self._neighbours, self._seed = partners, neighbours, mixture.seed
@@ -109,10 +113,6 @@ class OpenMined:
         found[missing] = (hashed % self.sizes[source].astype(np.uint64)).astype(np.int64)[missing]
         return Located(source, found, epoch)
 
-    def drawn(self, positions: int) -> Float[np.ndarray, "sources"]:
-        """How many of the first `positions` are a source's."""
-        return positions * self.shares
-
     def notes(self) -> list[str]:
         """What a user should know: partners that are missing among some of the records."""
         said = []
@@ -122,7 +122,8 @@ class OpenMined:
             some = np.unique(np.linspace(0, self.sizes[k] - 1, 4096).astype(int))
             pairs = np.stack([neighbours.partner(some, np.full(len(some), n)) for n in range(self._partners)])
             if share := float((pairs < 0).mean()):
-                said.append(f"{neighbours.file.path}: {share:.1%} of the partners are missing, and drawn at random")
+                path = neighbours.file.path
+                said.append(f"{path}: {share:.1%} of the partners are missing, and drawn at random")
         return said
 
     def content(self) -> dict[str, Any]:

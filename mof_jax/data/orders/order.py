@@ -1,4 +1,5 @@
-"""What an order is: a pure function from a position of the run to an example, so that there is nothing to save but the step.
+"""What an order is: a pure function from a position of the run to an example, so that there is nothing to
+save but the step.
 
     config section  ->  Order  --open(mixture)-->  OpenOrder.locate(positions)  ->  (source, index, epoch)
 
@@ -8,9 +9,9 @@ Nothing in it knows hosts, workers or threads. Position p = step · batch + row.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mof_jax.data.mixture import OpenOrder
 from mof_jax.data.record import Source
@@ -68,15 +69,6 @@ class Order(abc.ABC):
 def rows_together(size: int, mixture: Mixture, key: str) -> None:
     """Raises `UserError` where a batch is no whole number of runs of `size` rows that belong together."""
     if mixture.batch_size % size:
-        raise UserError(f"config.data.order.{key}: {size} rows belong together, and the batch of {mixture.batch_size} is no "
-                        f"multiple of {size}")
+        raise UserError(f"config.data.order.{key}: {size} rows belong together, and the batch of "
+                        f"{mixture.batch_size} is no multiple of {size}")
 
-
-def content_of(order: OpenOrder) -> Mapping[str, Any]:
-    """What the files of an order hold, for a run that goes on: nothing for one that reads none."""
-    return order.content() if hasattr(order, "content") else {}
-
-
-def notes_of(order: OpenOrder) -> list[str]:
-    """What a user should know of an order when a run starts."""
-    return order.notes() if hasattr(order, "notes") else []

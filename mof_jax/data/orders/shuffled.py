@@ -18,13 +18,14 @@ from mof_jax.ranges import NotNegative, Whole
 
 @dataclasses.dataclass(frozen=True)
 class Shuffled(Order):
-    """A random order, anew in each epoch of a source (`data.shuffle=False`: the stored one), sources mixed by their weights.
+    """A random order, anew in each epoch of a source (`data.shuffle=False`: the stored one), sources mixed by
+    their weights.
 
     Attributes:
-      weights: other weights from a step on, in the order of the steps: (step, or share of the run's steps, {source:
-        weight}), e.g. `[(0, {"web": 1}), (0.9, {"web": 1, "chat": 4})]`. A number below 1 with a point is a share. A source
-        that an entry leaves out keeps the weight of its section; before the first entry all do. What has been drawn of a
-        source stays drawn.
+      weights: other weights from a step on, in the order of the steps: (step, or share of the run's steps,
+        {source: weight}), e.g. `[(0, {"web": 1}), (0.9, {"web": 1, "chat": 4})]`. A number below 1 with a
+        point is a share. A source that an entry leaves out keeps the weight of its section; before the first
+        entry all do. What has been drawn of a source stays drawn.
     """
 
     kind: ClassVar[str] = "shuffled"
@@ -39,7 +40,8 @@ class Shuffled(Order):
         """(first step, weights of all sources) of every phase.
 
         Raises:
-          UserError: a source that is not there, steps that do not rise, or a share of a run whose steps are not known.
+          UserError: a source that is not there, steps that do not rise, or a share of a run whose steps are
+            not known.
         """
         where, names = "config.data.order.weights", [config.label for config in mixture.configs]
         phases = [(0, mixture.weights)]
@@ -51,8 +53,8 @@ class Shuffled(Order):
                 if begin >= 1:
                     raise UserError(f"{where}.{number}: {begin} is no share of a run; steps have no point")
                 if mixture.steps is None:
-                    raise UserError(f"{where}.{number}: {begin} is a share of the run's steps, which are not known here; give "
-                                    "a step")
+                    raise UserError(f"{where}.{number}: {begin} is a share of the run's steps, which are not "
+                                    "known here; give a step")
                 begin = round(begin * mixture.steps)
             phase = (begin, [weights.get(config.label, config.weight) for config in mixture.configs])
             if begin == 0 and len(phases) == 1:
@@ -64,12 +66,13 @@ class Shuffled(Order):
         return phases
 
 
-class Scheduled:
+class Scheduled(OpenOrder):
     """A mixture whose weights change at given steps.
 
-    Phase s starts at position P_s and mixes its own stream of shares; of source k it takes the draws that follow those of the
-    phases before, so that a source goes through an epoch as if nothing had changed. A block that a phase cuts off has taken draws
-    from anywhere in the block; they are numbered anew, in the order of the positions, so that none is left out or taken twice.
+    Phase s starts at position P_s and mixes its own stream of shares; of source k it takes the draws that
+    follow those of the phases before, so that a source goes through an epoch as if nothing had changed. A
+    block that a phase cuts off has taken draws from anywhere in the block; they are numbered anew, in the
+    order of the positions, so that none is left out or taken twice.
 
     Raises:
       UserError: weights of a phase that cannot be shares.
@@ -79,9 +82,11 @@ class Scheduled:
         self._starts = np.array([step * mixture.batch_size for step, _ in phases], np.int64)
         seeds = [mixture.seed if s == 0 else keyed.hash64(mixture.seed, s) >> 2 for s in range(len(phases))]
         # Slots of a block are permuted by the phase's own seed; records by the run's, see `_records`.
-        self._streams = [Stream(mixture.sizes, weights, seed, mixture.shuffle) for (_, weights), seed in zip(phases, seeds)]
+        self._streams = [Stream(mixture.sizes, weights, seed, mixture.shuffle)
+                         for (_, weights), seed in zip(phases, seeds)]
         self._records = Stream(mixture.sizes, [1.0] * len(mixture.sizes), mixture.seed, mixture.shuffle)
-        self._tails = [Tail(stream, int(length)) for stream, length in zip(self._streams, np.diff(self._starts))]
+        lengths = np.diff(self._starts).tolist()
+        self._tails = [Tail(stream, length) for stream, length in zip(self._streams, lengths)]
         counts = [np.zeros(len(mixture.sizes), np.int64), *(tail.counts for tail in self._tails)]
         self._before = np.cumsum(counts, axis=0)
         self.sizes, self.shares = self._records.sizes, self._streams[0].shares
@@ -132,6 +137,7 @@ class Tail:
 
 
 def follows_steps(flat: Mapping[str, object]) -> bool:
-    """Whether a config (by dotted keys) orders its data by shares of the run's steps, so that other steps are another order."""
+    """Whether a config (by dotted keys) orders its data by shares of the run's steps, so that other steps are
+    another order."""
     return any(isinstance(value, float) and value for key, value in flat.items()
                if key.startswith("data.order.weights.") and key.count(".") == 4 and key.endswith(".0"))

@@ -14,8 +14,8 @@ from mof_jax.ranges import NotNegative, Whole
 from mof_jax.registry import Registry
 
 # Keys that every section had while one class stood for all kinds; no kind of today has all of them.
-_ONCE = {"path", "name", "weight", "split", "locales", "image_field", "text_fields", "image_root", "size", "pixels", "cache_dir",
-         "captions", "filter"}
+_ONCE = {"path", "name", "weight", "split", "locales", "image_field", "text_fields", "image_root", "size",
+         "pixels", "cache_dir", "captions", "filter"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class SourceConfig(abc.ABC):
       kind: its name in a config. embedded: whether it comes with the package.
       name: name in tables, ids and messages; by default the kind and the last part of the path.
       weight: share of the mixture, relative to the other sources' weights; 0 leaves the source out.
-      skip: records left out at the beginning, so that what is trained on (`size=90`) and what a loss is measured on
-        (`size=100, skip=90`) have nothing in common.
+      skip: records left out at the beginning, so that what is trained on (`size=90`) and what a loss is
+        measured on (`size=100, skip=90`) have nothing in common.
       cache_dir: where indexes, filters and remote shards are kept; by default $MOF_CACHE or ~/.cache/mof_jax.
       captions: how to choose among the texts.
       filter: which records to keep.
@@ -68,8 +68,8 @@ class FileConfig(SourceConfig):
     """A source that lies in files.
 
     Attributes:
-      path: file, pattern (`*`, `?`, `[ab]`, `{000..012}`, `{a,b}`), `name@N`, folder or URL, as the reader documents; what is
-        there under the very name is that file.
+      path: file, pattern (`*`, `?`, `[ab]`, `{000..012}`, `{a,b}`), `name@N`, folder or URL, as the reader
+        documents; what is there under the very name is that file.
     """
 
     path: str = ""
@@ -89,8 +89,8 @@ class SourceRegistry(Registry[SourceConfig]):
     """The kinds of sources; one that is not named is `emoji5`."""
 
     def parse(self, section: Mapping[str, Any], where: str) -> tuple[type[SourceConfig], dict[str, Any]]:
-        """The class that a section names, and the rest of it: of one that an older version wrote out, with every key of every
-        kind, those that this kind has (the others meant nothing).
+        """The class that a section names, and the rest of it: of one that an older version wrote out, with
+        every key of every kind, those that this kind has (the others meant nothing).
 
         Raises:
           UserError: it is no section, or of no kind.

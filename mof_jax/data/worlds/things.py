@@ -1,15 +1,16 @@
-"""A small world of one to four things, each in a quarter of the picture, with captions long, short and wrong on purpose.
+"""A small world of one to four things, each in a quarter of the picture, with captions long, short and wrong
+on purpose.
 
     short            an apple and a dog
     alt              an apple and a dog on a red background
-    long             The background is red. There are two things. The apple is at the top left. The dog is at the bottom
-                     right. The apple is to the left of the dog.
+    long             The background is red. There are two things. The apple is at the top left. The dog is at
+                     the bottom right. The apple is to the left of the dog.
     negative         as `alt`, with one fact that is false; `negative:short` and `negative:long` likewise
     tags             the things, and the ground
 
-Picture `i` of a split is a pure function of (split, i). Things and grounds are those of `scenes`, with its split: thing number t
-stands on ground number t mod 8 in no training picture; in `test` and `twemoji` the first thing always does. Boxes, masks, names
-and tags come as arrays of the record, see `scenes.arrays_of`.
+Picture `i` of a split is a pure function of (split, i). Things and grounds are those of `scenes`, with its
+split: thing number t stands on ground number t mod 8 in no training picture; in `test` and `twemoji` the
+first thing always does. Boxes, masks, names and tags come as arrays of the record, see `scenes.arrays_of`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from mof_jax.data.worlds.scenes import COUNTS, GROUNDS, SPLITS, THINGS, Thing, m
 from mof_jax.errors import UserError, nearest
 from mof_jax.ranges import Count
 
-PLACES = ("top left", "top right", "bottom left", "bottom right")  # quarter number q is column q % 2 of row q // 2
+# Quarter number q is column q % 2 of row q // 2.
+PLACES = ("top left", "top right", "bottom left", "bottom right")
 FACTS = ("thing", "ground", "place")
 
 _NAMES, _GROUNDS = tuple(THINGS), tuple(GROUNDS)
@@ -63,7 +65,8 @@ class Layout:
     def long(self) -> str:
         """Everything, a fact a sentence."""
         n = len(self.things)
-        told = [f"The background is {self.ground}.", f"There {'is one thing' if n == 1 else f'are {COUNTS[n - 1]} things'}."]
+        count = "is one thing" if n == 1 else f"are {COUNTS[n - 1]} things"
+        told = [f"The background is {self.ground}.", f"There {count}."]
         told += [f"The {name} is at the {PLACES[q]}." for name, q in zip(self.things, self.places)]
         return " ".join(told + ([self._relation()] if n > 1 else []))
 
@@ -75,8 +78,8 @@ class Layout:
         return f"The {one} is {'above' if a < b else 'below'} the {other}."
 
     def wrong(self, fact: str, draws: keyed.Draws) -> Layout:
-        """The same but for one fact, which is false of this picture: a thing that is not there, another ground, or a thing in
-        another quarter (in exchange with the one that stands there, if one does)."""
+        """The same but for one fact, which is false of this picture: a thing that is not there, another
+        ground, or a thing in another quarter (in exchange with the one that stands there, if one does)."""
         which = draws.below(len(self.things))
         if fact == "ground":
             return dataclasses.replace(self, ground=draws.choice([g for g in _GROUNDS if g != self.ground]))
@@ -118,7 +121,8 @@ def things(facts: Layout, number: int, split: str = "train") -> tuple[Thing, ...
 
 @dataclasses.dataclass(frozen=True)
 class ThingsConfig(SourceConfig):
-    """One to four things on a coloured ground, with captions long, short and wrong on purpose, boxes, masks and tags.
+    """One to four things on a coloured ground, with captions long, short and wrong on purpose, boxes, masks
+    and tags.
 
     Attributes:
       size: number of pictures. split: `train`, `test` or `twemoji`. pixels: their side.
@@ -155,7 +159,8 @@ class Things:
         facts = layout(index, self._split)
         sprites = things(facts, index, self._split)
         draws = keyed.Draws(_WRONG, SPLITS.index(self._split), index)
-        texts = {"alt": (facts.alt,), "short": (facts.short,), "long": (facts.long,), "tags": (*facts.things, facts.ground)}
+        texts = {"alt": (facts.alt,), "short": (facts.short,), "long": (facts.long,)}
+        texts["tags"] = (*facts.things, facts.ground)
         for kind, words, known in (("negative", "alt", FACTS[:2]), ("negative:short", "short", FACTS[:1]),
                                    ("negative:long", "long", FACTS)):
             texts[kind] = (getattr(facts.wrong(draws.choice(known), draws), words),)
