@@ -10,6 +10,7 @@ from mof_jax.commands import add_command
 ROOMS = {  # room to where its registry is
     "evaluators": ("mof_jax.evals", "EVALUATORS"),
     "fields": ("mof_jax.data.fields", "FIELDS"),
+    "heads": ("mof_jax.models.heads", "HEADS"),
     "objectives": ("mof_jax.objectives", "OBJECTIVES"),
     "orders": ("mof_jax.data.orders", "ORDERS"),
     "sources": ("mof_jax.data.sources", "SOURCES"),
