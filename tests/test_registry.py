@@ -12,6 +12,7 @@ import pytest
 
 from mof_jax import cli
 from mof_jax import config as configs
+from mof_jax.commands.kinds import ROOMS
 from mof_jax.errors import UserError
 from mof_jax.evals import EVALUATORS
 from mof_jax.registry import Registry
@@ -116,12 +117,20 @@ def test_classes_of_elsewhere_are_not_of_the_room(room):
     assert list(shapes) == ["triangle"] and issubclass(Square, base)
 
 
-def test_every_evaluator_is_listed(capsys):
+def test_evaluators_are_found():
     assert {"retrieval", "zeroshot", "mmvp", "pope", "text_loss"} <= set(EVALUATORS)
-    assert all(cls.kind == kind and dataclasses.is_dataclass(cls) for kind, cls in EVALUATORS.items())
-    assert cli.main(["list", "evaluators"]) == 0
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_every_kind_of_a_room_is_listed_with_a_sentence(name, capsys):
+    module, attribute = ROOMS[name]
+    registry = getattr(importlib.import_module(module), attribute)
+    assert len(registry) >= 3 and not registry.broken()
+    assert all(cls.kind == kind and dataclasses.is_dataclass(cls) for kind, cls in registry.items())
+    assert cli.main(["list", name]) == 0
     out = capsys.readouterr().out
-    assert all(f" {kind} " in out for kind in EVALUATORS)
+    assert all(f" {kind} " in out for kind in registry)
+    assert all(len(what) > 10 for _, what, _ in registry.rows())
 
 
 def test_a_field_typed_with_the_base_takes_a_section_of_any_kind(room):

@@ -3,7 +3,7 @@ returns one.
 
     def claim() -> Claim:
         return Claim("Sigmoid is no worse than softmax at a batch of 256.",
-                     arms={"sigmoid": {"objective.loss": "sigmoid"}, "softmax": {}}, metric="retrieval/r@1",
+                     arms={"sigmoid": {"objective.kind": "sigmoid"}, "softmax": {}}, metric="retrieval/r@1",
                      conditions=(Equivalence("sigmoid", "softmax", margin=1.0),), minutes=5)
 """
 
