@@ -13,6 +13,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax.errors import UserError
+from mof_jax.objectives import terms
 from mof_jax.plan.cost import stages
 from mof_jax.run import RunConfig
 from mof_jax.sweep.branches import KEY, Trunk

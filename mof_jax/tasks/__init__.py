@@ -10,6 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from mof_jax.data.config import DataConfig
+from mof_jax.data.fields.captions import Captions
+from mof_jax.data.fields.views import Views
 from mof_jax.data.packing.sequence_pipeline import SequenceConfig, SequencePipeline
 from mof_jax.data.packing.sequence_pipeline import texts as sequence_texts
 from mof_jax.data.pipeline import Pipeline, texts
