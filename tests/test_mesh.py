@@ -26,7 +26,8 @@ def skeleton(**parameters):
     """A skeleton of `path=(shape, axes)`."""
     paths = {path.replace("__", "/"): x for path, x in parameters.items()}
     shapes = {path: jax.ShapeDtypeStruct(shape, "float32") for path, (shape, _) in paths.items()}
-    return Skeleton(shapes, {path: axes for path, (_, axes) in paths.items()}, {}, lambda rngs: None, None, None)
+    axes = {path: axes for path, (_, axes) in paths.items()}
+    return Skeleton(shapes, axes, {}, frozenset(), {}, {}, frozenset(), lambda rngs: None, None, None)
 
 
 def specs(mesh, skeleton, rules=None):
