@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mof_jax.errors import UserError
+from mof_jax.errors import UserError, nearest
 from mof_jax.models.teacher import Teacher
 from mof_jax.models.text import TextConfig
 from mof_jax.models.tower import patch_features
@@ -53,13 +53,31 @@ class ContrastiveTask(Task):
         self, model: TwoTowerConfig, objective: Objective | Mapping[str, Objective], fields: Mapping[str, Shown] = FIELDS,
         *, steps: int = 1,
     ):
-        """Of a batch with `fields`; `steps` of the run are the teacher's."""
+        """Of a batch with `fields`; `steps` of the run are the teacher's.
+
+        Raises:
+          UserError: a head that reads what is not there, is called as a field, or has a teacher where what it reads has none.
+        """
         self.terms, self.fields = terms(objective), fields
         for term in self.terms.values():
             model = term.prepare(model)
         self.model = model
         if model.teacher is not None:
             self.teacher = Teacher("teacher/", "", model.teacher.momentum, steps)
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        heads, of = self.model.heads, self.model.teacher.of if self.model.teacher else ()
+        for name, head in heads.items():
+            where = f"config.model.heads.{name}"
+            if name in self.fields:
+                raise UserError(f"{where}: a field of config.data has this name; call the head otherwise")
+            if head.reads not in heads and head.reads not in self.fields:
+                known = [*self.fields, *heads]
+                raise UserError(f"{where}.reads: {head.reads!r} is no field that a tower embeds and no head"
+                                f"{nearest(head.reads, known)} (there are {', '.join(known)})")
+            if name in of and (maker := self._maker(head.reads)) not in of:
+                raise UserError(f"config.model.teacher.of: {name!r} reads {head.reads!r}; add {maker!r}, which makes it")
 
     def make(self, rngs: nnx.Rngs) -> TwoTower:
         return TwoTower(self.model, rngs)

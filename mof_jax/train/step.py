@@ -130,12 +130,19 @@ class Balance(NamedTuple):
         """What the log shows: each term by itself, and its figures, under the term's name where there are several."""
         found = {}
         for name, loss in losses.items():
-            found[f"loss/{name}"] = loss.sum / jnp.where(self.counts[name] == 0, 1.0, self.counts[name])
+            found[f"loss/{name}"] = _ratio(loss.sum, self.counts[name])
             prefix = f"{name}/" if len(losses) > 1 else ""
-            found |= {f"{prefix}{key}": mean.sum / mean.weight for key, mean in loss.metrics.items()}
-            if name in self.present:
-                found[f"empty/{name}"] = 1.0 - self.present[name]
+            found |= {f"{prefix}{key}": _ratio(*mean) for key, mean in loss.metrics.items()}
+            if not isinstance(self.counts[name], float):
+                found[f"empty/{name}"] = jnp.float32(self.counts[name] == 0)
         return found
+
+
+def _ratio(total: Array, count: Array | float) -> Float[Array, ""]:
+    """A figure for the log; that of a term with nothing to count is 0, not a division by 0."""
+    if isinstance(count, float) and count:
+        return total / count
+    return jnp.where(count == 0, 0.0, total / jnp.where(count == 0, 1.0, count))
 
 
 def _moved(skeleton: Skeleton, frozen: Params, moved: Params) -> Params:

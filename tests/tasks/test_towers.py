@@ -118,8 +118,10 @@ def test_features_are_the_same_however_rows_are_cut_and_spread(microbatches, dev
 def test_which_parameters_learn():
     gradients = whole()[1]
     for path, g in gradients.items():
+        if path == "heads/near/layers/0/bias":  # rounding noise: batch normalisation takes it away
+            continue
         learns = not path.startswith("teacher/") and not path.endswith(("norms/0/mean", "norms/0/var")) and "logit" not in path
-        assert learns == bool(np.abs(np.asarray(g)).max() > 0), path  # noise, for the bias in front of the batch norm
+        assert learns == bool(np.abs(np.asarray(g)).max() > 0), path
     assert {path.split("/")[0] for path in gradients} == {"image", "text", "towers", "heads", "teacher", "logit_scale"}
     assert {path.split("/")[1] for path in gradients if path.startswith("teacher/")} == {"image", "heads"}
 
@@ -196,6 +198,12 @@ def test_mistakes_are_named():
         task(heads={"scale": LinearHead(reads="image")})
     with pytest.raises(ValueError, match="teacher.of: 'audio' is no tower or head"):
         task(teacher=TeacherConfig(("audio",)))
+    with pytest.raises(UserError, match="config.model.heads.near.reads: 'imagge' is no field that a tower embeds.*'image'"):
+        task(heads={"near": LinearHead(reads="imagge")}, teacher=None)
+    with pytest.raises(UserError, match="config.model.heads.strong: a field of config.data has this name"):
+        task(heads={"strong": LinearHead(reads="image")}, teacher=None)
+    with pytest.raises(UserError, match="config.model.teacher.of: 'prototypes' reads 'strong'; add 'image', which makes it"):
+        task(teacher=TeacherConfig(("prototypes",)))
     with pytest.raises(UserError, match="everything reads 'teacher/text', which neither the model nor the data gives"):
         task(("teacher/text",)).check(FIELDS)
     assert {"linear", "mlp", "prototypes"} <= set(HEADS)

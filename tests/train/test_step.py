@@ -260,7 +260,10 @@ def test_a_term_with_nothing_to_count_adds_nothing_even_where_it_is_infinite():
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
     np.testing.assert_allclose(state.params["student/slope"], alone.params["student/slope"], rtol=1e-6)
     assert metrics["empty/quiet"] == 1.0 and metrics["loss/quiet"] == 0.0
-    assert noisy_step(1, **terms)[1]["empty/quiet"] == 0.0
+    assert noisy_step(1, **terms)[1]["empty/quiet"] == 0.0 and metrics["quiet/noise"] == 0.0
+    alone, metrics = noisy_step(1, change=silent)  # a loss of this term only stands still, and says so
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["noise"] == 0.0 and metrics["empty/weighted"] == 1.0
+    assert int(alone.bad_step) == -1
     # A row that overflows gives the term with a count a loss that is not finite, and the one without none.
     values, gradient = terms_alone(infinite)
     assert values == 0.0 and np.isfinite(gradient).all() and not gradient.any()
