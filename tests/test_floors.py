@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import pathlib
 import re
 
@@ -78,3 +79,9 @@ def test_there_is_no_circle(graph):
         for module in ready:
             del left[module]
     assert not left, "these import each other"
+
+
+def test_no_two_test_files_share_a_name():
+    """Folders of tests are no packages: pytest imports the second of two such files as the first, and stops."""
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    assert not [name for name, n in collections.Counter(path.name for path in files).items() if n > 1]

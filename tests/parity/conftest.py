@@ -5,8 +5,8 @@ import pathlib
 import sys
 
 LIVE = {"test_live.py": "parity", "test_conversion.py": "parity", "test_words.py": "parity", "test_pictures.py": "parity",
-        "test_real.py": "parity", "test_keys.py": "parity", "test_sentences.py": "parity", "test_open_clip_keys.py": "open_clip",
-        "test_open_clip.py": "open_clip", "test_open_clip_conversion.py": "open_clip"}
+        "test_real.py": "parity", "test_keys.py": "parity", "test_sentences_live.py": "parity",
+        "test_open_clip_keys.py": "open_clip", "test_open_clip.py": "open_clip", "test_open_clip_conversion.py": "open_clip"}
 # Folders and whole models of other libraries are made by the helpers of tests/interop.
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "interop"))
 
