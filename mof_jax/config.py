@@ -255,6 +255,9 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
     if cls in _BY_KIND:
         return _BY_KIND[cls](values, where)
     hints = _hints(cls)
+    own = vars(cls).get("kind")
+    if isinstance(own, str) and "kind" not in hints and values.pop("kind", own) != own:
+        raise UserError(f"{where}.kind: this section takes {own!r} alone")
     for key in values:
         if key not in hints:
             known = ["kind", *hints] if isinstance(vars(cls).get("kind"), str) else hints
@@ -290,7 +293,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if type(None) in args and (value is None or _means_none(value, args)):
             return None
         errors = []
-        for option in _of_kind([a for a in args if a is not type(None)], value, where):
+        for option in (a for a in args if a is not type(None)):
             try:
                 return _convert(option, value, where)
             except UserError as error:
@@ -344,18 +347,6 @@ def _means_none(value: Any, options: Sequence[Any]) -> bool:
     """Whether `none` was written where it is no choice of its own (as a rematerialisation is)."""
     choices = (choice for option in options if typing.get_origin(option) is typing.Literal for choice in typing.get_args(option))
     return isinstance(value, str) and value.lower() == "none" and value not in choices
-
-
-def _of_kind(options: Sequence[Any], value: Any, where: str) -> Sequence[Any]:
-    """Where dataclasses have kinds: the one that a section names, or the first; else all."""
-    sections = [option for option in options if dataclasses.is_dataclass(option)]
-    kinds = {kind: option for option in sections for kind in typing.get_args(_hints(option).get("kind"))}
-    if not kinds or not isinstance(value, Mapping):
-        return options
-    kind = value.get("kind", next(iter(kinds)))
-    if kind not in kinds:
-        raise UserError(f"{where}.kind: {kind!r} is not one of {', '.join(map(repr, kinds))}")
-    return [kinds[kind]]
 
 
 def to_dict(value: Any) -> Any:

@@ -36,6 +36,18 @@ def _loss(config: Mapping[str, Any]) -> str:
     return (config.get("objective") or {}).get("kind", "softmax") if config.get("task", "contrastive") == "contrastive" else ""
 
 
+def _part(config: Mapping[str, Any], name: str, default: str) -> str:
+    """The kind of a section of `model`."""
+    section = (config.get("model") or {}).get(name)
+    return section.get("kind", default) if isinstance(section, Mapping) else default
+
+
+def _idle(key: str, values: tuple[Any, ...], *kinds: str, default: str) -> Renamed:
+    """A key of a section of `model` that does nothing in some of its kinds; once all kinds had all keys."""
+    name = key.split(".")[0]
+    return Renamed(f"model.{key}", None, values, lambda config: _part(config, name, default) in kinds)
+
+
 # In the order in which they are applied.
 KEYS = (
     Renamed("objective.loss", "objective.kind"),
@@ -46,6 +58,12 @@ KEYS = (
     # Every loss had these once, and most did nothing with them.
     Renamed("objective.label_smoothing", None, (0, 0.0), lambda config: _loss(config) in ("sigmoid", "dcl", "decoupled")),
     Renamed("objective.multi_positive", None, (False, True), lambda config: _loss(config) == "decoupled"),
+    _idle("connector.tokens", (None,), "linear", "mlp", default="mlp"),
+    _idle("connector.width", (0,), "linear", "mlp", "average", default="mlp"),
+    _idle("connector.depth", (0,), "linear", "mlp", "average", default="mlp"),
+    _idle("connector.heads", (16,), "linear", "mlp", "average", "c_abstractor", default="mlp"),
+    _idle("fusion.ssl_ratio", (0.5,), "single", "channel", "interleaved", default="single"),
+    _idle("fusion.normalise", ("none",), "single", "channel", "interleaved", default="single"),
 )
 
 _TOLD: set[str] = set()

@@ -42,6 +42,20 @@ def test_what_a_loss_never_used_is_dropped_only_where_it_did_nothing():
     assert objective(kind="softmax", label_smoothing=0.0) == dict(kind="softmax", label_smoothing=0.0)
 
 
+def test_what_a_connector_or_a_fusion_never_used_is_dropped_only_where_it_did_nothing():
+    """What every kind's section was written out with before kinds had keys of their own."""
+    written = dict(connector=dict(kind="mlp", tokens=None, width=0, depth=0, heads=16),
+                   fusion=dict(kind="interleaved", ssl_ratio=0.5, normalise="none"))
+    assert renames.translate(dict(model=written))["model"] == dict(connector=dict(kind="mlp"), fusion=dict(kind="interleaved"))
+    used = dict(connector=dict(kind="attention", tokens=4, width=0, depth=1, heads=16),
+                fusion=dict(kind="additive", ssl_ratio=0.5, normalise="none"))
+    assert renames.translate(dict(model=used))["model"] == used
+    pooled = renames.translate(dict(model=dict(connector=dict(kind="c_abstractor", tokens=4, width=8, depth=1, heads=16))))
+    assert pooled["model"]["connector"] == dict(kind="c_abstractor", tokens=4, width=8, depth=1)
+    meant = dict(fusion=dict(kind="single", ssl_ratio=0.7))
+    assert renames.translate(dict(model=meant))["model"] == meant, "and then refused by name"
+
+
 def test_files_and_overrides_say_old_names(capsys):
     """An override wins over the file, under whichever name either says it."""
     for given in (dict(OLD), dict(task="contrastive", objective=dict(kind="softmax"), microbatches=1)):

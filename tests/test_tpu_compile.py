@@ -13,8 +13,8 @@ from jax.sharding import AxisType, Mesh
 import pytest
 
 from mof_jax.mesh import AXES, batch_sharding, on_mesh, param_shardings, replicated
-from mof_jax.models.connector import ConnectorConfig
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.connectors.projector import MlpConnector
+from mof_jax.models.fusion.interleaved import Interleaved
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -48,8 +48,8 @@ def lowered(mesh, with_mesh: bool = True):
     """I-MoF of two frozen encoders, packed rows, bfloat16, splash attention everywhere."""
     vit = ViTConfig(width=256, depth=2, heads=4, mlp_dim=512, patch_size=14, image_size=224, kernel="splash")
     llm = LLMConfig(vocab_size=VOCAB, width=512, depth=2, heads=4, kv_heads=2, mlp_dim=768, kernel="splash", remat="full")
-    model = MllmConfig((EncoderConfig("clip", vit, layer=-2), EncoderConfig("dino", vit)), llm, FusionConfig("interleaved"),
-                       ConnectorConfig("mlp"), dtype="bfloat16")
+    model = MllmConfig((EncoderConfig("clip", vit, layer=-2), EncoderConfig("dino", vit)), llm, Interleaved(),
+                       MlpConnector(), dtype="bfloat16")
     task = MllmTask(model, NextToken(block_size=CHUNK), mesh, context=CONTEXT, rows=ROWS, images=PICTURES)
     skeleton = Skeleton.of(task.build)
     config = OptimizerConfig(freeze=(("encoders/.*", True),))

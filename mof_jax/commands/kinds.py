@@ -8,12 +8,15 @@ import importlib
 from mof_jax.commands import add_command
 
 ROOMS = {  # room to where its registry is
+    "connectors": ("mof_jax.models.connectors", "CONNECTORS"),
     "evaluators": ("mof_jax.evals", "EVALUATORS"),
     "fields": ("mof_jax.data.fields", "FIELDS"),
+    "fusions": ("mof_jax.models.fusion", "FUSIONS"),
     "heads": ("mof_jax.models.heads", "HEADS"),
     "objectives": ("mof_jax.objectives", "OBJECTIVES"),
     "orders": ("mof_jax.data.orders", "ORDERS"),
     "sources": ("mof_jax.data.sources", "SOURCES"),
+    "towers": ("mof_jax.models.image_tower", "TOWERS"),
 }
 
 

@@ -23,8 +23,9 @@ from mof_jax.interop.family import Family
 from mof_jax.interop.preprocess import Processing
 from mof_jax.interop.transfer import Reading
 from mof_jax.interop.weights import FILES, PICKLES, WEIGHTS, Weights, read_json
+from mof_jax.models.image_tower import ImageTowerConfig
 from mof_jax.models.mllm import MllmConfig
-from mof_jax.models.tower import ImageConfig, WordsConfig
+from mof_jax.models.tower import WordsConfig
 from mof_jax.models.two_tower import TwoTowerConfig
 from mof_jax.nn.module import Skeleton
 from mof_jax.parsing import reason
@@ -166,7 +167,7 @@ def _folder(path: str) -> str:
     return os.path.dirname(path) or "." if path.endswith((*FILES, big_vision.SUFFIX)) else path
 
 
-def eyes(config: Any) -> ImageConfig | None:
+def eyes(config: Any) -> ImageTowerConfig | None:
     """The image tower of a model, if it has one."""
     if isinstance(config, MllmConfig):
         return config.encoders[0].vit if config.encoders else None

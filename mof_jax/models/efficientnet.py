@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from flax import nnx
 import jax
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from mof_jax.errors import lookup
-from mof_jax.models.vit import ViTOutput, normalise
+from mof_jax.models.image_tower import ImageTowerConfig, TowerOutput
+from mof_jax.models.vit import normalise
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.layers import Linear, project, shifted
 from mof_jax.nn.module import Axes, Matrix, lecun, moving, normal, ones, param, zeros
@@ -48,8 +49,8 @@ class Bottleneck(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class EfficientNetConfig:
-    """An EfficientNet-Lite.
+class EfficientNetConfig(ImageTowerConfig):
+    """An EfficientNet-Lite (arXiv 1905.11946).
 
     Attributes:
       variant: a size of `SIZES`; sets the three fields below unless given.
@@ -61,7 +62,7 @@ class EfficientNetConfig:
       embed_dim: width of a final linear projection, None for none. `embed_bias`: its bias.
     """
 
-    kind: Literal["efficientnet"] = "efficientnet"
+    kind: ClassVar[str] = "efficientnet"
     variant: str | None = None
     width_factor: NotNegative = 0.0
     depth_factor: NotNegative = 0.0
@@ -111,6 +112,9 @@ class EfficientNetConfig:
             side = -(-side // block.stride)
             total += side**2 * block.hidden * (block.side**2 + block.outputs)
         return 2.0 * (total + side**2 * self.blocks[-1].outputs * HEAD + HEAD * (self.embed_dim or 0))
+
+    def build(self, rngs: nnx.Rngs) -> EfficientNet:
+        return EfficientNet(self, rngs)
 
 
 def rounded(channels: float, divisor: int = 8) -> int:
@@ -202,7 +206,7 @@ class EfficientNet(nnx.Module):
         *,
         dtype: jnp.dtype = jnp.float32,
         keys: drop.Keys | None = None,
-    ) -> ViTOutput:
+    ) -> TowerOutput:
         """Features of `images`: the pooled one, and [batch, h·w, 1280] in front of the pooling.
 
         Args:
@@ -217,4 +221,4 @@ class EfficientNet(nnx.Module):
         x = jax.nn.relu6(self.head(x))
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         pooled = tokens.astype(jnp.float32).mean(axis=1).astype(dtype)
-        return ViTOutput(pooled if self.project is None else self.project(pooled), tokens)
+        return TowerOutput(pooled if self.project is None else self.project(pooled), tokens)

@@ -21,8 +21,10 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mof_jax.errors import UserError
 from mof_jax.mesh import by_rows
-from mof_jax.models.connector import ConnectorConfig, connector_flops, make_connector
-from mof_jax.models.fusion import FusionConfig, add_features, interleave, match_grid
+from mof_jax.models.connectors.connector import Connector, connector_flops
+from mof_jax.models.connectors.projector import MlpConnector
+from mof_jax.models.fusion.fusion import Fusion, Patches
+from mof_jax.models.fusion.single import Single
 from mof_jax.models.llm import LLM, LLMConfig
 from mof_jax.models.vit import ViT, ViTConfig, normalise
 from mof_jax.nn import dropout as drop
@@ -76,8 +78,8 @@ class MllmConfig:
 
     encoders: tuple[EncoderConfig, ...]
     llm: LLMConfig
-    fusion: FusionConfig = FusionConfig()
-    connector: ConnectorConfig = ConnectorConfig()
+    fusion: Fusion = Single()
+    connector: Connector = MlpConnector()
     blind: bool = False
     dtype: str = "float32"
 
@@ -85,16 +87,11 @@ class MllmConfig:
         names = [e.name for e in self.encoders]
         if len(set(names)) != len(names):
             raise ValueError(f"encoders need names of their own, got {', '.join(names)}")
-        if names or self.fusion != FusionConfig():
-            self.fusion.check(len(names))
+        if names or self.fusion != Single():
+            self.fusion.check(self.patches)
         for encoder in self.encoders:
             if encoder.pixels_of is not None and encoder.pixels_of not in names:
                 raise ValueError(f"encoders.{encoder.name}.pixels_of: {encoder.pixels_of!r} is not one of {', '.join(names)}")
-        grids, widths = [e.vit.grid for e in self.encoders], [e.vit.width for e in self.encoders]
-        if self.fusion.kind == "additive" and len(set(widths)) > 1:
-            raise ValueError(f"fusion 'additive' adds features of one width, the encoders have {widths}")
-        if self.fusion.kind == "interleaved" and len({self.connector.output_tokens(g) for g in grids}) > 1:
-            raise ValueError(f"fusion 'interleaved' needs as many tokens from each encoder; the grids are {grids}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {self.dtype!r} is not float32 or bfloat16")
 
@@ -115,20 +112,17 @@ class MllmConfig:
         """K: positions that one picture takes in a sequence."""
         if not self.encoders:
             return 1
-        tokens = self.connector.output_tokens(self.encoders[0].vit.grid)
-        return tokens * (len(self.encoders) if self.fusion.kind == "interleaved" else 1)
+        return self.fusion.tokens(self.patches)
+
+    @property
+    def patches(self) -> tuple[Patches, ...]:
+        """What each encoder gives."""
+        return tuple(Patches(e.name, e.vit.grid, e.vit.width, self.connector.output_tokens(e.vit.grid)) for e in self.encoders)
 
     @property
     def adapters(self) -> dict[str, tuple[int, int]]:
-        """Adapters by name, `adapters/<name>/…`, each with its grid and the width of its inputs.
-
-        I-MoF has one an encoder, under the encoder's name; otherwise there is one, `shared`, or the only encoder's.
-        """
-        if self.fusion.kind in ("interleaved", "single"):
-            return {e.name: (e.vit.grid, e.vit.width) for e in self.encoders}
-        first = self.encoders[0].vit
-        width = sum(e.vit.width for e in self.encoders) if self.fusion.kind == "channel" else first.width
-        return {"shared": (first.grid, width)}
+        """Adapters by name, `adapters/<name>/…`, each with its grid and the width of its inputs."""
+        return self.fusion.adapters(self.patches) if self.encoders else {}
 
 
 class Mllm(nnx.Module):
@@ -140,7 +134,7 @@ class Mllm(nnx.Module):
         own = lambda name: nnx.Rngs(jax.random.fold_in(key, zlib.crc32(name.encode())))
         self.encoders = nnx.Dict({e.name: ViT(e.tower, own(f"encoders/{e.name}")) for e in c.encoders})
         self.adapters = nnx.Dict({
-            name: make_connector(c.connector, own(f"adapters/{name}"), grid, width, c.llm.width)
+            name: c.connector.build(own(f"adapters/{name}"), grid, width, c.llm.width)
             for name, (grid, width) in c.adapters.items()})
         self.llm = LLM(c.llm, own("llm"))
 
@@ -161,12 +155,7 @@ class Mllm(nnx.Module):
     def mix(self, features: dict[str, Float[Array, "images patches _"]]) -> Float[Array, "images tokens width"]:
         """Image tokens from each encoder's features (which an experiment may have computed before)."""
         c = self.config
-        parts = [features[e.name] for e in c.encoders]
-        if c.fusion.kind in ("single", "interleaved"):
-            return interleave([self.adapters[e.name](x) for e, x in zip(c.encoders, parts)])
-        parts = [match_grid(x, c.encoders[0].vit.grid) for x in parts]
-        mixed = jnp.concatenate(parts, -1) if c.fusion.kind == "channel" else add_features(*parts, c.fusion)
-        return self.adapters["shared"](mixed)
+        return c.fusion.mix([features[e.name] for e in c.encoders], c.patches, self.adapters)
 
     def image_tokens(
         self, images: UInt8[Array, "images height width 3"], keys: drop.Keys | None = None
@@ -214,7 +203,8 @@ def mllm_flops(config: MllmConfig, rows: int, context: int, images: int, trained
     upstream = False
     for name in config.adapters:
         part = f"adapters/{name}"
-        below = any(trained(f"encoders/{e.name}/") for e in config.encoders if name in (e.name, "shared"))
+        names = [e.name for e in config.encoders]
+        below = any(trained(f"encoders/{e}/") for e in ([name] if name in names else names))
         flops[part] = images * connector_flops(skeleton.adapters[name], trained(part + "/"), below)
         upstream |= below or trained(part + "/")
     llm, attention = trained("llm/"), config.llm.attention_flops(context)

@@ -1,8 +1,4 @@
-"""Towers on their own: what a foreign encoder becomes before a model takes it. And what all image towers have in common.
-
-A config of an image tower says `image_size`, `mean`, `std`, `embed_dim`, `output_dim`, `prefix` and `flops`; the tower takes
-uint8 pictures and returns `pooled` and `tokens`, of which the first `prefix` are no patches.
-"""
+"""Towers on their own: what a foreign encoder becomes before a model takes it."""
 
 from __future__ import annotations
 
@@ -14,17 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mof_jax.data.text.tokenizers import Tokenizer
-from mof_jax.models.efficientnet import EfficientNet, EfficientNetConfig
+from mof_jax.models.image_tower import ImageTowerConfig
 from mof_jax.models.text import TextConfig, TextTower
-from mof_jax.models.vit import ViT, ViTConfig
-
-ImageConfig = ViTConfig | EfficientNetConfig  # a config section without `kind` is a ViT
-ImageTower = ViT | EfficientNet
-
-
-def image_tower(config: ImageConfig, rngs: nnx.Rngs) -> ImageTower:
-    """The tower of a config."""
-    return EfficientNet(config, rngs) if isinstance(config, EfficientNetConfig) else ViT(config, rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +22,7 @@ class TowerConfig:
       encoder: its shape. dtype: of the computation; parameters are float32.
     """
 
-    encoder: ImageConfig
+    encoder: ImageTowerConfig
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -47,7 +34,7 @@ class Tower(nnx.Module):
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs):
         self.config = config
-        self.encoder = image_tower(config.encoder, rngs)
+        self.encoder = config.encoder.build(rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +81,14 @@ def unit(x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
 
 
 def embedding(
-    tower: ImageTower, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
+    tower: nnx.Module, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
 ) -> Float[Array, "batch dim"]:
     """The tower's pooled feature with unit norm, in float32: what evaluators of frozen features ask for."""
     return unit(tower(images, dtype=jnp.dtype(dtype)).pooled)
 
 
 def patch_features(
-    tower: ImageTower, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
+    tower: nnx.Module, images: UInt8[Array, "batch height width 3"], dtype: str = "float32"
 ) -> Float[Array, "batch patches width"]:
     """The tower's patch tokens in float32, without what is in front of them."""
     return tower(images, dtype=jnp.dtype(dtype)).tokens[:, tower.config.prefix:].astype(jnp.float32)

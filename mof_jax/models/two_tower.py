@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int, UInt8
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.models.heads import Head
 from mof_jax.models.heads.head import Moved
+from mof_jax.models.image_tower import ImageTowerConfig
 from mof_jax.models.teacher import follower
 from mof_jax.models.text import TextConfig, TextTower
-from mof_jax.models.tower import ImageConfig, check_dtype, image_tower, unit
-from mof_jax.models.vit import ViTConfig
+from mof_jax.models.tower import check_dtype, unit
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.module import param
 from mof_jax.ranges import Count, Positive, Range, Share
@@ -59,13 +59,13 @@ class TwoTowerConfig:
       dtype: of both towers' computation; parameters are float32.
     """
 
-    image: ImageConfig
+    image: ImageTowerConfig
     text: TextConfig
     embed_dim: Count | None = None
     logit_scale_init: Positive = 1 / 0.07
     logit_bias_init: float | None = None
     max_logit_scale: Annotated[float, Range(1)] | None = 100.0
-    towers: dict[str, ImageConfig] = dataclasses.field(default_factory=dict)
+    towers: dict[str, ImageTowerConfig] = dataclasses.field(default_factory=dict)
     heads: dict[str, Head] = dataclasses.field(default_factory=dict)
     teacher: TeacherConfig | None = None
     dtype: str = "float32"
@@ -79,7 +79,7 @@ class TwoTowerConfig:
                 tower = getattr(self, name)
                 if tower.embed_dim is None:
                     object.__setattr__(self, name, dataclasses.replace(tower, embed_dim=self.embed_dim))
-        if isinstance(self.image, ViTConfig) and self.image.pool == "none":
+        if not self.image.pools:
             raise ValueError("image.pool: a two-tower model needs a pooled image feature")
         if self.image.output_dim != self.text.output_dim:
             raise ValueError(
@@ -130,10 +130,10 @@ class TwoTower(nnx.Module):
 
     def __init__(self, config: TwoTowerConfig, rngs: nnx.Rngs):
         c = self.config = config
-        self.image = image_tower(c.image, rngs)
+        self.image = c.image.build(rngs)
         self.text = TextTower(c.text, rngs)
         if c.towers:
-            self.towers = nnx.Dict({name: image_tower(tower, rngs) for name, tower in c.towers.items()})
+            self.towers = nnx.Dict({name: tower.build(rngs) for name, tower in c.towers.items()})
         constant = nnx.initializers.constant
         bounds = None if c.max_logit_scale is None else (0.0, math.log(c.max_logit_scale))
         self.logit_scale = param(rngs, constant(math.log(c.logit_scale_init)), (), (), decay=False, bounds=bounds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from flax import nnx
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 
 from mof_jax.errors import lookup
 from mof_jax.mesh import by_rows
+from mof_jax.models.image_tower import ImageTowerConfig, TowerOutput
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.attention import Kernel
 from mof_jax.nn.flops import attention_pool_flops, block_flops
@@ -43,8 +44,8 @@ PosInit = Literal["normal", "sincos"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig:
-    """A vision transformer.
+class ViTConfig(ImageTowerConfig):
+    """A vision transformer (arXiv 2010.11929).
 
     Attributes:
       variant: a size of `SIZES`, optionally with the patch size ("L/14"); sets the five fields below unless given.
@@ -64,6 +65,7 @@ class ViTConfig:
       remat, unroll: see `mof_jax.nn.stack.Stack`.
     """
 
+    kind: ClassVar[str] = "vit"
     variant: str | None = None
     width: Whole = 0
     depth: Whole = 0
@@ -93,7 +95,6 @@ class ViTConfig:
     kernel: Kernel = "xla"
     remat: Remat = "none"
     unroll: Count = 1
-    kind: Literal["vit"] = "vit"
 
     def __post_init__(self):
         if self.variant:
@@ -139,19 +140,23 @@ class ViTConfig:
         """Forward FLOPs of one picture in training (with its patch dropout)."""
         return self.forward_flops(max(1, round(self.grid**2 * (1 - self.patch_dropout))))
 
+    @property
+    def pools(self) -> bool:
+        return self.pool != "none"
+
+    def stack_tokens(self, size: int | None = None) -> int:
+        patches = (size // self.patch_size) ** 2 if size else self.grid**2
+        return max(1, round(patches * (1 - self.patch_dropout))) + self.prefix
+
+    def build(self, rngs: nnx.Rngs) -> ViT:
+        return ViT(self, rngs)
+
     def forward_flops(self, patches: int) -> float:
         """Forward FLOPs of one image of which `patches` patches are seen."""
         tokens = patches + self.prefix
         embed = 2.0 * patches * self.patch_size**2 * 3 * self.width
         head = attention_pool_flops(self.block, tokens) if self.pool == "map" else 0.0
         return embed + self.depth * block_flops(self.block, tokens) + head + 2.0 * self.width * (self.embed_dim or 0)
-
-
-class ViTOutput(NamedTuple):
-    """`pooled` [batch, output_dim]; `tokens` [batch, cls + registers + patches, width] after the final norm, if each has one."""
-
-    pooled: Float[Array, "batch dim"] | None
-    tokens: Float[Array, "batch tokens width"]
 
 
 class Grid(NamedTuple):
@@ -200,7 +205,7 @@ class ViT(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         keys: drop.Keys | None = None,
         keep: Int[Array, "batch kept"] | None = None,
-    ) -> ViTOutput:
+    ) -> TowerOutput:
         """Features of `images`.
 
         Args:
@@ -229,7 +234,7 @@ class ViT(nnx.Module):
         x = self.blocks(x, None, keys=drop.fold(keys, 1))
         if self.final_norm is not None and not c.norm_after_pool:
             x = self.final_norm(x)
-        return ViTOutput(self._pooled(x), x)
+        return TowerOutput(self._pooled(x), x)
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "patches width"]:
         """Position embeddings of a grid of patches."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mof_jax.data.packing.sequence_pipeline import SequenceConfig
 from mof_jax.hardware import Topology
 from mof_jax.mesh import BATCH_AXES, abstract_mesh
-from mof_jax.models.connector import ConnectorConfig
+from mof_jax.models.connectors.connector import Connector
 from mof_jax.models.mllm import EncoderConfig
 from mof_jax.run import RunConfig
 
@@ -69,7 +69,7 @@ def small_mesh(sizes: dict[str, int], devices: int, slices: int = 1) -> dict[str
 def shallow(config: C) -> C:
     """A model's config with two layers in every stack: every field called `depth` or `…_depth`. A connector, whose layers are no
     stack and each compiled, keeps one of each kind."""
-    if isinstance(config, ConnectorConfig):
+    if isinstance(config, Connector):
         return _cut(config, 1)
     if isinstance(config, EncoderConfig):  # whose feature may come from a block below the last
         return dataclasses.replace(config, vit=_cut(config.vit, LAYERS - 1 - config.layer))

@@ -16,7 +16,6 @@ from mof_jax.models.teacher import Teacher
 from mof_jax.models.text import TextConfig
 from mof_jax.models.tower import patch_features
 from mof_jax.models.two_tower import TwoTower, TwoTowerConfig
-from mof_jax.models.vit import ViTConfig
 from mof_jax.nn import dropout as drop
 from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import terms
@@ -164,11 +163,7 @@ class ContrastiveTask(Task):
             if isinstance(config, TextConfig):
                 found.append(StackInfo(part, config, batch_size * shown.count, config.context_length))
                 continue
-            if not isinstance(config, ViTConfig):
-                raise UserError(f"no formula for the memory of an image tower of kind {config.kind!r}")
-            grid = (shown.size // config.patch_size) ** 2 if shown.size else config.grid**2
-            kept = max(1, round(grid * (1 - config.patch_dropout)))
-            found.append(StackInfo(part, config, batch_size * shown.count, kept + config.prefix))
+            found.append(StackInfo(part, config, batch_size * shown.count, config.stack_tokens(shown.size)))
         return found
 
     def flops(self, batch_size: int, trained: Callable[[str], bool]) -> dict[str, float]:

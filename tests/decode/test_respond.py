@@ -18,7 +18,7 @@ from mof_jax.decode.respond import Generator
 from mof_jax.decode.sample import SampleConfig
 from mof_jax.errors import BadExample
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.fusion.interleaved import Interleaved
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, Mllm, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -33,7 +33,7 @@ QUESTIONS = [("how many?", 1), ("a long question about two pictures, <image> and
 @functools.cache
 def config():
     llm = LLMConfig(vocab_size=tokenizer().vocab_size, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
-    return MllmConfig((EncoderConfig("clip", VIT), EncoderConfig("ssl", VIT)), llm, FusionConfig("interleaved"))
+    return MllmConfig((EncoderConfig("clip", VIT), EncoderConfig("ssl", VIT)), llm, Interleaved())
 
 
 @functools.cache

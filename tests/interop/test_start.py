@@ -14,8 +14,8 @@ from mof_jax import run, trainer
 from mof_jax.errors import UserError
 from mof_jax.interop.source import Source
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
-from mof_jax.models.connector import ConnectorConfig
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.connectors.projector import MlpConnector
+from mof_jax.models.fusion.interleaved import Interleaved
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import resample_pos_embed
 from mof_jax.nn.module import Skeleton
@@ -59,7 +59,7 @@ def mllm(folders, **llm) -> MllmTask:
     clip, dinov2, words = (source(folders, kind).config for kind in ("clip", "dinov2", "llama"))
     config = MllmConfig(
         (EncoderConfig("clip", clip.image, layer=-2), EncoderConfig("dino", dinov2.encoder)), dataclasses.replace(words, **llm),
-        FusionConfig("interleaved"), ConnectorConfig("mlp"))
+        Interleaved(), MlpConnector())
     return MllmTask(config, NextToken(), context=64, rows=1, images=1)
 
 

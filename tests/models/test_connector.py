@@ -8,19 +8,25 @@ import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
-from mof_jax.models.connector import ConnectorConfig, adaptive_average_pool, connector_flops, make_connector
+from mof_jax import config as configs
+from mof_jax.errors import UserError
+from mof_jax.models.connectors.attention import AttentionConnector
+from mof_jax.models.connectors.c_abstractor import CAbstractor, RegNetBlock
+from mof_jax.models.connectors.connector import Connector, connector_flops
+from mof_jax.models.connectors.grid import adaptive_average_pool
+from mof_jax.models.connectors.projector import AverageConnector, LinearConnector, MlpConnector
 from mof_jax.nn.module import Skeleton
 
 
 def skeleton(config, grid, inputs, outputs):
-    return Skeleton.of(lambda rngs: make_connector(config, rngs, grid, inputs, outputs))
+    return Skeleton.of(lambda rngs: config.build(rngs, grid, inputs, outputs))
 
 
 def count(config, grid, inputs, outputs, prefix=""):
     return sum(x.size for path, x in skeleton(config, grid, inputs, outputs).shapes.items() if path.startswith(prefix))
 
 
-ABSTRACTOR = ConnectorConfig("c_abstractor", tokens=144)
+ABSTRACTOR = CAbstractor(tokens=144)
 
 
 @pytest.mark.parametrize("grid, inputs, outputs, total", [
@@ -53,12 +59,19 @@ def test_adaptive_pooling_equals_a_loop(size, side):
 
 
 SMALL = {
-    "linear": ConnectorConfig("linear"),
-    "mlp": ConnectorConfig("mlp"),
-    "average": ConnectorConfig("average", tokens=4),
-    "attention": ConnectorConfig("attention", tokens=5, heads=2),
-    "resampler": ConnectorConfig("attention", tokens=5, heads=2, width=64, depth=2),
-    "c_abstractor": ConnectorConfig("c_abstractor", tokens=4, width=32, depth=1),
+    "linear": LinearConnector(),
+    "mlp": MlpConnector(),
+    "average": AverageConnector(tokens=4),
+    "attention": AttentionConnector(tokens=5, heads=2),
+    "resampler": AttentionConnector(tokens=5, heads=2, width=64, depth=2),
+    "c_abstractor": CAbstractor(tokens=4, width=32, depth=1),
+}
+
+
+LARGE = {
+    "average": AverageConnector(tokens=16),
+    "attention": AttentionConnector(tokens=16, heads=4),
+    "resampler": AttentionConnector(tokens=16, width=128, depth=2, heads=4),
 }
 
 
@@ -76,37 +89,41 @@ def test_shapes_and_gradients(name):
 
 def test_pooling_keeps_the_layout():
     """A bright corner of the grid stays in that corner of the pooled tokens."""
-    config = ConnectorConfig("average", tokens=4)
+    config = AverageConnector(tokens=4)
     x = np.zeros((1, 16, 2), np.float32)
     x[0, [2, 3, 6, 7]] = 1.0  # top right of 4 × 4
-    model = make_connector(config, nnx.Rngs(0), 4, 2, 3)
+    model = config.build(nnx.Rngs(0), 4, 2, 3)
     tokens = np.asarray(model(x))[0]
     assert np.abs(tokens[1]).max() > 0 and np.abs(tokens[[0, 2, 3]]).max() == 0
 
 
 def test_the_depthwise_convolution_mixes_no_channels():
-    from mof_jax.models.connector import Bottleneck
-
-    assert Bottleneck(nnx.Rngs(0), 8, 8).depthwise.shape == (3, 3, 1, 8)
-    assert Bottleneck(nnx.Rngs(0), 12, 8).squeeze.kernel.shape == (8, 3), "a quarter of the block's input width"
+    assert RegNetBlock(nnx.Rngs(0), 8, 8).depthwise.shape == (3, 3, 1, 8)
+    assert RegNetBlock(nnx.Rngs(0), 12, 8).squeeze.kernel.shape == (8, 3), "a quarter of the block's input width"
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "average", "attention", "resampler"])
 def test_flops_are_xlas(name):
     """On features below which nothing trains: no gradient in them. Norms, softmax and activations are a few per cent."""
-    config = ConnectorConfig(SMALL[name].kind, SMALL[name].tokens and 16, SMALL[name].width and 128, SMALL[name].depth, 4)
+    config = LARGE.get(name, SMALL[name])
     model = skeleton(config, 6, 128, 128)
     x = np.ones((2, 36, 128), np.float32)
     lowered = jax.jit(jax.value_and_grad(lambda p: (model.merge(p)(x) ** 2).sum())).lower(dict(model.shapes))
-    built = nnx.eval_shape(lambda: make_connector(config, nnx.Rngs(0), 6, 128, 128))
+    built = nnx.eval_shape(lambda: config.build(nnx.Rngs(0), 6, 128, 128))
     assert 0.97 <= lowered.cost_analysis()["flops"] / (2 * connector_flops(built, True, False)) < 1.08
 
 
 @pytest.mark.parametrize("values, line", [
-    (dict(kind="average"), "needs the number of tokens"),
-    (dict(kind="c_abstractor", tokens=10), "not a square"),
-    (dict(kind="mlp", tokens=16), "one token a patch"),
+    (dict(kind="average"), "config.connector.tokens: missing"),
+    (dict(kind="c_abstractor", tokens=10), "config.connector: tokens: 10 is not a square number"),
+    (dict(kind="mlp", tokens=16), "config.connector.tokens: unknown key"),
+    (dict(kind="attention", tokens=4, heads=0), "config.connector.heads: 0 is not"),
+    (dict(kind="perceiver"), "config.connector.kind: unknown connector kind 'perceiver'"),
 ])
 def test_mistakes(values, line):
-    with pytest.raises(ValueError, match=line):
-        ConnectorConfig(**values)
+    with pytest.raises(UserError, match=line):
+        configs.build(Connector, values, "config.connector")
+
+
+def test_a_section_without_a_kind_is_the_usual_one():
+    assert configs.build(Connector, {}, "config.connector") == MlpConnector()

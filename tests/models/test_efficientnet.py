@@ -93,7 +93,7 @@ def test_a_section_says_its_kind():
     vit = dict(width=8, depth=1, heads=1, patch_size=8)
     assert build(**vit) == build(kind="vit", **vit) == ViTConfig(**vit)
     for wrong, message in [
-        (dict(kind="resnet"), "config.model.encoder.kind: 'resnet' is not one of 'vit', 'efficientnet'"),
+        (dict(kind="resnet"), "config.model.encoder.kind: unknown image tower kind 'resnet'"),
         (dict(kind="efficientnet", varient="lite0"), "config.model.encoder.varient: unknown key .did you mean 'variant'"),
         (dict(kind="efficientnet", variant="lite9"), "unknown EfficientNet size 'lite9'"),
         (dict(kind="efficientnet"), "width_factor must be positive"),

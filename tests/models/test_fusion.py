@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mof_jax.models.fusion import FusionConfig, add_features, interleave, match_grid
+from mof_jax.models.fusion.additive import Additive
+from mof_jax.models.fusion.channel import Channel
+from mof_jax.models.fusion.fusion import Patches, match_grid
+from mof_jax.models.fusion.interleaved import Interleaved, interleave
+from mof_jax.models.fusion.single import Single
 
 
 def features(seed, patches=4, width=6):
@@ -14,8 +18,8 @@ def features(seed, patches=4, width=6):
 
 def test_additive_ends_are_the_encoders_bit_for_bit():
     clip, ssl = features(0), features(1)
-    np.testing.assert_array_equal(add_features(clip, ssl, FusionConfig("additive", 0.0)), clip)
-    np.testing.assert_array_equal(add_features(clip, ssl, FusionConfig("additive", 1.0)), ssl)
+    np.testing.assert_array_equal(Additive(0.0).add(clip, ssl), clip)
+    np.testing.assert_array_equal(Additive(1.0).add(clip, ssl), ssl)
 
 
 @pytest.mark.parametrize("normalise", ["none", "l2", "layernorm"])
@@ -24,7 +28,7 @@ def test_additive_formula(normalise):
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     standard = lambda x: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     norm = {"none": lambda x: x, "l2": unit, "layernorm": standard}[normalise]
-    got = add_features(clip, ssl, FusionConfig("additive", 0.75, normalise))
+    got = Additive(0.75, normalise).add(clip, ssl)
     np.testing.assert_allclose(got, 0.25 * norm(clip) + 0.75 * norm(ssl), rtol=1e-5, atol=1e-6)
 
 
@@ -46,13 +50,25 @@ def test_matching_grids_is_linear_interpolation():
     np.testing.assert_array_equal(match_grid(ramp, 4), ramp)
 
 
-@pytest.mark.parametrize("config, encoders, line", [
-    (FusionConfig("additive"), 3, "needs 2 encoders"),
-    (FusionConfig("interleaved"), 1, "at least two"),
-    (FusionConfig("single"), 2, "needs 1 encoder,"),
+ENCODER, WIDER, FINER = Patches("a", 4, 6, 16), Patches("b", 4, 8, 16), Patches("c", 8, 6, 64)
+
+
+def test_channels_stand_side_by_side_on_the_first_grid():
+    clip, ssl = features(0, 16, 6), features(1, 64, 6)
+    seen = {}
+    Channel().mix([clip, ssl], [ENCODER, FINER], {"shared": lambda x: seen.setdefault("x", x)})
+    np.testing.assert_array_equal(seen["x"], np.concatenate([clip, match_grid(ssl, 4)], -1))
+    assert Channel().adapters([ENCODER, WIDER]) == {"shared": (4, 14)} and Channel().tokens([ENCODER, WIDER]) == 16
+
+
+@pytest.mark.parametrize("fusion, encoders, line", [
+    (Additive(), [ENCODER] * 3, "needs 2 encoders"),
+    (Additive(), [ENCODER, WIDER], r"of one width, the encoders have \[6, 8\]"),
+    (Interleaved(), [ENCODER], "at least two"),
+    (Interleaved(), [ENCODER, FINER], r"as many tokens from each encoder; the grids are \[4, 8\]"),
+    (Channel(), [ENCODER], "at least two"),
+    (Single(), [ENCODER] * 2, "needs 1 encoder,"),
 ])
-def test_mistakes(config, encoders, line):
+def test_mistakes(fusion, encoders, line):
     with pytest.raises(ValueError, match=line):
-        config.check(encoders)
-    with pytest.raises(ValueError, match="only 'additive'"):
-        FusionConfig("single", normalise="l2")
+        fusion.check(encoders)

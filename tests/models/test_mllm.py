@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_models import loss_of, quick_jit, weights
 
-from mof_jax.models.connector import ConnectorConfig
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.connectors.projector import MlpConnector
+from mof_jax.models.fusion import FUSIONS
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -27,7 +27,7 @@ def task(fusion="interleaved", ratio=0.5, encoders=("clip", "ssl")):
     towers = tuple(EncoderConfig(name, VIT) for name in encoders)
     k = 4 * (len(encoders) if fusion == "interleaved" else 1)
     model = MllmConfig(towers, LLMConfig(vocab_size=24, width=16, depth=2, heads=4, mlp_dim=24),
-                       FusionConfig(fusion, ratio), ConnectorConfig("mlp"))
+                       FUSIONS[fusion](*[ratio] * (fusion == "additive")), MlpConnector())
     assert model.tokens_per_image == k
     return MllmTask(model, NextToken(block_size=5), context=CONTEXT, rows=1, images=2)
 

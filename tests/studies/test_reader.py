@@ -7,7 +7,7 @@ import pytest
 from small_models import loss_of, weights
 
 from mof_jax.data.worlds.pattern_world import scene
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.fusion import FUSIONS
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -29,7 +29,7 @@ def words():
 
 def reader_of(words, kind: str = "interleaved", steps: int = 4) -> Reader:
     encoders = (EncoderConfig("a", VIT), EncoderConfig("b", VIT))[: 1 if kind == "single" else 2]
-    model = MllmConfig(encoders, LLMConfig(width=16, depth=1, heads=2, vocab_size=len(words)), FusionConfig(kind))
+    model = MllmConfig(encoders, LLMConfig(width=16, depth=1, heads=2, vocab_size=len(words)), FUSIONS[kind]())
     return Reader(model, steps, 8, OptimizerConfig(lr=1e-2, schedule=ScheduleConfig(warmup=0), freeze=(("encoders/.*", True),)))
 
 

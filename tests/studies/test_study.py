@@ -51,7 +51,7 @@ def test_arms_and_controls_have_the_tokens_and_adapters_they_are_compared_by(stu
     assert all(shapes(arm) == shapes("imof") and model(arm).tokens_per_image == 32 for arm in CONTROLS)
     assert study.towers_of("clip-clip", 2) == ("clip-2", "clip-0") and study.towers_of("clip-twice", 1) == ("clip-1", "clip-1")
     assert study.seeds_of("imof") == (0, 1, 2) and study.seeds_of("stated-imof") == (0,)
-    assert [ARMS[arm].ssl_ratio for arm in study.sweep] == [0.25, 0.5, 0.625, 0.75, 0.875]
+    assert [ARMS[arm].fusion.ssl_ratio for arm in study.sweep] == [0.25, 0.5, 0.625, 0.75, 0.875]
     assert len(study.all_towers) == len(set(study.all_towers)) == 11
 
 
@@ -87,7 +87,7 @@ def by_arm(arm: str, seed: int, split: str) -> np.ndarray:
     right = np.zeros((PAIRS * len(PATTERNS), 2), bool)
     right[::step] = True
     if arm.startswith("amof-0"):
-        right[: int(100 * ARMS[arm].ssl_ratio)] = True
+        right[: int(100 * ARMS[arm].fusion.ssl_ratio)] = True
     right[:, 0] = True
     return right
 

@@ -14,8 +14,9 @@ from mof_jax.data.packing.packer import Packer, Shape, State
 from mof_jax.data.packing.sequences import Sample
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, check_batch, make_mesh
-from mof_jax.models.connector import ConnectorConfig
-from mof_jax.models.fusion import FusionConfig
+from mof_jax.models.connectors.c_abstractor import CAbstractor
+from mof_jax.models.connectors.projector import MlpConnector
+from mof_jax.models.fusion import FUSIONS
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -33,7 +34,7 @@ LANGUAGE = LLMConfig(vocab_size=VOCAB, width=16, depth=2, heads=4, kv_heads=2, m
 def task(mesh=None, z_loss=1e-2, **layers):
     """I-MoF of two encoders; `layers` are settings of every stack."""
     vit, llm = dataclasses.replace(VIT, **layers), dataclasses.replace(LANGUAGE, **layers)
-    model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit, layer=-2)), llm, FusionConfig("interleaved"))
+    model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit, layer=-2)), llm, FUSIONS["interleaved"]())
     objective = NextToken(block_size=12, z_loss=z_loss)
     return MllmTask(model, objective, mesh, context=CONTEXT, rows=ROWS, images=PICTURES)
 
@@ -121,7 +122,7 @@ def test_a_stream_is_not_divided():
 
 def test_positions_of_another_resolution_are_resampled():
     """Those of the encoders, which have a class token, and those of a C-Abstractor, which has none."""
-    connector = ConnectorConfig("c_abstractor", tokens=1, width=8, depth=1)
+    connector = CAbstractor(tokens=1, width=8, depth=1)
     model = MllmConfig((EncoderConfig("clip", VIT),), LANGUAGE, connector=connector)
     mine = MllmTask(model, NextToken(), context=CONTEXT, rows=ROWS, images=PICTURES)
     skeleton = Skeleton.of(mine.build)
@@ -142,7 +143,7 @@ ENCODERS, ADAPTERS, ALL = r"(?!encoders/).*", r"adapters/.*", r".*"
 
 def wide_task(fusion, connector):
     vit, llm = dataclasses.replace(VIT, **WIDE), LLMConfig(**WIDE, depth=2, kv_heads=2, vocab_size=512)
-    model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit)), llm, FusionConfig(fusion), connector)
+    model = MllmConfig((EncoderConfig("clip", vit), EncoderConfig("ssl", vit)), llm, FUSIONS[fusion](), connector)
     return MllmTask(model, NextToken(block_size=96), None, context=96, rows=ROWS, images=PICTURES)
 
 
@@ -152,7 +153,7 @@ def test_flops_formula_is_what_xla_counts(trained, fusion):
     """Within 2 %. XLA counts norms, softmax, rotations, activations and the loss besides matrix products. Put right here is
     what the formula leaves out on purpose: the upper half of causal attention, the head's logits made again in the backward
     pass, and it takes a gradient in the pixels that nobody needs."""
-    task = wide_task(fusion, ConnectorConfig("mlp"))
+    task = wide_task(fusion, MlpConnector())
     skeleton = Skeleton.of(task.build)
     rows = batch(2, 96, task.model.tokens_per_image, vocab=512)
     frozen = tuple([] if trained is ALL else [(trained, False), (".*", True)])
@@ -175,7 +176,7 @@ def test_flops_formula_is_what_xla_counts(trained, fusion):
 
 def test_flops_of_padding_and_pictures():
     """Linear in streams; a picture costs its towers and adapters; a frozen LLM's weights cost two thirds of a trained one's."""
-    task = wide_task("interleaved", ConnectorConfig("mlp"))
+    task = wide_task("interleaved", MlpConnector())
     everything, adapters = task.flops(8, lambda prefix: True), task.flops(8, lambda prefix: prefix.startswith("adapters/"))
     assert {part: x / 2 for part, x in everything.items()} == task.flops(4, lambda prefix: True)
     assert everything["encoders/clip"] == 4 * PICTURES * 3 * task.model.encoders[0].tower.flops == 3 * adapters["encoders/clip"]

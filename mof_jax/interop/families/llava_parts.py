@@ -23,7 +23,7 @@ from mof_jax.interop.links import Table
 from mof_jax.interop.transfer import Ignored
 from mof_jax.interop.values import Values
 from mof_jax.interop.weights import Weights
-from mof_jax.models.connector import ConnectorConfig, make_connector
+from mof_jax.models.connectors.projector import MlpConnector
 from mof_jax.models.llm import LLM, LLMConfig
 from mof_jax.parsing import show
 
@@ -45,7 +45,7 @@ class Parts(nnx.Module):
     def __init__(self, config: PartsConfig, rngs: nnx.Rngs):
         c = self.config = config
         self.adapters = nnx.Dict({
-            name: make_connector(ConnectorConfig(), rngs, 1, c.width, c.llm.width) for name in c.adapters})
+            name: MlpConnector().build(rngs, 1, c.width, c.llm.width) for name in c.adapters})
         self.llm = LLM(c.llm, rngs)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mof_jax.models.connector import ConnectorConfig
-from mof_jax.models.fusion import Fusion, FusionConfig, Normalise
+from mof_jax.models.fusion.additive import Additive
+from mof_jax.models.fusion.fusion import Fusion
+from mof_jax.models.fusion.interleaved import Interleaved
+from mof_jax.models.fusion.single import Single
 from mof_jax.models.llm import LLMConfig
 from mof_jax.models.mllm import EncoderConfig, MllmConfig
 from mof_jax.models.vit import ViTConfig
@@ -22,32 +24,30 @@ class Arm:
     Attributes:
       title: in tables.
       towers: names of towers; `{s}` is the seed, `{t}` another seed.
-      fusion, ssl_ratio, normalise: see `models.fusion`.
+      fusion: how their features are mixed.
       seeds: how many of the study's seeds it is trained with; 0 for all.
     """
 
     title: str
     towers: tuple[str, ...]
-    fusion: Fusion = "single"
-    ssl_ratio: float = 0.5
-    normalise: Normalise = "none"
+    fusion: Fusion = Single()
     seeds: int = 0
 
 
 ARMS: dict[str, Arm] = {
     "clip": Arm("CLIP", ("clip-{s}",)),
     "ssl": Arm("SSL", ("ssl-{s}",)),
-    "imof": Arm("I-MoF", ("clip-{s}", "ssl-{s}"), "interleaved"),
-    "clip-twice": Arm("CLIP twice, two adapters", ("clip-{s}", "clip-{s}"), "interleaved"),
-    "clip-clip": Arm("CLIP + a second CLIP", ("clip-{s}", "clip-{t}"), "interleaved"),
-    "clip-random": Arm("CLIP + an untrained tower", ("clip-{s}", "random-{s}"), "interleaved"),
-    **{f"amof-{ratio}": Arm(f"A-MoF, SSL ratio {ratio}", ("clip-{s}", "ssl-{s}"), "additive", ratio, seeds=1)
+    "imof": Arm("I-MoF", ("clip-{s}", "ssl-{s}"), Interleaved()),
+    "clip-twice": Arm("CLIP twice, two adapters", ("clip-{s}", "clip-{s}"), Interleaved()),
+    "clip-clip": Arm("CLIP + a second CLIP", ("clip-{s}", "clip-{t}"), Interleaved()),
+    "clip-random": Arm("CLIP + an untrained tower", ("clip-{s}", "random-{s}"), Interleaved()),
+    **{f"amof-{ratio}": Arm(f"A-MoF, SSL ratio {ratio}", ("clip-{s}", "ssl-{s}"), Additive(ratio), seeds=1)
        for ratio in (0.25, 0.5, 0.625, 0.75, 0.875)},
-    "amof-norm": Arm("A-MoF, SSL ratio 0.5, features normalised", ("clip-{s}", "ssl-{s}"), "additive", 0.5, "layernorm", seeds=1),
+    "amof-norm": Arm("A-MoF, SSL ratio 0.5, features normalised", ("clip-{s}", "ssl-{s}"), Additive(0.5, "layernorm"), seeds=1),
     "stated-clip": Arm("CLIP, captions always state the fact", ("stated-{s}",), seeds=1),
-    "stated-imof": Arm("I-MoF, captions always state the fact", ("stated-{s}", "ssl-{s}"), "interleaved", seeds=1),
+    "stated-imof": Arm("I-MoF, captions always state the fact", ("stated-{s}", "ssl-{s}"), Interleaved(), seeds=1),
     "other-ssl": Arm("the other SSL tower", ("other-{s}",), seeds=1),
-    "other-imof": Arm("I-MoF with the other SSL tower", ("clip-{s}", "other-{s}"), "interleaved", seeds=1),
+    "other-imof": Arm("I-MoF with the other SSL tower", ("clip-{s}", "other-{s}"), Interleaved(), seeds=1),
 }
 
 CONTROLS = ("clip-twice", "clip-clip", "clip-random")  # as many tokens and adapters as I-MoF, without self-supervision
@@ -96,7 +96,7 @@ class Study:
     @property
     def sweep(self) -> tuple[str, ...]:
         """The arms that differ in their SSL ratio alone; the one that does best on the dev world is trained with every seed."""
-        return tuple(name for name in self.arms if ARMS[name].fusion == "additive" and ARMS[name].normalise == "none")
+        return tuple(name for name in self.arms if isinstance(f := ARMS[name].fusion, Additive) and f.normalise == "none")
 
     @property
     def all_towers(self) -> tuple[str, ...]:
@@ -109,6 +109,4 @@ class Study:
         kind = ARMS[arm]
         encoders = tuple(EncoderConfig(name, dataclasses.replace(tower, pool="none", embed_dim=None))
                          for name, _ in zip("ab", kind.towers))
-        additive = dict(ssl_ratio=kind.ssl_ratio, normalise=kind.normalise) if kind.fusion == "additive" else {}
-        fusion = FusionConfig(kind.fusion, **additive)
-        return MllmConfig(encoders, dataclasses.replace(self.llm, vocab_size=vocabulary), fusion, ConnectorConfig(kind="mlp"))
+        return MllmConfig(encoders, dataclasses.replace(self.llm, vocab_size=vocabulary), kind.fusion)

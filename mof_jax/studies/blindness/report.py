@@ -172,7 +172,7 @@ I-MoF − CLIP on `test` in points, each seed with its 95 % paired bootstrap int
 
 def _ratios(results: Results) -> str:
     first = results.study.seeds[0]
-    arms = {"clip": "0", **{arm: f"{ARMS[arm].ssl_ratio:g}" for arm in results.study.sweep}, "ssl": "1",
+    arms = {"clip": "0", **{arm: f"{ARMS[arm].fusion.ssl_ratio:g}" for arm in results.study.sweep}, "ssl": "1",
             "amof-norm": "0.5, features normalised"}
     rows = []
     for arm, ratio in arms.items():
@@ -182,7 +182,7 @@ def _ratios(results: Results) -> str:
     norm = lambda kind: float(np.mean([results.probe(kind, seed)["norm"] for seed in results.study.seeds]))
     return f"""## A-MoF: the SSL ratio
 
-Seed {first}. The dev world chose {ARMS[results.amof].ssl_ratio:g}. Mean norm of a patch: CLIP {norm("clip"):.1f},
+Seed {first}. The dev world chose {ARMS[results.amof].fusion.ssl_ratio:g}. Mean norm of a patch: CLIP {norm("clip"):.1f},
 SSL {norm("ssl"):.1f}.
 
 {_table(["SSL ratio", *(f"pairs, {split}" for split in SPLITS), "naming, test", "CIDEr-D, test"], rows)}"""
@@ -303,7 +303,7 @@ def numbers(results: Results) -> dict[str, Any]:
     arms, seeds = results.study.arms, results.study.seeds
     by_pattern = lambda values: {pattern: float(x) for pattern, x in zip(PATTERNS, values)}
     return {
-        "ssl_ratio": ARMS[results.amof].ssl_ratio,
+        "ssl_ratio": ARMS[results.amof].fusion.ssl_ratio,
         "pair_accuracy": {split: {arm: results.pair_accuracy(arm, split).tolist() for arm in arms} for split in SPLITS},
         "by_pattern": {split: {arm: results.by_pattern(arm, split).tolist() for arm in arms} for split in _TESTS},
         "named": {arm: results.other(arm, "named").tolist() for arm in arms},
