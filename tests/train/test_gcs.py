@@ -359,10 +359,11 @@ def test_two_hosts_of_which_one_is_killed_while_it_saves(store, bucket, command)
     """Both write arrays; the other one says who is gone, and together they go on."""
     started = []
     store.fail("write", f"{bucket}/killed/checkpoints/8/state/.*/d/", status=None, action=lambda _: started[1].kill())
-    started += start_two(*command, f"gs://{bucket}/killed")
+    shared = (*command[:-1], "--config.mesh.data=1", "--config.mesh.fsdp=-1", command[-1])  # so that each has something of its own
+    started += start_two(*shared, f"gs://{bucket}/killed")
     assert [finish(process)[0] for process in started] == [79, -signal.SIGKILL]
     for workdir in ("killed", "whole"):
-        ends = [finish(process) for process in start_two(*command, f"gs://{bucket}/{workdir}")]
+        ends = [finish(process) for process in start_two(*shared, f"gs://{bucket}/{workdir}")]
         assert [code for code, _, _ in ends] == [0, 0], ends
         assert ("resuming after step 4" in ends[0][1]) == (workdir == "killed")
     killed, whole = (losses(read_lines(f"gs://{bucket}/{workdir}/metrics.jsonl")) for workdir in ("killed", "whole"))

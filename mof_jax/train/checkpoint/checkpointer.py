@@ -31,6 +31,7 @@ from mof_jax.train.checkpoint import manifest, place, renamed
 from mof_jax.train.checkpoint.fingerprints import fingerprints, named
 
 SCHEMA = 2  # 1 had no manifest
+_LEAST_PART = 1 << 20  # bytes
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Checkpointer:
         self.wait()
         prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
         meta = {**meta, **about(step, state), "fingerprints": prints}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         self._pending = step
         self._guard(lambda: self._clear(step))
         self._guard(lambda: self._manager.save(step, args=args, force=True))
@@ -196,7 +197,8 @@ class Checkpointer:
                 meta = self.meta(candidate)
                 as_saved = renamed.as_saved(abstract, meta["leaves"])
                 _check_leaves(meta["leaves"], as_saved, f"{self.directory}/{candidate}")
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(as_saved))
+                args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
+                    as_saved, restore_args=ocp.checkpoint_utils.construct_restore_args(as_saved)))
                 with storage.explained(f"{self.directory}/{candidate}"):
                     state = self._manager.restore(candidate, args=args).state
             except Damaged as error:
@@ -292,7 +294,11 @@ class Checkpointer:
         return self._opened
 
     def _open(self) -> ocp.CheckpointManager:
-        return Manager(self.directory, options=self._options, item_names=("state", "meta"))
+        # Of what every host has, each writes a part, but no part so small that cutting it out costs more than writing it.
+        arrays = ocp.type_handlers.ArrayHandler(array_metadata_store=None, min_slice_bytes_for_replica_parallel=_LEAST_PART)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry), "meta": ocp.JsonCheckpointHandler()}
+        return Manager(self.directory, options=self._options, item_handlers=handlers)
 
     def _let_go(self) -> None:
         """A manager whose save failed keeps the writers' errors and raises them again at any later call."""
