@@ -108,8 +108,8 @@ def gram_loss(
 ) -> Loss:
     """InfoNCE of s_ij = -scale · Vol(anchor_i, others_j), the mean of both directions; row i is a tuple.
 
-    Label smoothing e mixes the target with the uniform one over the batch: (1 - e) on the tuple, e / rows on
-    all.
+    Label smoothing e mixes the target with the uniform one over the n rows that meet: (1 - e) on the tuple,
+    e / n on all.
     """
     volume = _root(determinant(_gram([anchor, *others])), eps)
     sides = ("query", "key")
@@ -118,7 +118,8 @@ def gram_loss(
     found = volume_scores(anchor, *others, scale=scale, eps=eps, **where).reduce(*wanted)
     own, rows = -scale * volume, jnp.float32(len(anchor))
     losses = [jax.nn.softplus(negatives - own) for negatives in found[:2]]
-    losses += [label_smoothing * (own - (own + rest) / rows) for rest in found[2:]]
+    meet = rows / where.get("groups", 1)
+    losses += [label_smoothing * (own - (own + rest) / meet) for rest in found[2:]]
     solved = sum(jax.nn.sigmoid(own - negatives) for negatives in found[:2]) / 2
     means = {"positive_volume": volume, "positive_probability": solved}
     metrics = {name: Mean(jax.lax.stop_gradient(values).sum(), rows) for name, values in means.items()}

@@ -116,6 +116,14 @@ def test_the_loss_is_the_textbooks(k, smoothing):
             assert_close(a, b, 2e-5)
 
 
+def test_groups_of_a_batch_are_batches_of_their_own():
+    vectors = tuples(3)
+    whole = gram_loss(*vectors, scale=9.0, label_smoothing=0.1, groups=2)
+    halves = [gram_loss(*(x[half] for x in vectors), scale=9.0, label_smoothing=0.1)
+              for half in (slice(0, N // 2), slice(N // 2, N))]
+    assert float(whole.sum) == pytest.approx(float(halves[0].sum + halves[1].sum), rel=1e-5)
+
+
 def test_two_features_at_a_time_are_clip():
     image, text = tuples(2)
     clip = {"image": image[:, None], "text": text[:, None], "scale": jnp.float32(9.0)}
@@ -141,7 +149,7 @@ def test_gradients_of_what_is_solved_or_collapsed_are_finite(sign):
 
 
 @pytest.mark.parametrize("term", [
-    Gram(of=NAMES[:3], block_size=2), Gram(of=NAMES[:4]), Contrast(of=NAMES[:2])], ids=["three", "four", "cosines"])
+    Gram(of=NAMES[:3], block_size=2), Gram(of=NAMES[:4]), Contrast(of=NAMES[:2])], ids=["3", "4", "cosines"])
 def test_devices_change_nothing(term):
     def of(mesh):
         step = jax.value_and_grad(lambda v, scale: value(term, v, scale, mesh), (0, 1))
