@@ -15,17 +15,11 @@ from mof_jax.claims.claim import Claim, Lead
 from mof_jax.config import arguments, load_module
 
 quickstart = load_module(os.path.join(os.path.dirname(__file__), os.pardir, "clip", "quickstart.py"))
-PAIRS = {"left": ("text", "left"), "right": ("text", "right"), "across": ("left", "right")}
 STARTS = {"scratch": (400, 2e-3), "aligned": (200, 5e-4)}
-
-
-def cosines(*names):
-    return {name: dict(kind="contrast", of=PAIRS[name], label_smoothing=0.1, weight=1 / len(names))
-            for name in names}
-
-
-ARMS = {"gram": dict(gram=dict(kind="gram", of=("text", "left", "right"))),
-        "anchored": cosines("left", "right"), "pairs": cosines("left", "right", "across")}
+ANCHORED = dict(left=dict(kind="contrast", of=("text", "left"), label_smoothing=0.1),
+                right=dict(kind="contrast", of=("text", "right"), label_smoothing=0.1))
+ARMS = {"gram": dict(gram=dict(kind="gram", of=("text", "left", "right"))), "anchored": ANCHORED,
+        "pairs": ANCHORED | dict(across=dict(kind="contrast", of=("left", "right"), label_smoothing=0.1))}
 RANKED_BY = {"gram": ("volume",), "anchored": ("mean", "sum"), "pairs": ("mean", "sum")}
 
 
