@@ -22,7 +22,7 @@ test-notebooks: $(VENV)/.dev  ## run all notebooks in a clean copy
 test: $(VENV)/.dev  ## the suite
 	$(PYTEST) tests -m "not slow and not parity and not open_clip"
 
-test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles
+test-slow: $(VENV)/.dev  ## long runs: the toy DFN loop, the largest compiles, kills of two hosts, every notebook
 	$(PYTEST) tests -m slow
 
 fuzz: $(VENV)/.dev  ## 10^5 mutated inputs of all readers (two to six minutes); writes runs/fuzz.md and runs/fuzz.json

@@ -116,6 +116,7 @@ def rows(workdir: pathlib.Path) -> dict[tuple[int, int], int]:
     return found
 
 
+@pytest.mark.slow
 def test_two_hosts_killed_and_preempted(pool, cache, tmp_path):
     """One kill -9 while a checkpoint is being written, and one SIGTERM between steps."""
     points = [("save", signal.SIGKILL), ("step", signal.SIGTERM)]

@@ -97,6 +97,7 @@ def test_both_adapters_go_from_stage_to_stage_under_their_own_names(whole):
         assert not np.array_equal(taken[clip], taken[ssl])
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stood(command, whole, tmp_path):
     """From one process of two devices, in the middle of the second stage, to two of one: the cursor names the same documents."""
     shutil.copytree(whole, tmp_path / "w")

@@ -18,7 +18,6 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ("blind_pairs", "compare_runs", "explore_run", "plan_a_pod", "retrieval_browser", "scaling_laws")
-SLOW = ("compare_runs", "explore_run", "retrieval_browser", "scaling_laws")  # they train or fit: half a minute and more each
 MOST_BYTES = 3_000_000
 
 
@@ -85,7 +84,8 @@ def clean_copy(tmp_path_factory) -> pathlib.Path:
     return copy
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES])
+@pytest.mark.slow  # `make test-notebooks` runs them all
+@pytest.mark.parametrize("name", NAMES)
 def test_every_cell_runs_and_shows_a_picture(name, clean_copy):
     pytest.importorskip("matplotlib")
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # the suite's eight slow devices

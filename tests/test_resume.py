@@ -122,6 +122,7 @@ def test_the_work_dir_holds_the_resolved_config(whole):
     assert any((whole / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_signal_at_one_of_two_processes_is_heard_in_an_evaluation(pool, cache, tmp_path):
     """JAX swallows it unless it is asked: both stop within the evaluation, which is done again, and the run goes on."""
     evals = "[{'kind': 'retrieval', 'name': 'long', 'source': {'kind': 'emoji5', 'split': 'twemoji'}}]"

@@ -50,7 +50,7 @@ def telling(sweep: Sweep) -> list[str]:
     """The keys in which the rows differ, of those that change together the first; steps have a column of their own."""
     found: dict[tuple[int, ...], str] = {}
     for key in sweep.swept:
-        values = [repr(point.swept[key]) for point in sweep.rows]
+        values = [repr(point.swept.get(key)) for point in sweep.rows]
         found.setdefault(tuple(map(values.index, values)), key)
     return [key for key in found.values() if key != "steps"]
 

@@ -91,7 +91,7 @@ def rows(sweep: Sweep, records: Mapping[str, Record], folder: str, loss: str | N
             continue
         done = read_summary(folder_of(folder, point.id)) if record.status == "done" else None
         numbers = _planned(point) if done is None else {**done, "loss": loss_of(done, loss)}
-        swept = {key: point.swept[key] for key in sweep.swept if key not in _SAID}
+        swept = {key: point.swept.get(key) for key in sweep.swept if key not in _SAID}
         found.append({"id": point.id, "status": record.status, **swept,
                       **{key: numbers[key] for key in (*_NUMBERS, "loss") if key in numbers}})
     return found

@@ -88,6 +88,7 @@ def test_the_contestants_of_the_bench_agree():
     assert {r["pairs"] for r in rows} == {4}, "of eight near-duplicates, half are so for both features"
 
 
+@pytest.mark.slow
 def test_two_processes_embed_and_mine_what_one_does(tmp_path):
     """A tiny tower over the embedded pictures."""
     config = tiny_run.get_config()

@@ -162,7 +162,7 @@ def test_a_killed_sweep_writes_the_same_points(tmp_path, kills, seed):
     alone(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_is_passed_down_and_the_sweep_goes_on_later(tmp_path, number):
     process = fake_sweep.start(tmp_path, 3, 100, 2)
     while not (tmp_path / "trace").exists() or len(trace(tmp_path)) < 2:

@@ -359,7 +359,7 @@ def test_two_hosts_of_which_one_is_killed_while_it_saves(store, bucket, command)
     """Both write arrays; the other one says who is gone, and together they go on."""
     started = []
     store.fail("write", f"{bucket}/killed/checkpoints/8/state/.*/d/", status=None, action=lambda _: started[1].kill())
-    shared = (*command[:-1], "--config.mesh.data=1", "--config.mesh.fsdp=-1", command[-1])  # so that each has something of its own
+    shared = (*command[:-1], "--config.mesh.data=1", "--config.mesh.fsdp=-1", command[-1])  # each has its own
     started += start_two(*shared, f"gs://{bucket}/killed")
     assert [finish(process)[0] for process in started] == [79, -signal.SIGKILL]
     for workdir in ("killed", "whole"):

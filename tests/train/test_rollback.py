@@ -156,6 +156,7 @@ def test_one_bad_batch_is_no_reason(cache, tmp_path, capsys):
     assert "step 21: the loss jumped" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_rollback_may_undo_the_first(cache, tmp_path, monkeypatch):
     """More bad data where the first one lands: back to before it, and over all that was skipped then. What was evaluated is done
     again, and no state is in memory as another is restored."""
@@ -188,6 +189,7 @@ def test_the_rollbacks_have_an_end(cache, tmp_path):
     assert "rolled back config.spikes.max_rollbacks (1) times" in said[0] and "data from batch 32 (counted from 0)" in said[0]
 
 
+@pytest.mark.slow
 def test_a_spike_before_the_first_checkpoint_that_is_old_enough(pairs, cache, tmp_path):
     c = config(pairs, cache, back=18)
     c.checkpoint.keep = 8
@@ -240,7 +242,7 @@ def cursor_once():
     return lambda state: die() if calls.append(0) or len(calls) == 2 else real(state)
 
 
-QUICK = ("a signal as the rollback is decided", "before the checkpoints after it are gone")  # ten seconds each
+QUICK = ("before the checkpoints after it are gone",)  # ten seconds each
 
 
 @pytest.mark.parametrize("kill", [pytest.param(kill, id=name, marks=() if name in QUICK else pytest.mark.slow)
@@ -256,6 +258,7 @@ def test_killed_and_resumed_it_computes_the_same(kill, pairs, cache, whole, tmp_
     assert all(prints[0][key] == prints[1][key] for key in ("fingerprints", "rollbacks", "spikes"))
 
 
+@pytest.mark.slow
 def test_packed_documents_are_skipped_and_a_rollback_is_decided_once(cache, tmp_path, capsys):
     """Killed soon after it and again later. Before the first checkpoint the line in metrics.jsonl is enough: the spike is not run
     into again; after that the cursor has passed what is skipped, which is not skipped once more."""

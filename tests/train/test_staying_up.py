@@ -209,6 +209,7 @@ def test_a_process_that_is_not_killed_leaves_word(clock):
         assert [line["step"] for line in goodput.lines(path)] == [4, 6], "it cannot be read"
 
 
+@pytest.mark.slow
 def test_a_week_between_two_processes(tmp_path, monkeypatch, capsys):
     c, workdir = tiny_run.get_config(), str(tmp_path / "w")
     c.steps, c.checkpoint, c.log_every, c.compilation_cache = 6, dict(every=0), 2, str(tmp_path / "xla")
