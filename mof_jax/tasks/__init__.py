@@ -86,7 +86,7 @@ TASKS: dict[str, TaskKind] = {
         lambda config, mesh, tokenizer: ContrastiveTask(
             config.model.with_tokenizer(tokenizer), config.objective, shown(config.data, config.model), steps=config.steps),
         TwoTowerConfig, "softmax", lambda model: {"image_size": model.image.image_size},
-        capabilities=lambda model: ContrastiveTask.predictors),
+        capabilities=ContrastiveTask.predictors_of),
     "mllm": TaskKind(
         lambda config, mesh, tokenizer: MllmTask(
             config.model.with_vocabulary(tokenizer.vocab_size), config.objective, mesh, context=config.data.context_length,

@@ -21,7 +21,7 @@ from mof_jax.nn.flops import training_factor
 from mof_jax.objectives import terms
 from mof_jax.objectives.loss import Context, Features
 from mof_jax.objectives.objective import Objective
-from mof_jax.task import Batch, StackInfo, Task, reading
+from mof_jax.task import Batch, Predictor, StackInfo, Task, reading
 
 
 class Shown(NamedTuple):
@@ -48,6 +48,13 @@ class ContrastiveTask(Task):
                   "embed/text": lambda model, x: model.embed_text(x),
                   "tokens/image": lambda model, x: patch_features(model.image, x, model.config.dtype)}
 
+    @classmethod
+    def predictors_of(cls, model: TwoTowerConfig) -> dict[str, Predictor]:
+        """What a model can be asked: a further tower is `embed/NAME`, if it takes images of the first one's size."""
+        asked = lambda name: lambda module, x: module.embed(name, x)
+        return {**cls.predictors, **{f"embed/{name}": asked(name) for name, tower in model.towers.items()
+                                     if tower.image_size == model.image.image_size}}
+
     def __init__(
         self, model: TwoTowerConfig, objective: Objective | Mapping[str, Objective], fields: Mapping[str, Shown] = FIELDS,
         *, steps: int = 1,
@@ -60,7 +67,7 @@ class ContrastiveTask(Task):
         self.terms, self.fields = terms(objective), fields
         for term in self.terms.values():
             model = term.prepare(model)
-        self.model = model
+        self.model, self.predictors = model, self.predictors_of(model)
         if model.teacher is not None:
             self.teacher = Teacher("teacher/", "", model.teacher.momentum, steps)
         self._check_heads()

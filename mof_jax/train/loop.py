@@ -108,7 +108,8 @@ class Loop:
             for step in range(start + 1, config.steps + 1):
                 profiling = self._profile(step)
                 batch, waited = self._next_batch(in_flight)
-                self.state, metrics = self.step_fn(self.state, batch)
+                with jax.transfer_guard("disallow"):  # whatever the step needs is on the devices
+                    self.state, metrics = self.step_fn(self.state, batch)
                 self.metrics = metrics
                 in_flight.append(metrics["loss"])
                 self.losses.append(metrics["loss"])

@@ -207,3 +207,15 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="everything reads 'teacher/text', which neither the model nor the data gives"):
         task(("teacher/text",)).check(FIELDS)
     assert {"linear", "mlp", "prototypes"} <= set(HEADS)
+
+
+def test_a_further_tower_can_be_asked_alone():
+    mine = task()
+    assert set(mine.predictors) == {*ContrastiveTask.predictors, "embed/depth"}
+    skeleton, pixels = Skeleton.of(mine.build), rows()["depth"][:2, 0]
+    model = skeleton.merge(weights(skeleton))
+    asked = {name: np.asarray(mine.predictors[name](model, pixels)) for name in ("embed/depth", "embed/image")}
+    np.testing.assert_array_equal(asked["embed/depth"], model.embed("depth", pixels))
+    assert np.abs(asked["embed/depth"] - asked["embed/image"]).max() > 0.01
+    larger = task(towers={"depth": dataclasses.replace(two_tower().image, image_size=32)})
+    assert "embed/depth" not in larger.predictors, "images come in the size of the first tower"

@@ -91,21 +91,23 @@ class Embedder:
         rows = [picture(source[i], source.name, small).reshape(-1) for i in range(len(source))]
         return np.stack(rows).astype(np.float32) / 127.5 - 1.0
 
-    def images(self, source: Source) -> Float[np.ndarray, "records dim"]:
-        """One embedding a record, in the source's order; decoded pictures of a small source are kept for the next time.
+    def images(self, source: Source, which: str = "embed/image") -> Float[np.ndarray, "records dim"]:
+        """What `which` makes of each record, in the source's order; decoded pictures of a small source are kept for the next
+        time.
 
         Raises:
           BadExample: a record that cannot be decoded.
         """
+        lookup(self._predict, which, "capability of this model")
         key = (source.name, len(source), _fingerprint(source))
         if key in self._cache:
-            return self._embed("embed/image", lambda rows: self._cache[key][rows], len(source))
+            return self._embed(which, lambda rows: self._cache[key][rows], len(source))
         size = self.preprocess.image_size
         if len(source) * size * size * 3 > _CACHE_BYTES or jax.process_count() > 1:
-            return self.embed_images(lambda i: source[i], source.name, len(source))
+            return self.embed_images(lambda i: source[i], source.name, len(source), which=which)
         pixels = self._cache[key] = np.empty((len(source), size, size, 3), np.uint8)
         try:
-            return self.embed_images(lambda i: source[i], source.name, len(source), keep=pixels)
+            return self.embed_images(lambda i: source[i], source.name, len(source), keep=pixels, which=which)
         except BadExample:
             del self._cache[key]
             raise
