@@ -125,6 +125,7 @@ class Task(abc.ABC):
             if name in present:
                 own, mine = cut((own, mine), present[name])
             loss = self.terms[name].loss(own, mine, context.of(name))
+            loss = loss._replace(moved={f"objective/{name}/{path}": value for path, value in loss.moved.items()})
             found[name] = loss if name not in present else loss._replace(sum=jnp.where(present[name], loss.sum, 0.0))
         return found
 

@@ -32,7 +32,8 @@ class Loss(NamedTuple):
       sum: of the batch; the mean is sum / weight.
       weight: what the sum is over (pairs, tokens, patches). Equal to what the term counts in the whole batch beforehand.
       metrics: further figures, each with a weight of its own.
-      moved: new values of variables that change without gradient (`nn.module.moving`), by their path in the model.
+      moved: new values of what the term owns and changes without gradient (`nn.module.moving`), by path in what it built; in
+        what `Task.losses` gives, by path in the model.
     """
 
     sum: Float[Array, ""]

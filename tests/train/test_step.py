@@ -175,7 +175,7 @@ class Spread(Objective):
 
     def loss(self, own, features, context):
         error = features["error"]
-        moved = {"objective/spread/mean": error.mean()} if self.keeps else {}
+        moved = {"mean": error.mean()} if self.keeps else {}
         return Loss(own.scale[...] * error.var(), 1.0, {"mean": Mean(own.mean[...])}, moved)
 
 
