@@ -7,7 +7,9 @@ import sweep_run
 
 from mof_jax.errors import UserError
 from mof_jax.sweep.branches import KEY, Trunk, cooldowns
-from mof_jax.sweep.points import expand, grid_of
+from mof_jax.sweep.ledger import Record
+from mof_jax.sweep.points import Sweep, expand, grid_of
+from mof_jax.sweep.table import rows, to_csv
 
 SPEC = sweep_run.__file__
 
@@ -90,3 +92,13 @@ def test_a_file_without_a_grid(text, line, tmp_path):
 
 def test_the_argument_reaches_the_grid():
     assert [point["steps"] for point in grid_of(f"{SPEC}:steps=9")] == [9, 9, 9]
+
+
+def test_a_table_of_points_of_several_grids(tmp_path):
+    """As the arms of a claim: what two of them set and a third leaves alone is empty there."""
+    points = [expand(SPEC, grid=[grid]).points[-1] for grid in ({"optimizer.b1": 0.8}, {"optimizer.b1": 0.7}, {})]
+    sweep, failed = Sweep(tuple(points)), {point.id: Record("failed") for point in points}
+    found = rows(sweep, failed, str(tmp_path))
+    assert "optimizer.b1" in sweep.swept and [row.get("optimizer.b1") for row in found] == [0.8, 0.7, None]
+    cell = to_csv(found).splitlines()[0].split(",").index("optimizer.b1")
+    assert [line.split(",")[cell] for line in to_csv(found).splitlines()[1:]] == ["0.8", "0.7", ""]
