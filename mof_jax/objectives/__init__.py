@@ -40,3 +40,14 @@ def check(objective: Objective | Mapping[str, Objective]) -> None:
     """Raises `UserError` where every term weighs nothing."""
     if all(isinstance(term.weight, float) and term.weight == 0 for term in terms(objective).values()):
         raise UserError("config.objective: every term has weight 0")
+
+
+def following_steps(objective: Objective | Mapping[str, Objective], model: Any) -> list[str]:
+    """Config keys of what depends on how many steps a run has: such a run can neither be made longer nor have branches.
+
+    Args:
+      model: the model's config, whose teacher follows with a momentum that reaches 1 at the last step, if it has one.
+    """
+    found = [f"objective.{name}" for name, term in terms(objective).items() if term.follows_steps]
+    teacher = getattr(model, "teacher", None)
+    return found + (["model.teacher"] if teacher is not None and teacher.momentum < 1 else [])

@@ -13,7 +13,7 @@ import numpy as np
 
 from mof_jax import config as configs
 from mof_jax.errors import UserError
-from mof_jax.objectives import terms
+from mof_jax.objectives import following_steps
 from mof_jax.plan.cost import stages
 from mof_jax.run import RunConfig
 from mof_jax.sweep.branches import KEY, Trunk
@@ -188,8 +188,8 @@ def _check_branch(trunk: Point, branch: Point) -> None:
     if len(trunk.runs) > 1 or len(branch.runs) > 1:
         raise UserError("a staged config has no trunk to branch off from")
     ours, theirs, at = branch.run, trunk.run, branch.at
-    if bound := [name for name, term in terms(ours.objective).items() if term.follows_steps]:
-        raise UserError(f"config.objective: {bound[0]!r} follows the number of steps from the first one on, so that a run has no "
+    if bound := following_steps(ours.objective, ours.model):
+        raise UserError(f"config.{bound[0]} follows the number of steps from the first one on, so that a run has no "
                         "branches")
     if not 0 < at <= theirs.steps or at >= ours.steps or at not in theirs.checkpoint.at:
         kept = ", ".join(map(str, theirs.checkpoint.at)) or "none"

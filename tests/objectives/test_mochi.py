@@ -15,6 +15,7 @@ from score_cases import mesh_of
 from mof_jax import config as configs
 from mof_jax import run, trainer
 from mof_jax.errors import Preempted, UserError
+from mof_jax.objectives import following_steps
 from mof_jax.objectives.loss import Context
 from mof_jax.objectives.mochi import Mochi, mixtures_of
 from mof_jax.restore import open_checkpoint
@@ -162,6 +163,8 @@ def test_stopped_and_gone_on_with_the_queue_is_the_same(tmp_path, monkeypatch):
 
 
 def test_the_arms_differ_in_their_mixtures_alone():
+    resolved = run.resolve(configs.load(str(CONFIG)).to_dict())
+    assert following_steps(resolved.objective, resolved.model) == ["model.teacher"], "its momentum reaches 1 at the last step"
     moco, mochi = (run.resolve(configs.load(f"{CONFIG}:arm={arm}").to_dict()).objective for arm in ("moco", "mochi"))
     (moco,), (mochi,) = ((terms.values() if isinstance(terms, dict) else [terms]) for terms in (moco, mochi))
     assert dataclasses.replace(mochi, mixed=0, with_query=0) == moco and (mochi.mixed, mochi.with_query) == (256, 64)

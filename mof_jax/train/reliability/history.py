@@ -22,7 +22,7 @@ from mof_jax import config as configs
 from mof_jax import renames, storage
 from mof_jax.data.orders.shuffled import follows_steps
 from mof_jax.errors import UserError, nearest
-from mof_jax.objectives import terms
+from mof_jax.objectives import following_steps
 from mof_jax.parsing import is_count, is_number, show
 from mof_jax.rules import Rule
 from mof_jax.train.reliability.rollback import Rollback, behind
@@ -145,7 +145,7 @@ def go_on(
     kept = {key: pair for key, pair in kept.items()
             if not key.startswith(others) or key.endswith(".kind") or (key in before and key in after)}
     # A teacher, and an order by shares of the run, follow the number of steps.
-    bound = follows_steps(after) or any(term.follows_steps for term in terms(config.objective).values())
+    bound = follows_steps(after) or bool(following_steps(config.objective, config.model))
     if _same_schedule(before, after, step) and not bound:
         kept = {key: pair for key, pair in kept.items()
                 if key != "steps" and not (branch and key.startswith("optimizer.schedule."))}
