@@ -16,7 +16,7 @@ from mof_jax.models.teacher import Teacher, follower
 from mof_jax.nn.module import Skeleton, moving, param
 from mof_jax.objectives.loss import Context, Loss, Mean
 from mof_jax.objectives.objective import Objective, Ramp
-from mof_jax.task import Task, evaluate, taught
+from mof_jax.task import Task, _united, evaluate, taught
 from mof_jax.train.optim import OptimizerConfig, decide, make_optimizer
 from mof_jax.train.schedule import ScheduleConfig
 from mof_jax.train.state import init_fn
@@ -310,8 +310,11 @@ def test_what_moves_is_kept_for_the_next_step_and_not_where_a_step_is_skipped():
     bad = lambda batch: {**batch, "y": np.where(np.arange(16) == 5, np.inf, batch["y"]).astype(np.float32)}
     still, metrics = noisy_step(1, change=bad, spread=Spread(keeps=True))
     assert still.frozen["objective/spread/mean"] == 7.0 and int(metrics["bad_step"]) == 0
-    with pytest.raises(ValueError, match="two parts of the loss move objective/spread/mean"):
-        noisy_step(1, spread=Spread(keeps=True), other=Spread(keeps=True))
+    both, _ = noisy_step(1, spread=Spread(keeps=True), other=Spread(keeps=True))
+    kept = [both.frozen[f"objective/{term}/mean"] for term in ("spread", "other")]
+    assert kept[0] == kept[1] == state.frozen["objective/spread/mean"], "a term writes to what it owns, whatever it is called"
+    with pytest.raises(ValueError, match="two parts of the loss move heads/near/mean"):
+        _united([{"heads/near/mean": kept[0]}, {}, {"heads/near/mean": kept[0]}])
 
 
 def test_a_teacher_follows_after_the_update():
