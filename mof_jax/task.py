@@ -53,7 +53,7 @@ class Task(abc.ABC):
     Attributes:
       terms: of the loss, by name.
       teacher: which parameters follow others, and how; None if none do.
-      head_reads: features that `heads` makes others from.
+      head_reads: features that `heads` makes others from. late: those that it makes: they are there once all rows are.
       rows: rows of a batch that share a buffer and stay together on a device and in a micro-batch.
       predictors: what evaluators may ask of the model, by capability. `embed/NAME` and `tokens/NAME` are functions
         `(model, inputs)` to [rows, dim] and [rows, tokens, dim]; `generate` is `(model)` to the `Mllm` in it that answers.
@@ -62,6 +62,7 @@ class Task(abc.ABC):
     terms: Mapping[str, Objective] = {}
     teacher: Teacher | None = None
     head_reads: tuple[str, ...] = ()
+    late: Collection[str] = ()
     rows: int = 1
     predictors: ClassVar[Mapping[str, Predictor]] = {}
 
@@ -184,12 +185,13 @@ def evaluate(
     """Every term over a whole batch, and what moves; differentiable in the model.
 
     Rows go through the model in `context.microbatches` parts and are recomputed in the backward pass; terms that couple rows see
-    them all. Terms that do not are summed inside each part.
+    them all, and so do those that read a head or a sum over rows. The others are summed inside each part.
 
     Args:
       batch: see `taught`. present: see `Task.losses`.
     """
-    inside = [name for name, term in task.terms.items() if not term.couples_rows]
+    behind = lambda term: any(name in task.late or name.startswith("sums/") for name in term.reads)
+    inside = [name for name, term in task.terms.items() if not term.couples_rows and not behind(term)]
     coupled = [name for name in task.terms if name not in inside]
     wanted, kept = reading(task), reading(task, coupled) | set(task.head_reads)
     shared = task.shared(model)

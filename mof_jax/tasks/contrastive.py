@@ -107,6 +107,10 @@ class ContrastiveTask(Task):
         needed = [name for name in self._needed("") if name in self.model.heads]
         return tuple(sorted({self.model.heads[name].reads for name in needed} - self.model.heads.keys()))
 
+    @property
+    def late(self) -> Collection[str]:
+        return self.model.heads
+
     def _needed(self, prefix: str) -> set[str]:
         """Features under a prefix that some term reads, directly or behind heads; without the prefix."""
         found = {name.removeprefix(prefix) for name in reading(self) if name.startswith(prefix)}

@@ -98,18 +98,23 @@ def whole(microbatches=1, devices=0):
     return float(value), gradients, moved
 
 
-@pytest.mark.parametrize("microbatches, devices", [(4, 0), (2, 8)])
-def test_features_are_the_same_however_rows_are_cut_and_spread(microbatches, devices):
-    """Heads see all rows, so that batch normalisation is the global batch's."""
-    want, got = whole(), whole(microbatches, devices)
-    assert got[0] == pytest.approx(want[0], rel=2e-6)
-    for path, w in want[1].items():
-        g, w = np.asarray(got[1][path]), np.asarray(w)
+def equal(got, want):
+    """Gradients, each as far as it is more than rounding."""
+    for path, w in want.items():
+        g, w = np.asarray(got[path]), np.asarray(w)
         if path.endswith("qkv_bias"):  # the key bias has gradient 0, rounding apart
             g, w = g[:, ::2], w[:, ::2]
         if path == "heads/near/layers/0/bias":  # and so has what batch normalisation takes away
             g, w = g * 0, w * 0
         assert np.abs(g - w).max() <= 1e-5 * max(np.abs(w).max(), 1e-3), path
+
+
+@pytest.mark.parametrize("microbatches, devices", [(4, 0), (2, 8)])
+def test_features_are_the_same_however_rows_are_cut_and_spread(microbatches, devices):
+    """Heads see all rows, so that batch normalisation is the global batch's."""
+    want, got = whole(), whole(microbatches, devices)
+    assert got[0] == pytest.approx(want[0], rel=2e-6)
+    equal(got[1], want[1])
     assert set(got[2]) == {"heads/near/norms/0/mean", "heads/near/norms/0/var"}
     for path, x in want[2].items():
         np.testing.assert_allclose(got[2][path], x, rtol=1e-5)
@@ -219,3 +224,53 @@ def test_a_further_tower_can_be_asked_alone():
     assert np.abs(asked["embed/depth"] - asked["embed/image"]).max() > 0.01
     larger = task(towers={"depth": dataclasses.replace(two_tower().image, image_size=32)})
     assert "embed/depth" not in larger.predictors, "images come in the size of the first tower"
+
+
+@dataclasses.dataclass(frozen=True)
+class RowByRow(Objective):
+    """A sum over what it reads; whether it is said to couple rows changes nothing."""
+
+    kind = "row_by_row"
+    names: tuple[str, ...] = ()
+
+    @property
+    def reads(self):
+        return self.names
+
+    def count(self, batch, context):
+        return float(batch["image"].shape[0])
+
+    def loss(self, own, features, context):
+        slope = lambda x: jnp.arange(1.0, x.shape[-1] + 1)
+        total = sum((features[name].astype(jnp.float32) @ slope(features[name])).sum() for name in self.names)
+        return Loss(total, float(features[self.names[0]].shape[0]))
+
+
+class Coupling(RowByRow):
+    couples_rows = True
+
+
+class Alone(RowByRow):
+    couples_rows = False
+
+
+@pytest.mark.parametrize("names", [("near", "image"), ("image", "depth")], ids=["a head", "towers"])
+def test_a_term_of_single_rows_may_read_a_head(names):
+    """A head is there once all rows are: the term waits for it, in one piece or in micro-batches."""
+    data = rows()
+    found = []
+    for kind, microbatches in ((Coupling, 1), (Alone, 1), (Alone, 4)):
+        mine = ContrastiveTask(task().model, kind(names=names), FIELDS, steps=10)
+        skeleton = Skeleton.of(mine.build)
+
+        def total(params, mine=mine, skeleton=skeleton, microbatches=microbatches):
+            context = Context(0, 10, None, microbatches, KEY, mine.keys(data, KEY))
+            model = skeleton.merge(params)
+            losses, _ = evaluate(mine, model, taught(mine, model, data, context), context)
+            return losses["row_by_row"].sum
+
+        with jax.default_matmul_precision("highest"):
+            found.append(quick_jit(jax.value_and_grad(total))(weights(skeleton)))
+    for value, gradients in found[1:]:
+        assert float(value) == pytest.approx(float(found[0][0]), rel=1e-5, abs=1e-4)
+        equal(gradients, found[0][1])
