@@ -256,11 +256,11 @@ def build(cls: type[C], values: Mapping[str, Any] | None, where: str = "config")
         return _BY_KIND[cls](values, where)
     hints = _hints(cls)
     own = vars(cls).get("kind")
-    if isinstance(own, str) and "kind" not in hints and values.pop("kind", own) != own:
-        raise UserError(f"{where}.kind: this section takes {own!r} alone")
+    if isinstance(own, str) and "kind" not in hints and (given := values.pop("kind", own)) != own:
+        raise UserError(f"{where}.kind: {show(given)}; this section takes {own!r} alone")
     for key in values:
         if key not in hints:
-            known = ["kind", *hints] if isinstance(vars(cls).get("kind"), str) else hints
+            known = ["kind", *hints] if isinstance(own, str) else hints
             raise UserError(f"{where}.{key}: unknown key{nearest(key, known)}")
     for f in dataclasses.fields(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

@@ -22,7 +22,7 @@ class Renamed:
     """A dotted config key, or the beginning of one. `to` None: it is gone, and may be left where it has one of `idle`.
 
     Attributes:
-      when: of the whole config (translated so far), whether the entry holds for it.
+      when: of a whole config (translated so far) that has the key, whether the entry holds for it.
     """
 
     key: str
@@ -36,16 +36,10 @@ def _loss(config: Mapping[str, Any]) -> str:
     return (config.get("objective") or {}).get("kind", "softmax") if config.get("task", "contrastive") == "contrastive" else ""
 
 
-def _part(config: Mapping[str, Any], name: str, default: str) -> str:
-    """The kind of a section of `model`."""
-    section = (config.get("model") or {}).get(name)
-    return section.get("kind", default) if isinstance(section, Mapping) else default
-
-
 def _idle(key: str, values: tuple[Any, ...], *kinds: str, default: str) -> Renamed:
     """A key of a section of `model` that does nothing in some of its kinds; once all kinds had all keys."""
-    name = key.split(".")[0]
-    return Renamed(f"model.{key}", None, values, lambda config: _part(config, name, default) in kinds)
+    section = key.split(".")[0]
+    return Renamed(f"model.{key}", None, values, lambda config: config["model"][section].get("kind", default) in kinds)
 
 
 # In the order in which they are applied.

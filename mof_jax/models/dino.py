@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from mof_jax.models.teacher import follower
 from mof_jax.models.vit import ViT, ViTConfig
 from mof_jax.nn import dropout as drop
-from mof_jax.nn.layers import ACTIVATIONS, Linear, project
+from mof_jax.nn.layers import ACTIVATIONS, Linear, l2_normalize, project
 from mof_jax.nn.module import Matrix, lecun, normal, param
 from mof_jax.ranges import Count
 
@@ -70,7 +70,7 @@ class Head(nnx.Module):
         act, prototypes = ACTIVATIONS["gelu"], self.prototypes[...]
         x = self.fc3(act(self.fc2(act(self.fc1(x))))).astype(jnp.float32)
         prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
-        return project(unit(x, axis=-1), unit(prototypes, axis=0))
+        return project(l2_normalize(x), l2_normalize(prototypes, axis=0))
 
 
 class Network(nnx.Module):
@@ -101,8 +101,3 @@ class Dino(nnx.Module):
         self.config = config
         self.student = Network(config, rngs)
         self.teacher = follower(self.student)
-
-
-def unit(x: Float[Array, "*dims"], axis: int) -> Float[Array, "*dims"]:
-    """x with unit norm along `axis`; a zero vector stays zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), 1e-24))

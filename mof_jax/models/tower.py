@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mof_jax.data.text.tokenizers import Tokenizer
 from mof_jax.models.image_tower import ImageTowerConfig
 from mof_jax.models.text import TextConfig, TextTower
+from mof_jax.nn.layers import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,7 @@ def check_dtype(name: str) -> None:
 
 def unit(x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
     """Rows of length one, in float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
+    return l2_normalize(x.astype(jnp.float32))
 
 
 def embedding(

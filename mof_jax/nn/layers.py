@@ -76,6 +76,11 @@ class BlockConfig:
             raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
 
 
+def l2_normalize(x: Float[Array, "*dims"], axis: int = -1) -> Float[Array, "*dims"]:
+    """x with unit norm along `axis`, in its dtype; a zero vector stays zero."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), 1e-24))
+
+
 def project(x: Float[Array, "*dims inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*dims outputs"]:
     """x·kernel in x's dtype, as a matmul of two matrices.
 

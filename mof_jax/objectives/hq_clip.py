@@ -1,8 +1,8 @@
 """Captions that are wrong on purpose, and tags, as further supervision of CLIP: after HQ-CLIP (arXiv 2507.22431).
 
 HQ-CLIP describes images anew, rightly and wrongly, at length and in tags, and adds two terms to CLIP's loss: an image has to tell
-its description from its own wrong one, and to name its tags. Its code is not public; the two forms below are the plain ones, and
-no parity is claimed.
+its description from its own wrong one, and to name its tags. Its formulas we have not seen; these are the plain forms, and no
+parity is claimed.
 """
 
 from __future__ import annotations

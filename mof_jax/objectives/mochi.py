@@ -11,6 +11,7 @@ Nothing flows back through a mixture or into the queue. With neither of the two 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mof_jax.errors import UserError
+from mof_jax.nn.layers import l2_normalize
 from mof_jax.nn.module import moving
 from mof_jax.objectives.loss import Context, Features, Loss, Mean
 from mof_jax.objectives.objective import Objective
@@ -60,7 +62,7 @@ class Mochi(Objective):
     def reads(self) -> tuple[str, ...]:
         return (self.of, f"teacher/{self.of}")
 
-    def build(self, rngs: nnx.Rngs, dims) -> Queue:
+    def build(self, rngs: nnx.Rngs, dims: Mapping[str, int]) -> Queue:
         return Queue(rngs, self.queue, dims[self.of])
 
     def count(self, batch: Features, context: Context) -> float:
@@ -87,7 +89,7 @@ class Mochi(Objective):
         metrics = {"hardest": Mean(negatives.max(-1).sum(), float(rows)), "positive": Mean(jnp.sum(q * k), float(rows))}
         return Loss(total, float(rows), metrics, {} if context.key is None else own.take(k))
 
-    def flops(self, batch_size: int, dims) -> float:
+    def flops(self, batch_size: int, dims: Mapping[str, int]) -> float:
         return 3.0 * 2.0 * batch_size * (self.queue + self.mixed + self.with_query) * dims[self.of]
 
 
@@ -96,7 +98,7 @@ class Queue(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, size: int, dim: int):
         first = jax.random.normal(rngs.params(), (size, dim), jnp.float32)
-        self.entries = moving(unit(first), (None, None))
+        self.entries = moving(l2_normalize(first), (None, None))
         self.at = moving(jnp.zeros((), jnp.int32), ())
 
     def take(self, rows: Rows) -> dict[str, Array]:
@@ -122,10 +124,5 @@ def mixtures_of(
     first, second = jnp.split(some(pairs, (rows, 2 * mixed)), 2, axis=1)
     alpha = jax.random.uniform(alphas, (rows, mixed, 1))
     beta = jax.random.uniform(betas, (rows, with_query, 1), maxval=0.5)
-    return unit(jnp.concatenate([alpha * first + (1 - alpha) * second,
-                                 beta * q[:, None] + (1 - beta) * some(ones, (rows, with_query))], axis=1))
-
-
-def unit(x: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
-    """Rows of length one."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
+    return l2_normalize(jnp.concatenate([alpha * first + (1 - alpha) * second,
+                                         beta * q[:, None] + (1 - beta) * some(ones, (rows, with_query))], axis=1))

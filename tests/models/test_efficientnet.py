@@ -14,6 +14,7 @@ from mof_jax import config as configs
 from mof_jax.errors import UserError
 from mof_jax.mesh import MeshConfig, make_mesh, param_shardings
 from mof_jax.models.efficientnet import EfficientNet, EfficientNetConfig, convolved, rounded
+from mof_jax.models.mllm import EncoderConfig
 from mof_jax.models.text import TextConfig
 from mof_jax.models.tower import TowerConfig, patch_features
 from mof_jax.models.two_tower import TwoTowerConfig
@@ -102,3 +103,11 @@ def test_a_section_says_its_kind():
         with pytest.raises(UserError, match=message):
             build(**wrong)
     assert configs.build(TowerConfig, configs.to_dict(TowerConfig(SMALL))) == TowerConfig(SMALL)
+
+
+def test_a_section_of_one_kind_alone_says_so():
+    """As written out in a `config.json`, or meant for another."""
+    encoder = lambda **vit: configs.build(EncoderConfig, dict(name="a", vit=vit), "config.model.encoders.0")
+    assert encoder(kind="vit", variant="Ti/16") == encoder(variant="Ti/16")
+    with pytest.raises(UserError, match=r"config.model.encoders.0.vit.kind: 'efficientnet'; this section takes 'vit' alone"):
+        encoder(kind="efficientnet", variant="lite0")

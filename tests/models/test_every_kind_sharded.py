@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from small_models import quick_jit, weights
 
+from mof_jax.commands.kinds import ROOMS
 from mof_jax.mesh import MeshConfig, batch_sharding, make_mesh, on_mesh, param_shardings
 from mof_jax.models.connectors import CONNECTORS
 from mof_jax.models.heads import HEADS
@@ -96,7 +97,7 @@ def test_gradients_on_a_mesh_are_one_devices(part, name):
         np.testing.assert_allclose(np.asarray(got[path]), np.asarray(want), rtol=0, atol=atol, err_msg=path)
 
 
-def test_every_registry_of_models_is_here():
-    names = {name.split("/")[0] for name in parts()}
-    assert names == {"towers", "heads", "connectors", "text", "llm"}
-    assert len(parts()) == len(TOWERS) + len(HEADS) + len(CONNECTORS) + 2
+def test_every_room_of_models_is_here():
+    """Fusions have no parameters."""
+    rooms = {room for room, (module, _) in ROOMS.items() if module.startswith("mof_jax.models")}
+    assert rooms - {"fusions"} == {name.split("/")[0] for name in parts()} - BUILT_IN.keys()

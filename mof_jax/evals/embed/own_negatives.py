@@ -17,7 +17,7 @@ from mof_jax.evals.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnNegativesEval(Evaluator):
+class WrongCaptions(Evaluator):
     """The share of images nearer to their caption than to each wrong one of their own (as ARO, arXiv 2210.01936, and
     SugarCrepe, arXiv 2306.14610, ask).
 

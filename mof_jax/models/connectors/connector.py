@@ -34,9 +34,9 @@ class Connector(abc.ABC):
 
     kind: ClassVar[str]
 
-    @abc.abstractmethod
     def output_tokens(self, grid: int) -> int:
-        """Tokens an image of `grid` × `grid` patches becomes."""
+        """Tokens an image of `grid` × `grid` patches becomes: one a patch, where nothing is pooled."""
+        return grid * grid
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, grid: int, inputs: int, outputs: int) -> ConnectorModule:

@@ -22,9 +22,6 @@ class LinearConnector(Connector):
 
     kind: ClassVar[str] = "linear"
 
-    def output_tokens(self, grid: int) -> int:
-        return grid * grid
-
     def build(self, rngs: nnx.Rngs, grid: int, inputs: int, outputs: int) -> ConnectorModule:
         return Projector(rngs, grid, inputs, outputs, layers=1)
 
@@ -34,9 +31,6 @@ class MlpConnector(Connector):
     """Two layers with GELU between, hidden width that of the language model, a token a patch (LLaVA-1.5, arXiv 2310.03744)."""
 
     kind: ClassVar[str] = "mlp"
-
-    def output_tokens(self, grid: int) -> int:
-        return grid * grid
 
     def build(self, rngs: nnx.Rngs, grid: int, inputs: int, outputs: int) -> ConnectorModule:
         return Projector(rngs, grid, inputs, outputs, layers=2)

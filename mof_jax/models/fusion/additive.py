@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mof_jax.models.fusion.fusion import Features, Fusion, Patches, Tokens, match_grid
+from mof_jax.nn.layers import l2_normalize
 from mof_jax.ranges import Share
 
 Normalise = Literal["none", "l2", "layernorm"]
@@ -51,16 +52,14 @@ class Additive(Fusion):
         self, first: Float[Array, "batch patches width"], second: Float[Array, "batch patches width"]
     ) -> Float[Array, "batch patches width"]:
         """At `ssl_ratio=0` the first encoder's features, bit for bit."""
-        norm = {"none": lambda x: x, "l2": _unit, "layernorm": _standard}[self.normalise]
+        norm = {"none": lambda x: x, "l2": _in_f32(l2_normalize), "layernorm": _in_f32(_standard)}[self.normalise]
         return (1.0 - self.ssl_ratio) * norm(first) + self.ssl_ratio * norm(second)
 
 
-def _unit(x: Array) -> Array:
-    y = x.astype(jnp.float32)
-    return (y * jax.lax.rsqrt(jnp.maximum(jnp.square(y).sum(-1, keepdims=True), 1e-24))).astype(x.dtype)
+def _in_f32(norm: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda x: norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def _standard(x: Array) -> Array:
-    y = x.astype(jnp.float32)
-    centred = y - y.mean(-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)

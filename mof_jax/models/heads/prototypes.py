@@ -6,12 +6,11 @@ import dataclasses
 from typing import ClassVar
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mof_jax.models.heads.head import Head, HeadModule, Moved
-from mof_jax.nn.layers import project
+from mof_jax.nn.layers import l2_normalize, project
 from mof_jax.nn.module import Matrix, normal, param
 from mof_jax.ranges import Count
 
@@ -42,8 +41,4 @@ class _Prototypes(HeadModule):
         self.prototypes = param(rngs, normal(inputs**-0.5), (inputs, count), (None, "vocab"), matrix=Matrix())
 
     def __call__(self, x: Float[Array, "rows views inputs"]) -> tuple[Float[Array, "rows views outputs"], Moved]:
-        return project(_unit(x.astype(jnp.float32), -1), _unit(self.prototypes[...], 0)), {}
-
-
-def _unit(x: Float[Array, "*dims"], axis: int) -> Float[Array, "*dims"]:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis, keepdims=True), 1e-24))
+        return project(l2_normalize(x.astype(jnp.float32)), l2_normalize(self.prototypes[...], axis=0)), {}

@@ -31,7 +31,7 @@ from mof_jax.train.checkpoint import manifest, place, renamed
 from mof_jax.train.checkpoint.fingerprints import fingerprints, named
 
 SCHEMA = 2  # 1 had no manifest
-_LEAST_PART = 1 << 20  # bytes
+_LEAST_PART = 1 << 20  # bytes of a replicated array that one host writes of it
 
 logger = logging.getLogger(__name__)
 
