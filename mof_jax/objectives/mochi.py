@@ -56,7 +56,7 @@ class Mochi(Objective):
 
     def __post_init__(self):
         if self.hardest > self.queue:
-            raise ValueError(f"hardest: {self.hardest} of a queue of {self.queue}")
+            raise ValueError(f"hardest: {self.hardest} is more than the queue holds ({self.queue})")
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ class Store:
         return self
 
     def __exit__(self, *exception):
-        (ROOT / "state.json").write_text(json.dumps(self.state))
+        part = ROOT / "state.part"  # in one piece: a test looks without the lock, and the launcher may have been killed just now
+        part.write_text(json.dumps(self.state))
+        os.replace(part, ROOT / "state.json")
         self._lock.close()
 
     def count(self, what: str) -> int:

@@ -133,7 +133,7 @@ def test_devices_change_nothing():
 def test_mistakes(values, image, line):
     with pytest.raises(UserError, match=line):
         loss(dataclasses.replace(PLAIN, **values), image)
-    with pytest.raises(ValueError, match="hardest: 30 of a queue of 20"):
+    with pytest.raises(ValueError, match=r"hardest: 30 is more than the queue holds \(20\)"):
         Mochi(queue=20, hardest=30)
 
 
